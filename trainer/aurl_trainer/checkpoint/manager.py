@@ -1,0 +1,291 @@
+"""Checkpoints on the volume: commit, verification, fall-back and retention.
+
+    checkpoints/step-00000200/   model.safetensors optimizer.safetensors ema.safetensors (where there is one)
+                                 state.json rank-*.json config.json
+                                 manifest.json (sha256 and size of each)   COMMITTED (sha256 of the manifest)
+
+Everything is written to `.tmp-…`, flushed, renamed, and marked last; deletion takes the marker first. So
+whatever instant a writer dies at, a directory with a marker is whole. Tensors are written by one rank as
+safetensors and not by torch.distributed.checkpoint, because that pickles its metadata, and what is unpickled
+can run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from aurl_trainer.checkpoint.durable import (
+    file_sha256,
+    json_bytes,
+    remove_tree,
+    sync_directory,
+    write_durably,
+)
+from aurl_trainer.checkpoint.state import evaluated_loss
+from aurl_trainer.checkpoint.tensorfile import safetensors_parts
+from aurl_trainer.errors import DamagedCheckpointError
+
+MARKER = "COMMITTED"
+MANIFEST = "manifest.json"
+MODEL_FILE, OPTIMIZER_FILE, EMA_FILE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
+FORMAT = 1
+
+_NAME = re.compile(r"^step-(\d{8,})$")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint holds: tensors and JSON. Tensors may be sharded before they come to `save`."""
+
+    model: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+    config: Mapping[str, Any]
+    ranks: list[str]
+    """One JSON text per rank: the state of its random generators."""
+    ema: Mapping[str, Tensor] = field(default_factory=dict)
+    """The averaged weights, under the names of the weights; empty without an average."""
+
+    @property
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """All tensors, by the file that they go into."""
+        return {"model": self.model, "optimizer": self.optimizer, "ema": self.ema}
+
+    def having(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> Contents:
+        """Return the same with other `tensors`, such as copies."""
+        return replace(self, model=tensors["model"], optimizer=tensors["optimizer"], ema=tensors["ema"])
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed checkpoint, not necessarily verified."""
+
+    step: int
+    path: Path
+
+    @property
+    def saved_at(self) -> float:
+        """When it was committed, in seconds since the epoch."""
+        return (self.path / MARKER).stat().st_mtime
+
+    def has(self, name: str) -> bool:
+        """Tell whether it holds a file of this name."""
+        return (self.path / name).is_file()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing pointed to a bad stretch when it was saved; False when it cannot be read."""
+        try:
+            return bool(self.read_json("state.json")["progress"].get("healthy", True))
+        except DamagedCheckpointError:
+            return False
+
+    def read_json(self, name: str) -> Any:
+        """Return what one of its JSON files holds. Raises DamagedCheckpointError when it cannot be read."""
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError) as error:
+            raise DamagedCheckpointError(f"{self.path.name}/{name} cannot be read: {error}.") from error
+
+    @contextmanager
+    def open_tensors(self, name: str) -> Iterator[Any]:
+        """Open one of its files to read single tensors, or rows of them, as `safetensors.safe_open` does.
+
+        Raises DamagedCheckpointError when it cannot be read.
+        """
+        try:
+            with safe_open(self.path / name, framework="pt") as file:
+                yield file
+        except (OSError, SafetensorError) as error:
+            raise DamagedCheckpointError(f"{self.path.name}/{name} cannot be read: {error}.") from error
+
+    def read_tensors(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors of one of its files. Raises DamagedCheckpointError when it cannot be read."""
+        try:
+            return load_file(self.path / name)
+        except (OSError, SafetensorError) as error:
+            raise DamagedCheckpointError(f"{self.path.name}/{name} cannot be read: {error}.") from error
+
+
+class CheckpointManager:
+    """The checkpoints of one job in one directory; only rank 0 writes, every rank may read."""
+
+    def __init__(
+        self, directory: Path, *, keep_last: int = 3, keep_every_steps: int = 0, keep_best: int = 0
+    ) -> None:
+        self.directory = directory
+        self.keep_last, self.keep_every_steps, self.keep_best = keep_last, keep_every_steps, keep_best
+        self._damaged: set[int] = set()
+        self._losses: dict[int, float | None] = {}
+        self._health: dict[int, bool] = {}
+
+    def all(self) -> list[Checkpoint]:
+        """Return the committed checkpoints, oldest first."""
+        if not self.directory.is_dir():
+            return []
+        found = []
+        for path in self.directory.iterdir():
+            match = _NAME.match(path.name)
+            if match and (path / MARKER).is_file():
+                found.append(Checkpoint(int(match.group(1)), path))
+        return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+    def verify(self, checkpoint: Checkpoint) -> None:
+        """Compare every file with the manifest, and the manifest with the marker.
+
+        Raises DamagedCheckpointError that names the first file that differs.
+        """
+        name = checkpoint.path.name
+        try:
+            text = (checkpoint.path / MANIFEST).read_bytes()
+            if hashlib.sha256(text).hexdigest() != (checkpoint.path / MARKER).read_text().strip():
+                raise DamagedCheckpointError(f"{name}/{MANIFEST} does not match its {MARKER} marker.")
+            for file, entry in json.loads(text)["files"].items():
+                size = (checkpoint.path / file).stat().st_size
+                if size != entry["bytes"]:
+                    raise DamagedCheckpointError(
+                        f"{name}/{file} has {size} bytes instead of {entry['bytes']}."
+                    )
+                if file_sha256(checkpoint.path / file) != entry["sha256"]:
+                    raise DamagedCheckpointError(f"{name}/{file} does not match its checksum.")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedCheckpointError(f"{name} cannot be verified: {error}.") from error
+
+    def latest(self, *, healthy_until: int | None = None) -> tuple[Checkpoint | None, list[str]]:
+        """Return the newest checkpoint that passes verification, and a sentence for each damaged newer one.
+
+        With `healthy_until`: the newest of those that were saved in good health, up to this step.
+        """
+        complaints = []
+        for checkpoint in reversed(self.all()):
+            if healthy_until is not None and not (
+                checkpoint.step <= healthy_until and self._is_healthy(checkpoint)
+            ):
+                continue
+            try:
+                self.verify(checkpoint)
+            except DamagedCheckpointError as error:
+                self._damaged.add(checkpoint.step)
+                complaints.append(str(error))
+            else:
+                return checkpoint, complaints
+        return None, complaints
+
+    def at(self, step: int) -> Checkpoint:
+        """Name the checkpoint of a step, whether or not it exists."""
+        return Checkpoint(step, self.directory / f"step-{step:08d}")
+
+    def delete_after(self, step: int) -> None:
+        """Delete all checkpoints after `step`, the newest first: what stays is the past of what went."""
+        for checkpoint in reversed(self.all()):
+            if checkpoint.step > step:
+                self._remove(checkpoint)
+
+    def clean(self) -> None:
+        """Delete what a writer that died left behind; only rank 0, before training."""
+        if self.directory.is_dir():
+            for path in self.directory.iterdir():
+                if path.name.startswith(".tmp-") or (
+                    _NAME.match(path.name) and not (path / MARKER).is_file()
+                ):
+                    remove_tree(path)
+
+    def save(self, step: int, contents: Contents) -> Checkpoint:
+        """Write, commit and return a checkpoint, then delete what retention does not keep.
+
+        Raises OSError (a full disk) with nothing left behind and every older checkpoint intact.
+        """
+        target = self.at(step)
+        temporary = self.directory / f".tmp-{target.path.name}-{os.getpid()}"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        remove_tree(temporary)
+        try:
+            temporary.mkdir()
+            marker = self._write(temporary, step, contents)
+            sync_directory(temporary)
+            self._remove(target)  # of an earlier life of this job, or damaged
+            temporary.rename(target.path)
+        except OSError:
+            remove_tree(temporary)
+            raise
+        sync_directory(self.directory)
+        write_durably(target.path / MARKER, [f"{marker}\n".encode()])
+        sync_directory(target.path)
+        self._damaged.discard(step)
+        self._losses[step] = evaluated_loss(contents.state)
+        self._health.pop(step, None)
+        self._retain(step, contents.state["progress"])
+        return target
+
+    def _write(self, directory: Path, step: int, contents: Contents) -> str:
+        """Write all files and the manifest; return the manifest's sha256."""
+        stamp = {"step": str(step)}
+        parts = {
+            MODEL_FILE: safetensors_parts(contents.model, stamp),
+            OPTIMIZER_FILE: safetensors_parts(contents.optimizer, stamp),
+            **({EMA_FILE: safetensors_parts(contents.ema, stamp)} if contents.ema else {}),
+            "state.json": [json_bytes(contents.state)],
+            "config.json": [json_bytes(contents.config)],
+            **{f"rank-{rank}.json": [text.encode()] for rank, text in enumerate(contents.ranks)},
+        }
+        files = {}
+        for name, content in parts.items():
+            digest = write_durably(directory / name, content)
+            files[name] = {"sha256": digest, "bytes": (directory / name).stat().st_size}
+        return write_durably(
+            directory / MANIFEST, [json_bytes({"format": FORMAT, "step": step, "files": files})]
+        )
+
+    def _remove(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.path.exists():
+            (checkpoint.path / MARKER).unlink(missing_ok=True)
+            sync_directory(checkpoint.path)
+            remove_tree(checkpoint.path)
+
+    def _retain(self, newest: int, progress: Mapping[str, Any]) -> None:
+        """Delete old checkpoints; `newest` was just written with `progress`.
+
+        Damaged ones do not count as kept, and those newer than `newest` are of a future that this run will
+        overwrite. The newest one of which it is known by now that all was well stays, for a roll-back, and
+        so does the best, when the end may need it.
+        """
+        whole = [c for c in self.all() if c.step not in self._damaged and c.step <= newest]
+        best = {checkpoint.step for checkpoint in self.best(whole)[: self.keep_best]}
+        sound_step = progress.get("sound_step", newest)
+        sound = next((c.step for c in reversed(whole) if c.step <= sound_step and self._is_healthy(c)), None)
+        kept = best | {sound, progress.get("best_step")}
+        for checkpoint in whole[: -self.keep_last]:
+            for_ever = self.keep_every_steps and checkpoint.step % self.keep_every_steps == 0
+            if not for_ever and checkpoint.step not in kept:
+                self._remove(checkpoint)
+
+    def best(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+        """Return those of `checkpoints` whose step was evaluated, the lowest validation loss first."""
+        losses = [(loss, c.step, c) for c in checkpoints if (loss := self._loss(c)) is not None]
+        return [checkpoint for _, _, checkpoint in sorted(losses, key=lambda entry: entry[:2])]
+
+    def _loss(self, checkpoint: Checkpoint) -> float | None:
+        if checkpoint.step not in self._losses:
+            try:
+                loss = evaluated_loss(checkpoint.read_json("state.json"))
+            except DamagedCheckpointError:  # which is told when it is needed
+                loss = None
+            self._losses[checkpoint.step] = loss
+        return self._losses[checkpoint.step]
+
+    def _is_healthy(self, checkpoint: Checkpoint) -> bool:
+        if checkpoint.step not in self._health:
+            self._health[checkpoint.step] = checkpoint.healthy
+        return self._health[checkpoint.step]

@@ -1,0 +1,99 @@
+"""`aurl-trainer config`, `explain` and `schema`: the configuration, checked, explained and as a schema."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aurl_trainer.cli.jobfile import read_job, resolved
+from aurl_trainer.config import TrainingConfig
+from aurl_trainer.data.config import DatasetConfig
+from aurl_trainer.errors import UserError
+
+_BOUNDS = (
+    ("minimum", "≥ {}"), ("exclusiveMinimum", "> {}"), ("maximum", "≤ {}"), ("exclusiveMaximum", "< {}"),
+    ("minLength", "at least {} characters"), ("maxLength", "at most {} characters"),
+    ("pattern", "matching {}"),
+)  # fmt: skip
+
+
+def show(path: Path, changes: Sequence[str]) -> int:
+    """Check a job file and print its configuration with all defaults, as a bare file."""
+    print(
+        yaml.safe_dump(resolved(read_job(path, changes).config), sort_keys=False, allow_unicode=True), end=""
+    )
+    return 0
+
+
+def schema() -> int:
+    """Print the JSON schema of `dataset` and `training`."""
+    print(json.dumps(job_schema(), indent=2, ensure_ascii=False))
+    return 0
+
+
+def explain(key: str) -> int:
+    """Print type, default, bounds and meaning of `key` and those under it; UserError when there is none."""
+    key = key.removeprefix("spec.")
+    found = False
+    for root, root_schema in job_schema().items():
+        for path, entry in walk(root_schema, root_schema, root):
+            if key in ("", path) or path.startswith((f"{key}.", f"{key}[")):
+                found = True
+                print(f"{path}  ({describe_type(entry, root_schema)})")
+                print(textwrap.indent(textwrap.fill(describe(entry, root_schema), 100), "    "))
+    if not found:
+        raise UserError(f"There is no key {key!r}; `aurl-trainer explain` lists all of them.")
+    return 0
+
+
+def job_schema() -> dict[str, Any]:
+    """Return the JSON schemas of `dataset` and `training`, as pydantic makes them, with the keys of YAML."""
+    return {
+        name: model.model_json_schema(by_alias=True)
+        for name, model in (("dataset", DatasetConfig), ("training", TrainingConfig))
+    }
+
+
+def walk(schema: dict[str, Any], root: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the path and schema of every key below `schema`; references are followed within `root`."""
+    for name, entry in schema.get("properties", {}).items():
+        here = f"{path}.{name}"
+        yield here, entry
+        for option in (entry, *entry.get("anyOf", []), *entry.get("oneOf", [])):
+            yield from walk(_follow(option, root), root, here)
+            if "items" in option:
+                yield from walk(_follow(option["items"], root), root, f"{here}[]")
+
+
+def describe(entry: dict[str, Any], root: dict[str, Any]) -> str:
+    """Return what a key means; pydantic leaves that to the referenced model where both would say the same."""
+    return str(entry.get("description") or _follow(entry, root).get("description", ""))
+
+
+def describe_type(entry: dict[str, Any], root: dict[str, Any]) -> str:
+    """Return type, bounds and default of a key in a few words."""
+    options = entry.get("anyOf") or entry.get("oneOf") or [entry]
+    words = [_type(_follow(option, root)) for option in options]
+    text = " or ".join(word for word in words if word != "null")
+    if "default" in entry and not isinstance(entry["default"], dict | list):
+        text += f", default {json.dumps(entry['default'])}"
+    return text
+
+
+def _type(option: dict[str, Any]) -> str:
+    if "enum" in option:
+        return "one of " + ", ".join(str(value) for value in option["enum"])
+    if "const" in option:
+        return str(option["const"])
+    bounds = [text.format(option[name]) for name, text in _BOUNDS if name in option]
+    return " ".join([option.get("type", "any"), ", ".join(bounds)]).strip()
+
+
+def _follow(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
+    reference = schema.get("$ref")
+    return root["$defs"][reference.rpartition("/")[2]] if reference else schema

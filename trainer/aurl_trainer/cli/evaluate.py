@@ -1,0 +1,52 @@
+"""`aurl-trainer evaluate`: judge a model, as a table or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from aurl_trainer.cli.sample import choose_model
+from aurl_trainer.data.shards import Dataset, SplitName
+from aurl_trainer.errors import UserError
+from aurl_trainer.evaluation.report import evaluate, table
+from aurl_trainer.sampling.config import SamplingConfig
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluate a checkpoint or export on the dataset that it was trained on, or on another one."""
+    saved, home = choose_model(options)
+    dataset = Dataset.open(options.dataset or home / "dataset" / saved.identity["dataset"])
+    if dataset.vocabulary().fingerprint != saved.vocabulary.fingerprint:
+        raise UserError(f"The dataset {dataset.path} has another vocabulary than the model was trained with.")
+    split = _split(dataset, options.split)
+    training = saved.configuration["training"]
+    context = int(training["contextLength"])
+    if options.stride is not None and not 0 < options.stride <= context:
+        raise UserError(f"--stride {options.stride}: it must be from 1 to the context length {context}.")
+    sampling = SamplingConfig.model_validate(training["sample"] | {"count": max(0, options.samples)})
+    report = {"job": saved.job, "step": saved.step, "weights": saved.kind} | evaluate(
+        saved.model(), saved.vocabulary, dataset, sampling, context, split=split, stride=options.stride
+    )
+    text = json.dumps(report, indent=2)
+    if options.output is not None:
+        output: Path = options.output
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(text + "\n")
+        except OSError as error:
+            raise UserError(f"The report cannot be written to {output}: {error.strerror}.") from None
+    print(text if options.json else table(report))
+    return 0
+
+
+def _split(dataset: Dataset, wanted: SplitName | None) -> SplitName:
+    tokens = dataset.manifest["summary"]["tokens"]
+    order: tuple[SplitName, ...] = (wanted,) if wanted else ("test", "validation")
+    for name in order:
+        if tokens[name]:
+            return name
+    raise UserError(
+        f"The dataset {dataset.path} holds no music in its {' or '.join(order)} split; "
+        "set dataset.split.validationFraction or name another dataset with --dataset."
+    )

@@ -1,0 +1,104 @@
+"""`aurl-trainer sample`: music from a checkpoint, as files or as one line of JSON."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from aurl_trainer.checkpoint.manager import CheckpointManager
+from aurl_trainer.data.music import Ints
+from aurl_trainer.data.vocabulary import Vocabulary
+from aurl_trainer.errors import UserError
+from aurl_trainer.export.saved_model import EXPORT, SavedModel, from_checkpoint, open_model
+from aurl_trainer.sampling.api import SampleFile, sample_to_files
+from aurl_trainer.sampling.config import SamplingConfig
+from aurl_trainer.sampling.latent import sampler
+from aurl_trainer.sampling.prompt import midi_prompt
+from aurl_trainer.schema import explain
+
+
+def run(options: argparse.Namespace) -> int:
+    """Sample pieces into files, or print them as JSON; then files stay only in `--output`."""
+    saved, home = choose_model(options)
+    training = saved.configuration["training"]
+    config = _sampling(training["sample"], options)
+    prompt = None
+    if options.prompt is not None:
+        prompt = _prompt(options.prompt, saved.vocabulary, options.prompt_quarters)
+        config = config.model_copy(update={"max_tokens": len(prompt) + config.max_tokens})
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.output or (
+            Path(scratch) if options.json else home / "samples" / f"step-{saved.step:08d}"
+        )
+        try:
+            files = sample_to_files(
+                sampler(saved.model(), config.seed),
+                saved.vocabulary,
+                config,
+                folder,
+                context_length=int(training["contextLength"]),
+                title=f"{saved.job}, step {saved.step}",
+                origin={"job": saved.job, "step": saved.step},
+                prompt=prompt,
+            )
+        except OSError as error:
+            raise UserError(f"The samples cannot be written to {folder}: {error.strerror}.") from None
+        if options.json:
+            print(json.dumps({"step": saved.step, "samples": [_packed(file) for file in files]}))
+        else:
+            for file in files:
+                print(f"{file.midi}  {file.picture}  {file.notes} notes")
+    return 0
+
+
+def choose_model(options: argparse.Namespace) -> tuple[SavedModel, Path]:
+    """Return the model that was named, or the job's newest healthy one, and where its samples belong."""
+    if options.checkpoint is not None:
+        path: Path = options.checkpoint.absolute()
+        return open_model(path, options.weights), path if (path / EXPORT).exists() else path.parent.parent
+    job_dir = options.job_dir.absolute()
+    newest, complaints = CheckpointManager(job_dir / "checkpoints").latest()
+    for complaint in complaints:
+        print(f"aurl-trainer: skipped: {complaint}", file=sys.stderr)
+    if newest is None:
+        raise UserError(f"There is no complete checkpoint under {options.job_dir}; train first.")
+    return from_checkpoint(newest, options.weights), job_dir
+
+
+def _sampling(saved: dict[str, Any], options: argparse.Namespace) -> SamplingConfig:
+    """The job's settings, changed as the command line says."""
+    changes = {"count": max(1, saved["count"])}
+    for change in options.changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise UserError(f"--set {change}: it must be KEY=VALUE with a key such as temperature.")
+        changes[key] = yaml.safe_load(text)
+    changes |= {key: getattr(options, key) for key in ("count", "seed") if getattr(options, key) is not None}
+    try:
+        return SamplingConfig.model_validate(saved | changes)
+    except ValidationError as error:
+        raise UserError(explain(error, "sample")) from None
+
+
+def _prompt(path: Path, vocabulary: Vocabulary, quarters: float | None) -> Ints:
+    try:
+        return midi_prompt(path.read_bytes(), str(path), vocabulary, quarters)
+    except OSError as error:
+        raise UserError(f"--prompt {path} cannot be read: {error.strerror}.") from None
+
+
+def _packed(file: SampleFile) -> dict[str, Any]:
+    return {
+        "midi": base64.b64encode(file.midi.read_bytes()).decode(),
+        "png": base64.b64encode(file.picture.read_bytes()).decode(),
+        "notes": file.notes,
+        "tokens": file.tokens,
+    }

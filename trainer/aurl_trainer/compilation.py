@@ -1,0 +1,54 @@
+"""torch.compile over the model's blocks: all shapes are compiled before step 1, none afterwards."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from aurl_trainer.errors import UserError
+from aurl_trainer.model.transformer import Block, token_loss_sum
+
+TokenLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+class Compilation:
+    """What the loop runs: the compiled blocks and loss, or the plain ones when compiling is not wanted.
+
+    Blocks are alike, so one graph per shape serves them all, and 48 take as long to compile as 1. TorchDynamo
+    is imported only when it is wanted: it costs a rank two seconds and 75 MB.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, *, wanted: bool) -> None:
+        """Let each block of `model` compile at its first call. Raises UserError without a compiler."""
+        self.wanted = wanted
+        self.token_loss: TokenLoss = token_loss_sum
+        if not wanted:
+            return
+        if device.type == "cpu" and not any(map(shutil.which, ("g++", "c++", "clang++"))):
+            raise UserError(
+                "training.compile needs a C++ compiler on a CPU and this machine has none: install g++ or "
+                "set training.compile to false."
+            )
+        for block in [module for module in model.modules() if isinstance(module, Block)]:
+            block.compile(fullgraph=True, dynamic=False)
+        self.token_loss = cast(TokenLoss, torch.compile(token_loss_sum, fullgraph=True, dynamic=False))
+
+    def graphs(self) -> int:
+        """Return how many graphs this process has compiled so far."""
+        if not self.wanted:
+            return 0
+        from torch._dynamo.utils import counters
+
+        return int(counters["stats"]["unique_graphs"])
+
+    def paused(self) -> AbstractContextManager[object]:
+        """Return the context in which all runs as it is written.
+
+        Evaluation and sampling have shapes of their own, which come too seldom to be compiled for.
+        """
+        return torch.compiler.set_stance("force_eager") if self.wanted else nullcontext()

@@ -1,0 +1,270 @@
+"""The training configuration: all keys under `training` of a job file, composed of the components' models.
+
+No torch here: the launcher, the command line and the schema generator read it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from aurl_trainer.checkpoint.config import CheckpointConfig
+from aurl_trainer.curriculum import CurriculumConfig
+from aurl_trainer.data.config import DatasetConfig
+from aurl_trainer.distributed.config import DistributionConfig
+from aurl_trainer.errors import UserError
+from aurl_trainer.hooks.config import HooksConfig
+from aurl_trainer.losses.config import LossesConfig, Mode
+from aurl_trainer.memory.config import MemoryConfig
+from aurl_trainer.model.config import ModelConfig
+from aurl_trainer.optim.config import (
+    BatchConfig,
+    ClipConfig,
+    EmaConfig,
+    OptimizerConfig,
+    RampConfig,
+    ScheduleConfig,
+)
+from aurl_trainer.sampling.config import SamplingConfig
+from aurl_trainer.schema import Config, explain, is_default
+from aurl_trainer.stability.config import StabilityConfig
+from aurl_trainer.stability.early_stopping import EarlyStoppingConfig
+
+
+class EvaluationConfig(Config):
+    """The loss on pieces that are never trained on."""
+
+    every_steps: int = Field(
+        default=100,
+        ge=0,
+        le=1_000_000_000,
+        description="Optimizer steps between two evaluations; one always runs at the end. 0: only that one.",
+    )
+    batches: int = Field(
+        default=8, ge=1, le=1_000_000, description="Batches of globalBatchSize samples per evaluation."
+    )
+
+
+class LoggingConfig(Config):
+    """What is written about the run."""
+
+    every_steps: int = Field(
+        default=10,
+        ge=1,
+        le=1_000_000_000,
+        description="Optimizer steps between two log lines and metric updates.",
+    )
+    tensorboard: bool = Field(default=True, description="Write TensorBoard event files to the volume.")
+    peak_teraflops: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e6,
+        description="Peak of one rank's device in TFLOP/s, which MFU is a share of. 0: that of the data "
+        "sheet, for GPUs that are known; on others MFU is not reported.",
+    )
+
+
+class TrainingConfig(Config):
+    """How to train."""
+
+    mode: Mode = Field(
+        default="transformer",
+        description="What is trained. transformer: a decoder that predicts the next token. vae: an "
+        "autoencoder with a latent per bar, phrase and sample. vae-gan: the same against a critic.",
+    )
+    steps: int = Field(default=1000, ge=1, le=1_000_000_000, description="Optimizer steps of the whole job.")
+    seed: int = Field(
+        default=0, ge=0, lt=2**31, description="Seed of initial weights, data order and dropout."
+    )
+    context_length: int = Field(default=512, ge=8, le=1_048_576, description="Tokens per sample.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="auto", description="Where to compute; auto takes cuda, then mps, then cpu."
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32",
+        description="Number format of matrix products; weights and optimizer stay in fp32. "
+        "fp16 scales the loss dynamically, and is slow on a CPU.",
+    )
+    tf32: bool = Field(
+        default=False,
+        description="On CUDA, let matrix products of fp32 numbers round their factors to TF32 (10 bits): "
+        "several times as fast, and less exact. Nothing on other devices.",
+    )
+    compile: bool = Field(
+        default=False,
+        description="Compile each block of the model with torch.compile before the first step, once per "
+        "sequence length. Pays off on GPUs; on a CPU it needs a C++ compiler, which the images do not have.",
+    )
+    threads: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="CPU threads per rank. 0: the CPUs of the node or its limit, shared by its ranks.",
+    )
+    model: ModelConfig = Field(default_factory=ModelConfig, description="Size and shape of the model.")
+    batch: BatchConfig = Field(default_factory=BatchConfig, description="Samples per optimizer step.")
+    distribution: DistributionConfig = Field(
+        default_factory=DistributionConfig, description="How ranks share the model and wait for each other."
+    )
+    curriculum: CurriculumConfig = Field(
+        default_factory=CurriculumConfig, description="Sequence length over time."
+    )
+    losses: LossesConfig = Field(
+        default_factory=LossesConfig, description="Terms of the loss: weights and schedules."
+    )
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="Update rule.")
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig, description="Learning rate over time.")
+    dropout_schedule: RampConfig = Field(
+        default_factory=RampConfig,
+        description="Dropout over time: from model.dropout to `final` (below 1), in 32 equal stairs.",
+    )
+    ema: EmaConfig = Field(default_factory=EmaConfig, description="Moving average of the weights.")
+    clip: ClipConfig = Field(default_factory=ClipConfig, description="Gradient clipping.")
+    stability: StabilityConfig = Field(
+        default_factory=StabilityConfig, description="Protection against divergence."
+    )
+    memory: MemoryConfig = Field(
+        default_factory=MemoryConfig, description="Computing time traded for memory."
+    )
+    early_stopping: EarlyStoppingConfig = Field(
+        default_factory=EarlyStoppingConfig, description="An end before the last step."
+    )
+    checkpoint: CheckpointConfig = Field(
+        default_factory=CheckpointConfig, description="Saving and retention."
+    )
+    evaluation: EvaluationConfig = Field(
+        default_factory=EvaluationConfig, description="Loss on the held-out split."
+    )
+    hooks: HooksConfig = Field(
+        default_factory=HooksConfig, description="Extra losses and evaluation metrics of your own."
+    )
+    logging: LoggingConfig = Field(default_factory=LoggingConfig, description="Logs and TensorBoard.")
+    sample: SamplingConfig = Field(
+        default_factory=SamplingConfig, description="Music that is sampled from the final weights."
+    )
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> TrainingConfig:
+        self.curriculum.check(self.context_length)
+        for fault in self._faults():
+            raise ValueError(fault)
+        return self
+
+    def _faults(self) -> Iterator[str]:
+        """Yield what cannot work together, each with its cure."""
+        schedule, checkpoint, final = self.schedule, self.checkpoint, self.dropout_schedule.final
+        # The default is cut to short jobs; a number that was chosen is meant.
+        if schedule.warmup_steps > self.steps and not is_default(schedule, "warmup_steps"):
+            yield (
+                f"schedule.warmupSteps {schedule.warmup_steps} is more than steps {self.steps}: the peak "
+                "learning rate would never be reached; lower it"
+            )
+        if self.distribution.strategy == "fsdp" and self.optimizer.kind == "adafactor":
+            yield (
+                "optimizer.kind adafactor needs whole matrices, and distribution.strategy fsdp cuts them up: "
+                "take adamw or lion, whose state is sharded too, or strategy ddp"
+            )
+        if final is not None and final >= 1:
+            yield f"dropoutSchedule.final {final} would drop everything: set less than 1"
+        if final is not None and self.compile:
+            yield (
+                "dropoutSchedule changes what compile has compiled, again and again: set compile to false or "
+                "leave dropoutSchedule out"
+            )
+        if self.tf32 and self.device in ("cpu", "mps"):
+            yield f"tf32 has no effect with device {self.device}: leave it out, or set device to cuda"
+        if checkpoint.keep_every_steps % checkpoint.every_steps:
+            yield (
+                f"checkpoint.keepEverySteps {checkpoint.keep_every_steps} is not a multiple of "
+                f"checkpoint.everySteps {checkpoint.every_steps}: no checkpoint would be saved at some of "
+                "these steps"
+            )
+        for path, wanted in (
+            ("earlyStopping.patience", self.early_stopping.patience > 0),
+            ("schedule.kind plateau", self.schedule.kind == "plateau"),
+        ):
+            if wanted and not self.evaluation.every_steps:
+                yield (
+                    f"{path} looks at the validation loss, and evaluation.everySteps is 0: set it to the "
+                    "steps between two evaluations"
+                )
+        yield from self._faults_of_mode()
+
+    def _faults_of_mode(self) -> Iterator[str]:
+        yield from self.model.faults(self.mode)
+        yield from self.losses.faults(self.mode)
+        plain = self.losses.plain(self.mode)
+        if self.distribution.strategy == "fsdp" and not plain:
+            yield "distribution.strategy fsdp shards mode transformer with its plain loss alone: take ddp"
+        if self.hooks.losses and not plain:
+            yield (
+                "hooks.losses are added to the plain loss of mode transformer alone: leave them out, or what "
+                "losses changes"
+            )
+        if (
+            self.losses.dropout_consistency.weight > 0
+            and self.mode == "transformer"
+            and not self.model.dropout
+        ):
+            yield "losses.dropoutConsistency compares two passes with dropout: set model.dropout above 0"
+
+
+class JobFile(Config):
+    """What a rank reads: the dataset and how to train on it."""
+
+    dataset: DatasetConfig = Field(description="Where the music comes from and how it becomes tokens.")
+    training: TrainingConfig = Field(default_factory=TrainingConfig, description="How to train.")
+
+    @model_validator(mode="after")
+    def _held_out_pieces_are_there(self) -> JobFile:
+        if self.dataset.split.validation_fraction == 0 and not self.dataset.source.has_split:
+            needs = {
+                "checkpoint.keepBest": not is_default(self.training.checkpoint, "keep_best"),
+                "hooks.metrics": bool(self.training.hooks.metrics),
+                "earlyStopping": self.training.early_stopping.patience > 0,
+                "schedule.kind plateau": self.training.schedule.kind == "plateau",
+            }
+            for key, used in needs.items():
+                if used:
+                    raise ValueError(
+                        f"training.{key} needs held-out pieces, and dataset.split.validationFraction is 0: "
+                        "raise it or leave the other out"
+                    )
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> JobFile:
+        """Read a bare file of `dataset` and `training`, or an AurlTrainingJob (its other keys are not ours).
+
+        Raises UserError with one line per fault, each with its path in the file.
+        """
+        try:
+            document = yaml.safe_load(path.read_text())
+        except OSError as error:
+            raise UserError(f"The job file {path} cannot be read: {error.strerror or error}.") from error
+        except yaml.YAMLError as error:
+            raise UserError(
+                f"The job file {path} is not valid YAML: {' '.join(str(error).split())}."
+            ) from error
+        return cls.parse(document, str(path))
+
+    @classmethod
+    def parse(cls, document: Any, origin: str) -> JobFile:
+        """Validate a loaded document; `origin` names it in errors. Raises UserError as `load` does."""
+        if not isinstance(document, dict):
+            raise UserError(f"The job file {origin} must hold a mapping with the keys dataset and training.")
+        root = ""
+        if document.get("kind") == "AurlTrainingJob":
+            spec = document.get("spec")
+            document = (
+                {key: spec[key] for key in cls.model_fields if key in spec} if isinstance(spec, dict) else {}
+            )
+            root = "spec"
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise UserError(f"The job file {origin} is not valid.\n{explain(error, root)}") from error

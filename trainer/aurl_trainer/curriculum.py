@@ -1,0 +1,129 @@
+"""Curriculum over the sequence length: short samples first, a pure function of the step.
+
+The wanted length grows from startLength s to endLength e with the progress p of the ramp, 0 to 1: linearly
+as s + (e − s)·p, exponentially as s·(e / s)^p, as a cosine by s + (e − s)·(1 − cos πp) / 2, or by one bucket
+every so many steps. What is trained on is the longest bucket s, 2s, 4s … e that is not above the wanted
+length: few shapes, each warmed up before the first step. Shorter samples come in larger numbers, so every
+step has the same number of tokens.
+
+No torch here: the schema generator reads this too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from aurl_trainer.schema import Config, refuse_without_effect
+
+
+class CurriculumConfig(Config):
+    """Sequence length over time: training begins with short samples."""
+
+    kind: Literal["none", "linear", "exponential", "cosine", "step"] = Field(
+        default="none",
+        description="How the length grows. step: to the next length every `everySteps`; the others: over "
+        "`rampFraction` of the job. none: always contextLength.",
+    )
+    start_length: int | None = Field(
+        default=None,
+        ge=8,
+        le=1_048_576,
+        description="Tokens per sample at the beginning; endLength must be this times a power of two. "
+        "Required unless kind is none.",
+    )
+    end_length: int | None = Field(
+        default=None,
+        ge=8,
+        le=1_048_576,
+        description="Tokens per sample at the end; must divide contextLength. Left out: contextLength.",
+    )
+    ramp_fraction: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Share of the job's steps after which endLength is reached; not with kind step.",
+    )
+    every_steps: int = Field(
+        default=100,
+        ge=1,
+        le=1_000_000_000,
+        description="With kind step: optimizer steps before the length doubles.",
+    )
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> CurriculumConfig:
+        if self.kind != "none" and self.start_length is None:
+            raise ValueError(f"kind {self.kind} needs startLength, the tokens per sample at the beginning")
+        unused = {
+            "none": ("start_length", "end_length", "ramp_fraction", "every_steps"),
+            "step": ("ramp_fraction",),
+        }.get(self.kind, ("every_steps",))
+        refuse_without_effect(self, unused, f"kind {self.kind}")
+        if self.start_length is not None and self.end_length is not None:
+            _check_powers(self.start_length, self.end_length, "endLength")
+        return self
+
+    def check(self, context_length: int) -> None:
+        """Raise ValueError with the reason why these lengths cannot be cut from a context of this length."""
+        if self.kind == "none":
+            return
+        assert self.start_length is not None
+        end = self.end_length or context_length
+        if end > context_length:
+            raise ValueError(
+                f"curriculum.endLength {end} is longer than contextLength {context_length}: "
+                "raise contextLength or lower endLength"
+            )
+        if context_length % end:
+            raise ValueError(f"curriculum.endLength {end} must divide contextLength {context_length}")
+        _check_powers(self.start_length, end, "endLength" if self.end_length else "contextLength")
+
+
+class Curriculum:
+    """The lengths of a job and which one each step has; step and length decide how many samples it has."""
+
+    def __init__(self, config: CurriculumConfig, context_length: int, total_steps: int) -> None:
+        self.config, self.total_steps = config, total_steps
+        self.end = config.end_length or context_length if config.kind != "none" else context_length
+        self.start = config.start_length or self.end if config.kind != "none" else self.end
+        self.context_length = context_length
+        self.lengths = [self.start << i for i in range((self.end // self.start).bit_length())]
+        """Ascending; the first is trained first."""
+
+    def length(self, step: int) -> int:
+        """Return the tokens per sample of optimizer step `step`, counted from 1."""
+        last = len(self.lengths) - 1
+        if self.config.kind == "none":
+            return self.end
+        if self.config.kind == "step":
+            return self.lengths[min(last, (step - 1) // self.config.every_steps)]
+        p = (step - 1) / (self.config.ramp_fraction * self.total_steps)
+        if p >= 1:
+            return self.end
+        wanted = self._wanted(p)
+        return max(length for length in self.lengths if length <= wanted)
+
+    def samples(self, samples: int, length: int) -> int:
+        """Return how many samples of `length` hold the tokens of `samples` of the context's length."""
+        return samples * (self.context_length // length)
+
+    def _wanted(self, p: float) -> float:
+        s, e = self.start, self.end
+        if self.config.kind == "linear":
+            return s + (e - s) * p
+        if self.config.kind == "exponential":
+            return float(s * (e / s) ** p)
+        return s + (e - s) * (1 - math.cos(math.pi * p)) / 2
+
+
+def _check_powers(start: int, end: int, name: str) -> None:
+    if start > end:
+        raise ValueError(f"curriculum.startLength {start} is longer than {name} {end}")
+    factor, rest = divmod(end, start)
+    if rest or factor & (factor - 1):
+        raise ValueError(
+            f"{name} {end} must be startLength {start} times a power of two: the length grows by doubling"
+        )

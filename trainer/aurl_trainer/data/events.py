@@ -1,0 +1,163 @@
+"""The encoding `events`: notes that begin and end, and time that passes; no bars, no loop per note.
+
+A piece reads (brackets: where needed or configured)
+
+    Bos (Track [Program])… [Drums]                what there is
+    then per time:  Shift… [Tempo]
+    then per note that ends:    [Track] Off
+    then per note that begins:  [Track | Drums] [Velocity] On | Drum
+    Eos
+
+Track and velocity are named where they change and hold from then on. Ends and beginnings stand by track and
+pitch. The idea is that of performance encodings (Oore et al. 2018, arXiv 1808.03715).
+
+What is made regular, so that tokens → music → tokens gives the same tokens, besides what `notes` does:
+- time begins with the first note, and LONGEST_GAP_QUARTERS without any event are the most that is kept;
+- a drum has no end: each sounds for one step;
+- metres are not kept.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aurl_trainer.data.music import DRUMS, Ints, Music
+from aurl_trainer.data.notes import Encoded, grid_notes, header, regular_notes, tempo_levels
+from aurl_trainer.data.vocabulary import EOS, KINDS, LOWEST_DRUM, PLAIN_VELOCITY, Vocabulary
+
+LONGEST_GAP_QUARTERS = 64
+"""At least as long as the longest note can be."""
+_TEMPO, _OFF, _ON = 0, 1, 2  # the order of events at one time
+
+
+def encode(music: Music, vocabulary: Vocabulary) -> Encoded:
+    """Turn music into tokens; a piece of which no note is left becomes no tokens."""
+    config = vocabulary.config
+    notes = grid_notes(music, vocabulary)
+    if not len(notes):
+        return Encoded(np.zeros(0, np.int64), 0, notes.left_out)
+    as_it_is = np.arange(int(vocabulary.durations[-1]) + 1)
+    start, slot, pitch, velocity, duration = regular_notes(notes, vocabulary, as_it_is, as_it_is)
+    drum = slot == config.tracks
+    end = (start + duration)[~drum]
+    last = max(int(start[-1]), int(end.max(initial=0)))
+    tempo_time, tempo = _tempo_changes(music, vocabulary, int(start[0]), last)
+
+    first, lowest = vocabulary.first, config.lowest_pitch
+    on = np.where(drum, first["Drum"] + pitch - LOWEST_DRUM, first["On"] + pitch - lowest)
+    off = (first["Off"] + pitch - lowest)[~drum]
+    sizes = len(tempo), len(end), len(start)
+    time = np.concatenate([tempo_time, end, start])
+    kind = np.repeat([_TEMPO, _OFF, _ON], sizes)
+    track = np.concatenate([np.full(len(tempo), -1), slot[~drum], slot])
+    level = np.concatenate([np.full(len(tempo) + len(end), -1), velocity])
+    token = np.concatenate([first["Tempo"] + tempo, off, on])
+    # Within a kind and track, tokens stand in the order of their pitch.
+    order = np.lexsort((token, track, kind, time))
+    body = _assemble(vocabulary, *(values[order] for values in (time, kind, track, level, token)))
+    begin = header(vocabulary, notes.programs, bool(drum.any()))
+    left_out = notes.left_out | {"copies of a note": len(notes) - len(start)}
+    return Encoded(np.concatenate([begin, body, [EOS]]), len(start), left_out)
+
+
+def _tempo_changes(music: Music, vocabulary: Vocabulary, first: int, last: int) -> tuple[Ints, Ints]:
+    """Time and number of each change of tempo between the first and the last event; one is at `first`."""
+    if not vocabulary.config.tempo_bins:
+        return (np.zeros(0, np.int64),) * 2
+    time, tempo = tempo_levels(music, vocabulary)
+    time = np.maximum(time, first)
+    time, tempo = time[time <= last], tempo[time <= last]
+    latest = np.append(time[1:] != time[:-1], True)
+    time, tempo = time[latest], tempo[latest]
+    changed = np.append(True, tempo[1:] != tempo[:-1])
+    return time[changed], tempo[changed]
+
+
+def _assemble(vocabulary: Vocabulary, time: Ints, kind: Ints, track: Ints, level: Ints, token: Ints) -> Ints:
+    """Write every event to its place, behind what must be said before it."""
+    config, first, most = vocabulary.config, vocabulary.first, vocabulary.count["Shift"]
+    gap = np.minimum(np.diff(time, prepend=time[0]), LONGEST_GAP_QUARTERS * config.positions_per_quarter)
+    shifts = -(-gap // most)
+    new_track = _changes(track, kind != _TEMPO)
+    new_level = _changes(level, (kind == _ON) & (config.velocity_bins > 0))
+    size = shifts + new_track + new_level + 1
+    place = np.cumsum(size) - size + shifts
+    out = np.full(int(size.sum()), first["Shift"] + most - 1)
+    later = gap > 0
+    out[place[later] - 1] = first["Shift"] + (gap - (shifts - 1) * most)[later] - 1
+    named = np.where(track == config.tracks, first["Drums"], first["Track"] + track)
+    out[place[new_track]] = named[new_track]
+    place = place + new_track
+    out[place[new_level]] = first["Velocity"] + level[new_level]
+    out[place + new_level] = token
+    return out
+
+
+def _changes(values: Ints, counted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where a counted value differs from the counted one before it; the first does."""
+    rows = np.flatnonzero(counted)
+    new = np.append(True, values[rows][1:] != values[rows][:-1])[: len(rows)]
+    changes = np.zeros(len(values), np.bool_)
+    changes[rows] = new
+    return changes
+
+
+def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
+    """Turn tokens (N,) into music. Takes anything: what does not fit the grammar is passed over.
+
+    A note that does not end, or lasts longer than the vocabulary's longest, is ended there. Stops at Eos.
+    """
+    config, longest = vocabulary.config, int(vocabulary.durations[-1])
+    programs: list[int] = []
+    slot_of_track: dict[int, int] = {}  # track number (drums: config.tracks) → index into programs
+    slot, time, loudness = -1, 0, (-1 if config.velocity_bins else PLAIN_VELOCITY)
+    sounding: dict[tuple[int, int], tuple[int, int]] = {}  # (slot, pitch) → start, velocity
+    notes: list[tuple[int, int, int, int, int]] = []
+    tempi: list[tuple[int, int]] = []
+    kinds, values = vocabulary.kind_of[tokens], vocabulary.value_of[tokens]
+
+    def end_note(track: int, pitch: int) -> None:
+        begin, velocity = sounding.pop((track, pitch))
+        if time > begin:
+            notes.append((begin, min(time, begin + longest), pitch, velocity, track))
+
+    for kind, value in zip(kinds.tolist(), values.tolist(), strict=True):
+        name = KINDS[kind]
+        if name == "Eos":
+            break
+        if name == "Shift":
+            time += value + 1
+        elif name == "Tempo":
+            tempi.append((time, int(vocabulary.tempi[value])))
+        elif name in ("Track", "Drums"):
+            number = value if name == "Track" else config.tracks
+            if number not in slot_of_track:
+                slot_of_track[number] = len(programs)
+                programs.append(0 if name == "Track" else DRUMS)
+            slot = slot_of_track[number]
+        elif name == "Velocity":
+            loudness = int(vocabulary.velocities[value])
+        elif slot < 0:
+            continue
+        elif name == "Program" and programs[slot] != DRUMS:
+            programs[slot] = value
+        elif name in ("On", "Off") and programs[slot] != DRUMS:
+            pitch = value + config.lowest_pitch
+            if (slot, pitch) in sounding:
+                end_note(slot, pitch)
+            if name == "On" and loudness >= 0:
+                sounding[slot, pitch] = time, loudness
+        elif name == "Drum" and programs[slot] == DRUMS and loudness >= 0:
+            notes.append((time, time + 1, value + LOWEST_DRUM, loudness, slot))
+    time += 1  # what begins last is heard too
+    for track, pitch in list(sounding):
+        end_note(track, pitch)
+    step = vocabulary.ticks_per_step
+    return Music.from_rows(
+        step * config.positions_per_quarter,
+        [(begin * step, end * step, pitch, loud, track) for begin, end, pitch, loud, track in notes],
+        programs,
+        [(moment * step, tempo) for moment, tempo in tempi],
+        [],
+    )

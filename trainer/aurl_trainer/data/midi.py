@@ -1,0 +1,208 @@
+"""Read MIDI files (symusic; mido where that refuses) and write them (mido)."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from typing import Any
+
+import mido
+import numpy as np
+import symusic
+
+from aurl_trainer.data.errors import BadMidiError
+from aurl_trainer.data.music import DRUMS, Ints, Music
+
+DRUM_CHANNEL = 9
+MAX_FILE_BYTES = 64 * 2**20
+# mido needs about 500 bytes of memory per byte of file; symusic about 10.
+MAX_MIDO_BYTES = 4 * 2**20
+# Keeps every product of ticks and positions far inside int64, whatever a broken file says.
+MAX_TICK = 2**40
+
+
+def read_midi(data: bytes, name: str) -> Music:
+    """Read the bytes of a MIDI file of type 0, 1 or 2; `name` stands in errors. Raises BadMidiError."""
+    if len(data) > MAX_FILE_BYTES:
+        raise BadMidiError(
+            name, f"{len(data) // 2**20} MiB is more than the {MAX_FILE_BYTES // 2**20} MiB that are read"
+        )
+    try:
+        return read_with_symusic(data, name)
+    except BadMidiError as fast:
+        # mido forgives some of what symusic refuses.
+        if len(data) > MAX_MIDO_BYTES:
+            raise
+        try:
+            return read_with_mido(data, name)
+        except BadMidiError:
+            raise fast from None
+
+
+def read_with_symusic(data: bytes, name: str) -> Music:
+    """Read with symusic: a track per chunk, channel and program; equal notes pair first in, first out."""
+    try:
+        score: Any = symusic.Score.from_midi(data)
+    except Exception as error:  # the parser's errors have many types and one meaning
+        raise BadMidiError(name, _phrase(error)) from error
+    notes, programs = [], []
+    for track in score.tracks:
+        arrays = track.notes.numpy()
+        if len(arrays["time"]):
+            notes.append({key: value.astype(np.int64) for key, value in arrays.items()})
+            programs.append(DRUMS if track.is_drum else int(track.program))
+    tempi, meters = score.tempos.numpy(), score.time_signatures.numpy()
+
+    def joined(key: str) -> Ints:
+        return np.concatenate([part[key] for part in notes]) if notes else np.zeros(0, np.int64)
+
+    start = joined("time")
+    return _checked(
+        Music(
+            ticks_per_quarter=int(score.ticks_per_quarter),
+            start=start,
+            end=start + joined("duration"),
+            pitch=joined("pitch"),
+            velocity=joined("velocity"),
+            track=np.repeat(np.arange(len(notes)), [len(part["time"]) for part in notes]),
+            programs=np.array(programs, np.int64),
+            tempo_time=tempi["time"].astype(np.int64),
+            tempo=tempi["mspq"].astype(np.int64),
+            meter_time=meters["time"].astype(np.int64),
+            meter_numerator=meters["numerator"].astype(np.int64),
+            meter_denominator=meters["denominator"].astype(np.int64),
+        ),
+        name,
+    )
+
+
+def read_with_mido(data: bytes, name: str) -> Music:
+    """Read with mido, by the same rules as `read_with_symusic`: slow, and the reference in the tests."""
+    try:
+        file = mido.MidiFile(file=io.BytesIO(data))
+    except Exception as error:  # of mido's own types, too, some derive from Exception alone
+        raise BadMidiError(name, _phrase(error)) from error
+    tempi: list[tuple[int, int]] = []
+    meters: list[tuple[int, int, int]] = []
+    notes: list[tuple[int, int, int, int, int]] = []
+    programs: list[int] = []
+    for chunk in file.tracks:
+        time = 0
+        program: dict[int, int] = defaultdict(int)
+        sounding: dict[tuple[int, int], deque[tuple[int, int, int]]] = defaultdict(deque)
+        # (is drum, channel, program) → notes; sorted like this, tracks come in the order that symusic gives.
+        chunk_notes: dict[tuple[bool, int, int], list[tuple[int, int, int, int]]] = defaultdict(list)
+        for message in chunk:
+            time += message.time
+            if message.type == "set_tempo":
+                tempi.append((time, message.tempo))
+            elif message.type == "time_signature":
+                meters.append((time, message.numerator, min(message.denominator, 2**15)))
+            elif message.type == "program_change":
+                program[message.channel] = message.program
+            elif message.type == "note_on" and message.velocity > 0:
+                opened = (time, message.velocity, program[message.channel])
+                sounding[message.channel, message.note].append(opened)
+            elif message.type in ("note_on", "note_off") and sounding[message.channel, message.note]:
+                start, velocity, instrument = sounding[message.channel, message.note].popleft()
+                key = (message.channel == DRUM_CHANNEL, message.channel, instrument)
+                chunk_notes[key].append((start, time, message.note, velocity))
+        for key in sorted(chunk_notes):
+            notes += [(*note, len(programs)) for note in chunk_notes[key]]
+            programs.append(DRUMS if key[0] else key[2])
+    return _checked(Music.from_rows(int(file.ticks_per_beat), notes, programs, tempi, meters), name)
+
+
+def _checked(music: Music, name: str) -> Music:
+    """Refuse what no player could play; everything later relies on these bounds."""
+    if music.ticks_per_quarter <= 0:
+        raise BadMidiError(name, "its times are not in ticks per quarter note (SMPTE division)")
+    if not music.notes:
+        raise BadMidiError(name, "it holds no notes")
+    for label, values, low, high in (
+        ("start", music.start, 0, MAX_TICK),
+        ("end", music.end - music.start, 0, MAX_TICK),
+        ("pitch", music.pitch, 0, 127),
+        ("velocity", music.velocity, 1, 127),
+        ("tempo time", music.tempo_time, 0, MAX_TICK),
+        ("metre time", music.meter_time, 0, MAX_TICK),
+    ):
+        if len(values) and (int(values.min()) < low or int(values.max()) > high):
+            raise BadMidiError(name, f"the {label} of an event is impossible")
+    return music
+
+
+def _phrase(error: Exception) -> str:
+    text = (
+        " ".join(str(error).split()).removeprefix("MiniMidi: ").removesuffix(": iostream error").rstrip(".!")
+    )
+    return f"it is damaged ({text or type(error).__name__})"
+
+
+def write_midi(music: Music, texts: Iterable[str] = ()) -> bytes:
+    """Write a type 1 file: a chunk for tempi, metres and `texts`, then one per track; no note hangs.
+
+    Of notes of one track and pitch that overlap, the earlier ends where the later begins.
+    """
+    file = mido.MidiFile(type=1, ticks_per_beat=music.ticks_per_quarter)
+    conductor = [(0, mido.MetaMessage("text", text=text)) for text in texts]
+    conductor += [
+        (int(time), mido.MetaMessage("set_tempo", tempo=int(tempo)))
+        for time, tempo in zip(music.tempo_time, music.tempo, strict=True)
+    ]
+    conductor += [
+        (
+            int(time),
+            mido.MetaMessage("time_signature", numerator=int(numerator), denominator=int(denominator)),
+        )
+        for time, numerator, denominator in zip(
+            music.meter_time, music.meter_numerator, music.meter_denominator, strict=True
+        )
+    ]
+    file.tracks.append(_chunk(conductor))
+    melodic = 0
+    for track, program in enumerate(music.programs.tolist()):
+        if program == DRUMS:
+            channel = DRUM_CHANNEL
+        else:
+            channel = [c for c in range(16) if c != DRUM_CHANNEL][melodic % 15]
+            melodic += 1
+        events = _note_events(music, track, channel)
+        instrument = 0 if program == DRUMS else program
+        events.insert(0, (0, mido.Message("program_change", channel=channel, program=instrument)))
+        file.tracks.append(_chunk(events))
+    out = io.BytesIO()
+    file.save(file=out)
+    return out.getvalue()
+
+
+def _note_events(music: Music, track: int, channel: int) -> list[tuple[int, mido.Message]]:
+    rows = np.flatnonzero(music.track == track)
+    rows = rows[np.lexsort((music.pitch[rows], music.start[rows]))]
+    events: list[tuple[int, int, int, mido.Message]] = []
+    next_start: dict[int, int] = {}
+    for row in rows[::-1].tolist():
+        start, end, pitch = int(music.start[row]), int(music.end[row]), int(music.pitch[row])
+        following = next_start.get(pitch)
+        next_start[pitch] = start
+        if following is not None:
+            end = min(end, following)
+        if end <= start:  # the same note twice at one time
+            continue
+        velocity = int(music.velocity[row])
+        events.append(
+            (start, 1, pitch, mido.Message("note_on", channel=channel, note=pitch, velocity=velocity))
+        )
+        events.append((end, 0, pitch, mido.Message("note_off", channel=channel, note=pitch, velocity=0)))
+    # At one time, notes end before notes begin.
+    events.sort(key=lambda event: event[:3])
+    return [(time, message) for time, _, _, message in events]
+
+
+def _chunk(events: list[tuple[int, mido.Message]]) -> mido.MidiTrack:
+    chunk, now = mido.MidiTrack(), 0
+    for time, message in sorted(events, key=lambda event: event[0]):
+        chunk.append(message.copy(time=time - now))
+        now = time
+    return chunk

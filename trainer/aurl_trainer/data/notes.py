@@ -1,0 +1,132 @@
+"""The notes of a piece as every encoding takes them: chosen, on the grid of steps, no copies, no overlaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from aurl_trainer.data.music import DEFAULT_TEMPO, DRUMS, Ints, Music
+from aurl_trainer.data.vocabulary import BOS, HIGHEST_DRUM, LOWEST_DRUM, Vocabulary
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The tokens (N,) int64 of a piece, the notes they hold, and how many they leave out, by reason."""
+
+    tokens: Ints
+    notes: int
+    left_out: dict[str, int]
+
+
+@dataclass(frozen=True)
+class GridNotes:
+    """Notes (N,) with times in steps; `slot` is the number of the track, drums have the one after all."""
+
+    start: Ints
+    end: Ints
+    slot: Ints
+    pitch: Ints
+    velocity: Ints
+    programs: list[int]
+    """The program of each melodic slot."""
+    left_out: dict[str, int]
+    """Notes of the piece that are not among these, by reason."""
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+def steps(tick: Ints, ticks_per_quarter: int, resolution: int) -> Ints:
+    """Ticks → the nearest steps, half up."""
+    return (2 * tick * resolution + ticks_per_quarter) // (2 * ticks_per_quarter)
+
+
+def grid_notes(music: Music, vocabulary: Vocabulary) -> GridNotes:
+    """Choose the notes that the tokenizer keeps and put them on the grid, in the order of the file."""
+    config = vocabulary.config
+    is_drum = music.programs[music.track] == DRUMS
+    low = np.where(is_drum, LOWEST_DRUM, config.lowest_pitch)
+    high = np.where(is_drum, HIGHEST_DRUM, config.highest_pitch)
+    in_range = (music.pitch >= low) & (music.pitch <= high)
+    unwanted = is_drum & (not vocabulary.count["Drum"])
+    rows = np.flatnonzero(in_range & ~unwanted)
+    left_out = {"pitch out of range": int((~in_range & ~unwanted).sum()), "drums": int(unwanted.sum())}
+    slot, programs = _slots(music, rows, config.tracks)
+    resolution, ticks = config.positions_per_quarter, music.ticks_per_quarter
+    return GridNotes(
+        start=steps(music.start[rows], ticks, resolution),
+        end=steps(music.end[rows], ticks, resolution),
+        slot=slot,
+        pitch=music.pitch[rows],
+        velocity=music.velocity[rows],
+        programs=programs,
+        left_out=left_out,
+    )
+
+
+def _slots(music: Music, rows: Ints, tracks: int) -> tuple[Ints, list[int]]:
+    """The track number of each note in `rows` (drums: `tracks`) and the program of each melodic number."""
+    used = np.flatnonzero(np.bincount(music.track[rows], minlength=1))
+    drums = music.programs[used] == DRUMS
+    number = np.minimum(np.cumsum(~drums) - 1, tracks - 1)
+    slot_of_track = np.zeros(len(music.programs), np.int64)
+    slot_of_track[used] = np.where(drums, tracks, number)
+    return slot_of_track[music.track[rows]], music.programs[used][~drums].tolist()[:tracks]
+
+
+def regular_notes(
+    notes: GridNotes, vocabulary: Vocabulary, nearest: Ints, within: Ints
+) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """Start, slot, pitch, velocity level and duration of each note, sorted by the first three.
+
+    Copies and overlaps are gone: of equal notes at one time the longest stays, and an earlier note ends where
+    an equal one begins. `nearest` and `within` (longest + 1,) turn steps into the duration's number: to the
+    nearest, and to the longest that is not longer.
+    """
+    longest = len(nearest) - 1
+    start, slot, pitch, velocity = notes.start, notes.slot, notes.pitch, notes.velocity
+    duration = nearest[np.clip(notes.end - start, 1, longest)]
+    note = slot * 128 + pitch
+    # One key instead of three: a start has at most 47 bits, a note 14. Files are nearly sorted already.
+    key = start * (1 << 14) + note
+    order = np.argsort(key, kind="stable")
+    if (np.diff(key[order]) == 0).any():
+        order = np.lexsort((-velocity, -duration, key))
+        order = order[np.append(True, np.diff(key[order]) != 0)]
+    start, slot, pitch, velocity, duration, note = (
+        a[order] for a in (start, slot, pitch, velocity, duration, note)
+    )
+    by_note = np.argsort(note.astype(np.int16), kind="stable")  # sorted by start already
+    gap = np.full(len(start), longest)
+    same = note[by_note][1:] == note[by_note][:-1]
+    gap[by_note[:-1][same]] = np.minimum(np.diff(start[by_note])[same], longest)
+    duration = np.minimum(duration, within[gap])
+    if vocabulary.config.velocity_bins:
+        velocity = vocabulary.velocity_bin(velocity)
+    return start, slot, pitch, velocity, duration
+
+
+def tempo_levels(music: Music, vocabulary: Vocabulary) -> tuple[Ints, Ints]:
+    """Time in steps and number of each tempo, the default one at 0 first. Needs tempo_bins > 0."""
+    time = steps(music.tempo_time, music.ticks_per_quarter, vocabulary.config.positions_per_quarter)
+    tempo = vocabulary.nearest_tempo(np.concatenate([[DEFAULT_TEMPO], music.tempo]))
+    return np.concatenate([[0], time]), tempo
+
+
+def distinct(ascending: Ints) -> Ints:
+    """The values of a sorted array (N,) once each; far faster than np.unique."""
+    new = np.append(True, ascending[1:] != ascending[:-1])[: len(ascending)]
+    return np.asarray(ascending[new], np.int64)
+
+
+def header(vocabulary: Vocabulary, programs: list[int], drums: bool) -> Ints:
+    """Bos (Track [Program])… [Drums]: what there is."""
+    tokens = [BOS]
+    for number, program in enumerate(programs):
+        tokens.append(vocabulary.first["Track"] + number)
+        if vocabulary.config.programs:
+            tokens.append(vocabulary.first["Program"] + program)
+    if drums:
+        tokens.append(vocabulary.first["Drums"])
+    return np.array(tokens, np.int64)

@@ -1,0 +1,100 @@
+"""The pieces of a dataset in the making: a hundred bytes for each, whatever it holds."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterator
+from typing import BinaryIO, Final
+
+import numpy as np
+
+from aurl_trainer.data.config import SplitConfig
+from aurl_trainer.data.music import Ints
+from aurl_trainer.data.shards import SPLITS, TOKEN_TYPE, SplitName
+
+_DIGEST: Final = 32
+_OPEN: Final = len(SPLITS)
+"""Stands for the split of a piece whose source has none."""
+
+
+class Pieces:
+    """Where each piece stands in the scratch file, its digest, its file and the split its source gives it."""
+
+    def __init__(self) -> None:
+        self.index = array("q")
+        """(P,) number of each piece's file in the source."""
+        self.notes = array("q")
+        """(P,) notes of each piece."""
+        self._ends = array("q")  # in tokens
+        self._digests = bytearray()
+        self._given = bytearray()  # number of the split, or _OPEN
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def add(self, index: int, tokens: bytes, notes: int, split: SplitName | None) -> None:
+        """Take the next piece: the file's number and its tokens as they stand in the scratch file."""
+        self.notes.append(notes)
+        begin = self._ends[-1] if self._ends else 0
+        self.index.append(index)
+        self._ends.append(begin + len(tokens) // TOKEN_TYPE.itemsize)
+        self._digests += hashlib.sha256(tokens).digest()
+        self._given.append(_OPEN if split is None else SPLITS.index(split))
+
+    def sizes(self) -> Ints:
+        """(P,) tokens of each piece."""
+        ends = np.array(self._ends, np.int64)
+        return np.asarray(ends - np.append(0, ends[:-1])[: len(ends)], np.int64)
+
+    def copies(self) -> dict[int, int]:
+        """Piece → the piece of the same tokens that stays in its place.
+
+        The first stays; where sources split themselves, one that is held out, so that what is measured on it
+        is neither changed nor trained on.
+        """
+        digests = np.frombuffer(bytes(self._digests), f"V{_DIGEST}")
+        _, group = np.unique(digests, return_inverse=True)
+        given = np.frombuffer(bytes(self._given), np.uint8)
+        held_out_first = np.array([2, 1, 0, 2])[given]  # train, validation, test, open
+        order = np.lexsort((np.arange(len(group)), held_out_first, group))
+        first = np.append(True, np.diff(group[order]) != 0)[: len(group)]
+        original = order[first][np.cumsum(first) - 1]
+        return {int(a): int(b) for a, b in zip(order, original, strict=True) if a != b}
+
+    def split(self, config: SplitConfig, copies: dict[int, int]) -> dict[SplitName, Ints]:
+        """Which pieces each split holds, in the order of the source, without copies.
+
+        Where the source does not say, the pieces are held out whose hash with the seed is smallest: chosen by
+        content, a piece stays where it is when files are renamed, and mostly when others come or go.
+        """
+        given = np.frombuffer(bytes(self._given), np.uint8).astype(np.int64)
+        kept = np.setdiff1d(np.arange(len(self)), np.array(list(copies), np.int64))
+        if len(kept) and given[kept[0]] != _OPEN:
+            return {split: kept[given[kept] == number] for number, split in enumerate(SPLITS)}
+        salt = str(config.seed).encode()
+        ranks = [hashlib.sha256(salt + self._digest(piece)).digest() for piece in kept.tolist()]
+        ranked = kept[np.argsort(np.array(ranks, f"V{_DIGEST}"), kind="stable")]
+        spare = len(kept) - 1  # training keeps at least one
+        validation = _share(config.validation_fraction, len(kept), spare)
+        test = _share(config.test_fraction, len(kept), spare - validation)
+        held_out = {"validation": ranked[:validation], "test": ranked[validation : validation + test]}
+        return {
+            "train": np.sort(ranked[validation + test :]),
+            "validation": np.sort(held_out["validation"]),
+            "test": np.sort(held_out["test"]),
+        }
+
+    def read(self, scratch: BinaryIO, rows: Ints) -> Iterator[bytes]:
+        """The tokens of some pieces from the scratch file."""
+        for row in rows.tolist():
+            begin = self._ends[row - 1] if row else 0
+            scratch.seek(begin * TOKEN_TYPE.itemsize)
+            yield scratch.read((self._ends[row] - begin) * TOKEN_TYPE.itemsize)
+
+    def _digest(self, piece: int) -> bytes:
+        return bytes(self._digests[piece * _DIGEST : (piece + 1) * _DIGEST])
+
+
+def _share(fraction: float, pieces: int, spare: int) -> int:
+    return min(spare, max(1, round(fraction * pieces))) if fraction else 0

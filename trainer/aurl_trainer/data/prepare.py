@@ -1,0 +1,266 @@
+"""Make a dataset once: read every file in worker processes, drop what is broken or double, split, commit.
+
+The name of a dataset is a hash of everything that it is made from: the content of the files, the tokenizer,
+the split and the version of the encoding. So a job that finds it complete on the volume uses it as it is. It
+is written to `.tmp-…`, flushed, renamed and marked last: whatever instant a writer dies at, a directory with
+a marker is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from aurl_trainer.checkpoint.durable import remove_tree, sync_directory, write_durably
+from aurl_trainer.data.config import DatasetConfig
+from aurl_trainer.data.errors import DatasetError
+from aurl_trainer.data.pieces import Pieces
+from aurl_trainer.data.shards import (
+    FORMAT,
+    MANIFEST,
+    MARKER,
+    OFFSET_TYPE,
+    REPORT,
+    VOCABULARY,
+    Dataset,
+)
+from aurl_trainer.data.sources import Source, open_source
+from aurl_trainer.data.vocabulary import ENCODING_VERSION, Vocabulary
+from aurl_trainer.data.workers import tokenize_files
+
+log = logging.getLogger("aurl_trainer.data")
+
+Progress = Callable[[int, int, int], None]
+ABANDONED_SECONDS: Final = 600
+"""A `.tmp-…` that nobody has written to for so long belongs to a writer that died."""
+NAMES_IN_SUMMARY: Final = 20
+_NUMBER: Final = re.compile(r"\d+")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A complete dataset. `path` is absolute; `dropped_names` are the first few, the report has all."""
+
+    fingerprint: str
+    path: Path
+    files: int
+    """Files of the source that became tokens; copies of them are not counted."""
+    dropped: int
+    """Files that could not be read or hold nothing to keep."""
+    dropped_names: list[str]
+    duplicates: int
+    train_tokens: int
+
+
+def prepare(config: DatasetConfig, job_dir: Path, volume: Path, progress: Progress) -> Prepared:
+    """Make the dataset of a job under `job_dir/dataset`, unless it is there; several may run at once.
+
+    `progress(done, total, dropped)` counts files. Raises DatasetError when there is nothing to make it from,
+    and OSError when the volume cannot be written.
+    """
+    vocabulary = Vocabulary(config.tokenizer)
+    source = open_source(config.source, volume, job_dir, vocabulary)
+    total = len(source.files)
+    progress(0, total, 0)
+    workers = config.workers or _cpus()
+    fingerprint = _fingerprint(config, source, vocabulary, workers)
+    root = job_dir / "dataset"
+    target = root / fingerprint
+    found = _open_verified(target)
+    if found is not None:
+        prepared = _summary(found)
+        progress(total, total, prepared.dropped)
+        log.info("dataset is already prepared", extra={"fingerprint": fingerprint})
+        return prepared
+
+    root.mkdir(parents=True, exist_ok=True)
+    _sweep(root)
+    temporary = root / f".tmp-{fingerprint}-{uuid.uuid4().hex[:8]}"
+    temporary.mkdir()
+    try:
+        _write(temporary, config, source, vocabulary, fingerprint, workers, progress)
+        _commit(temporary, target)
+    finally:
+        remove_tree(temporary)
+    prepared = _summary(Dataset.open(target))
+    log.info(
+        "dataset prepared",
+        extra={
+            "fingerprint": fingerprint,
+            "files": prepared.files,
+            "dropped": prepared.dropped,
+            "duplicates": prepared.duplicates,
+            "train_tokens": prepared.train_tokens,
+        },
+    )
+    return prepared
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _fingerprint(config: DatasetConfig, source: Source, vocabulary: Vocabulary, threads: int) -> str:
+    digest = hashlib.sha256()
+    head = {
+        "format": FORMAT,
+        "encoding": ENCODING_VERSION,
+        "vocabulary": vocabulary.fingerprint,
+        "reader": source.reader_version,
+        "split": config.split.model_dump(mode="json", by_alias=True),
+    }
+    digest.update(json.dumps(head, sort_keys=True).encode())
+    for name, content in source.digests(threads):
+        digest.update(f"{name}\0{content}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _open_verified(path: Path) -> Dataset | None:
+    if not path.exists():
+        return None
+    try:
+        dataset = Dataset.open(path)
+        dataset.verify()
+    except DatasetError as error:
+        log.warning("a damaged dataset is made anew", extra={"path": str(path), "reason": str(error)})
+        (path / MARKER).unlink(missing_ok=True)
+        sync_directory(path)
+        remove_tree(path)
+        return None
+    return dataset
+
+
+def _sweep(root: Path) -> None:
+    """Remove what writers that died have left."""
+    for path in root.glob(".tmp-*"):
+        newest = max((entry.stat().st_mtime for entry in (path, *path.iterdir())), default=0.0)
+        if time.time() - newest > ABANDONED_SECONDS:
+            remove_tree(path)
+
+
+def _write(
+    directory: Path,
+    config: DatasetConfig,
+    source: Source,
+    vocabulary: Vocabulary,
+    fingerprint: str,
+    workers: int,
+    progress: Progress,
+) -> None:
+    scratch = directory / "tokens.scratch"
+    pieces = Pieces()
+    dropped: dict[str, str] = {}
+    left_out: Counter[str] = Counter()
+    with scratch.open("wb") as file:
+        outcomes = tokenize_files(source.files, config.tokenizer, workers)
+        for index, (name, outcome) in enumerate(outcomes):
+            if outcome.reason:
+                dropped[name] = outcome.reason
+            else:
+                pieces.add(index, outcome.tokens, outcome.notes, source.files[index].split)
+                file.write(outcome.tokens)
+                left_out.update(outcome.left_out)
+            progress(index + 1, len(source.files), len(dropped))
+    if not len(pieces):
+        name, reason = next(iter(dropped.items()))
+        raise DatasetError(
+            f"{source.key}: none of the {len(dropped)} files {source.where} is music that can be used "
+            f"(the first, {name}: {reason}); put MIDI files there or correct the source."
+        )
+    copy_of = pieces.copies()
+    parts = pieces.split(config.split, copy_of)
+
+    def name_of(piece: int) -> str:
+        return source.files[pieces.index[piece]].name
+
+    tokens = {split: int(pieces.sizes()[rows].sum()) for split, rows in parts.items()}
+    report = {
+        "files": len(source.files),
+        "tokenized": len(pieces) - len(copy_of),
+        "dropped": len(dropped),
+        "droppedByReason": dict(
+            Counter(_NUMBER.sub("N", reason) for reason in dropped.values()).most_common()
+        ),
+        "droppedFiles": dropped,
+        "duplicates": {name_of(piece): name_of(original) for piece, original in copy_of.items()},
+        "notes": sum(notes for piece, notes in enumerate(pieces.notes) if piece not in copy_of),
+        "notesLeftOut": {reason: count for reason, count in left_out.items() if count},
+        "pieces": {split: [name_of(piece) for piece in rows.tolist()] for split, rows in parts.items()},
+        "tokens": tokens,
+    }
+    files: dict[str, dict[str, Any]] = {}
+
+    def write(name: str, content: Iterable[bytes | memoryview]) -> None:
+        sha256 = write_durably(directory / name, content)
+        files[name] = {"sha256": sha256, "bytes": (directory / name).stat().st_size}
+
+    with scratch.open("rb") as stream:
+        for split, rows in parts.items():
+            write(f"{split}.bin", pieces.read(stream, rows))
+            offsets = np.cumsum(np.append(0, pieces.sizes()[rows]))
+            write(f"{split}.index", [offsets.astype(OFFSET_TYPE).tobytes()])
+    scratch.unlink()
+    write(VOCABULARY, [vocabulary.to_json().encode()])
+    write(REPORT, [_json(report)])
+    manifest = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "vocabulary": vocabulary.fingerprint,
+        "files": files,
+        "summary": {
+            "files": len(pieces) - len(copy_of),
+            "dropped": len(dropped),
+            "droppedNames": list(dropped)[:NAMES_IN_SUMMARY],
+            "duplicates": len(copy_of),
+            "tokens": tokens,
+        },
+    }
+    write_durably(directory / MANIFEST, [_json(manifest)])
+
+
+def _commit(temporary: Path, target: Path) -> None:
+    """Give a complete directory its name, then its marker; where another writer was faster, keep theirs."""
+    sync_directory(temporary)
+    marker = hashlib.sha256((temporary / MANIFEST).read_bytes()).hexdigest()
+    try:
+        temporary.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        # The other writer has the same content; if it dies before its marker, the next one repairs that.
+    sync_directory(target.parent)
+    if not (target / MARKER).exists():
+        try:
+            write_durably(target / MARKER, [f"{marker}\n".encode()])
+        except FileExistsError:
+            return
+        sync_directory(target)
+
+
+def _summary(dataset: Dataset) -> Prepared:
+    summary = dataset.manifest["summary"]
+    return Prepared(
+        fingerprint=dataset.fingerprint,
+        path=dataset.path,
+        files=summary["files"],
+        dropped=summary["dropped"],
+        dropped_names=summary["droppedNames"],
+        duplicates=summary["duplicates"],
+        train_tokens=summary["tokens"]["train"],
+    )
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()

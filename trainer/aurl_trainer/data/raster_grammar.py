@@ -1,0 +1,51 @@
+"""Which token may come next in the encoding `raster`: whole steps of all voices, no endless silence."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aurl_trainer.data.raster import LONGEST_SILENCE_QUARTERS
+from aurl_trainer.data.vocabulary import BOS, EOS, PAD, Vocabulary
+
+
+class RasterGrammar:
+    """The state of one piece: which voice comes next, and how long nothing has sounded."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._voices = vocabulary.config.tracks
+        self._pitches = range(
+            vocabulary.first["Pitch"], vocabulary.first["Pitch"] + vocabulary.count["Pitch"]
+        )
+        self._rest = vocabulary.first["Rest"]
+        self._longest_silence = LONGEST_SILENCE_QUARTERS * vocabulary.config.positions_per_quarter
+        self.begun = self.ended = False
+        self.voice = 0
+        self.sounds = False  # anything in this step
+        self.silence = self._longest_silence  # steps; a piece begins with a note
+
+    def allow(self, row: NDArray[np.bool_]) -> None:
+        """Set those of `row` (size,), all False, that may come next; at least one."""
+        if not self.begun:
+            row[BOS] = True
+            return
+        if self.ended:
+            row[PAD] = True
+            return
+        row[self._pitches.start : self._pitches.stop] = True
+        last_chance = self.voice == self._voices - 1 and not self.sounds
+        row[self._rest] = not (last_chance and self.silence >= self._longest_silence)
+        row[EOS] = self.voice == 0 and self.silence == 0
+
+    def push(self, token: int) -> None:
+        """Take a token; one that may not come is taken as well as it can be."""
+        if not self.begun:
+            self.begun = True
+        elif token == EOS:
+            self.ended = True
+        elif not self.ended:
+            self.sounds |= token in self._pitches
+            self.voice += 1
+            if self.voice == self._voices:
+                self.silence = 0 if self.sounds else self.silence + 1
+                self.voice, self.sounds = 0, False

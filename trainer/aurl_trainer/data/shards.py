@@ -1,0 +1,123 @@
+"""A prepared dataset on disk: one flat stream of tokens per split, memory-mapped, and where its pieces begin.
+
+dataset/<fingerprint>/  train.bin validation.bin test.bin        uint16, little-endian, pieces end to end
+                        train.index …                            int64, little-endian: pieces + 1 offsets
+                        vocabulary.json report.json
+                        manifest.json                            sha256 and size of each, figures
+                        COMMITTED                                sha256 of the manifest
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aurl_trainer.checkpoint.durable import file_sha256
+from aurl_trainer.data.errors import DatasetError
+from aurl_trainer.data.music import Ints
+from aurl_trainer.data.vocabulary import Vocabulary
+
+TOKEN_TYPE: Final = np.dtype("<u2")
+OFFSET_TYPE: Final = np.dtype("<i8")
+
+Tokens = NDArray[np.uint16]
+SplitName = Literal["train", "validation", "test"]
+SPLITS: Final[tuple[SplitName, ...]] = ("train", "validation", "test")
+MARKER, MANIFEST = "COMMITTED", "manifest.json"
+VOCABULARY, REPORT = "vocabulary.json", "report.json"
+FORMAT: Final = 1
+MAPPED_BYTES: Final = 64 * 2**20
+"""How much of a stream may be resident before it is given back."""
+MAPPED_AROUND: Final = 64 * 2**10
+"""How much Linux maps around a page that is read."""
+
+
+class Split:
+    """One split: `tokens` (N,) uint16, mapped into memory, and `offsets` (P + 1,) of its P pieces.
+
+    Pages that were read belong to this process until they are given back, so a reader of a long stream tells
+    with `count_reads` what it reads: its resident memory then stays constant however long the stream is.
+    """
+
+    def __init__(self, path: Path, offsets: Ints) -> None:
+        self.offsets = offsets
+        self._mapping: mmap.mmap | None = None
+        self.tokens: Tokens = np.zeros(0, TOKEN_TYPE)
+        if path.stat().st_size:  # an empty file cannot be mapped
+            with path.open("rb") as file:
+                self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            # A plain array over the mapping: the memmap class costs microseconds at each slice.
+            self.tokens = np.frombuffer(self._mapping, TOKEN_TYPE)
+        self._most = MAPPED_BYTES if hasattr(mmap, "MADV_DONTNEED") else 1 << 62
+        self._may_exceed = self.tokens.nbytes > self._most
+        self._touched = 0
+
+    def count_reads(self, rows: int, length: int) -> None:
+        """Tell that `rows` stretches of `length` tokens were read."""
+        if not self._may_exceed or self._mapping is None:
+            return
+        self._touched += rows * (length * TOKEN_TYPE.itemsize + MAPPED_AROUND)
+        if self._touched > self._most:
+            self._touched = 0
+            self._mapping.madvise(mmap.MADV_DONTNEED)  # they stay in the system's cache
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A complete prepared dataset."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> Dataset:
+        """Open a dataset and check that it is whole as far as sizes tell. Raises DatasetError."""
+        try:
+            marker = (path / MARKER).read_text().strip()
+            text = (path / MANIFEST).read_bytes()
+            manifest = json.loads(text)
+            sizes = {name: entry["bytes"] for name, entry in manifest["files"].items()}
+            for name, size in sizes.items():
+                if (path / name).stat().st_size != size:
+                    raise DatasetError(
+                        f"The dataset {path} is damaged: {name} has not {size} bytes; delete it."
+                    )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DatasetError(
+                f"There is no complete dataset at {path} ({error}); prepare it again."
+            ) from error
+        if hashlib.sha256(text).hexdigest() != marker:
+            raise DatasetError(
+                f"The dataset {path} is damaged: {MANIFEST} does not match {MARKER}; delete it."
+            )
+        return cls(path, manifest)
+
+    def verify(self) -> None:
+        """Compare every file with its checksum. Raises DatasetError that names the first that differs."""
+        for name, entry in self.manifest["files"].items():
+            if file_sha256(self.path / name) != entry["sha256"]:
+                raise DatasetError(f"The dataset {self.path} is damaged: {name} does not match its checksum.")
+
+    @property
+    def fingerprint(self) -> str:
+        """What the dataset was made from, as hex: also the name of its directory."""
+        return str(self.manifest["fingerprint"])
+
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary of its tokens. Raises DatasetError."""
+        return Vocabulary.load(self.path / VOCABULARY)
+
+    def split(self, name: SplitName) -> Split:
+        """Map one split into memory."""
+        offsets = np.fromfile(self.path / f"{name}.index", OFFSET_TYPE)
+        split = Split(self.path / f"{name}.bin", offsets.astype(np.int64))
+        if not len(offsets) or offsets[-1] != len(split.tokens):
+            raise DatasetError(f"The dataset {self.path} is damaged: {name}.index does not fit {name}.bin.")
+        return split

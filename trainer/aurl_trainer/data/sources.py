@@ -1,0 +1,203 @@
+"""Where music comes from: the files of a source, and how each becomes arrays."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Final, Literal, overload
+
+from aurl_trainer.data.config import ArchiveConfig, DirectoryConfig, Music21CorpusConfig, SourceConfig
+from aurl_trainer.data.errors import BadMidiError, DatasetError
+from aurl_trainer.data.midi import MAX_FILE_BYTES, read_midi
+from aurl_trainer.data.music import Music
+from aurl_trainer.data.notes import Encoded
+from aurl_trainer.data.shards import SplitName
+from aurl_trainer.data.tokenizer import encode
+from aurl_trainer.data.vocabulary import Vocabulary
+
+UNREADABLE = "unreadable"
+DIGESTS_AT_ONCE: Final = 1024
+# What music21 can read as notes; its corpus also has analyses without notes.
+SCORE_SUFFIXES = {".mxl", ".xml", ".musicxml", ".krn", ".abc"}
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One piece of a source: the name that reports use, and how to read it."""
+
+    name: str
+    path: Path
+    reader: Literal["midi", "score"]
+    split: SplitName | None = None
+    """Where the source says itself which pieces are held out."""
+
+    def read(self) -> Music:
+        """Read the piece. Raises BadMidiError."""
+        if self.reader == "score":
+            from aurl_trainer.data.score import read_score
+
+            return read_score(self.path, self.name)
+        try:
+            if not self.path.is_file():
+                raise BadMidiError(self.name, "it is not a regular file")
+            with self.path.open("rb") as file:
+                return read_midi(file.read(MAX_FILE_BYTES + 1), self.name)
+        except OSError as error:
+            raise BadMidiError(self.name, (error.strerror or str(error)).lower()) from error
+
+    def encode(self, vocabulary: Vocabulary) -> Encoded:
+        """Give the tokens of the piece. Raises BadMidiError."""
+        return encode(self.read(), vocabulary)
+
+    def digest(self) -> str:
+        """The SHA-256 of the content, or UNREADABLE."""
+        try:
+            if not self.path.is_file():
+                return UNREADABLE
+            with self.path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return UNREADABLE
+
+
+class MidiFiles(Sequence[SourceFile]):
+    """MIDI files below a directory, sorted; holds nothing but their names, of which there may be millions."""
+
+    def __init__(self, root: Path, names: list[str]) -> None:
+        self._root, self._names = root, sorted(names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> SourceFile: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[SourceFile]: ...
+    def __getitem__(self, index: int | slice) -> SourceFile | list[SourceFile]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        name = self._names[index]
+        # A name that is not UTF-8 could not stand in a report.
+        readable = name.encode(errors="surrogateescape").decode(errors="replace")
+        return SourceFile(readable, self._root / name, "midi")
+
+
+@dataclass(frozen=True)
+class Source:
+    """All files of a source in a fixed order, and where in the job file it is described."""
+
+    files: Sequence[SourceFile]
+    key: str
+    """The place in the job file, for errors."""
+    where: str
+    """The source in words, for errors."""
+    reader_version: str
+    """Part of the dataset's fingerprint: another reader may read other music from the same bytes."""
+
+    def digests(self, threads: int) -> Iterator[tuple[str, str]]:
+        """Each file's name and the SHA-256 of its content; holds a few at a time."""
+        with ThreadPoolExecutor(threads) as pool:
+            for start in range(0, len(self.files), DIGESTS_AT_ONCE):
+                files = self.files[start : start + DIGESTS_AT_ONCE]
+                digests = pool.map(SourceFile.digest, files)
+                yield from zip((file.name for file in files), digests, strict=True)
+
+
+def open_source(config: SourceConfig, volume: Path, job_dir: Path, vocabulary: Vocabulary) -> Source:
+    """List the files of a source; an archive is brought to the job's directory first.
+
+    Raises DatasetError when there are none, and DownloadError when an archive cannot be had now.
+    """
+    if config.directory is not None:
+        return _directory(config.directory, volume)
+    if config.archive is not None:
+        return _archive(config.archive, job_dir)
+    if config.tokens is not None:
+        from aurl_trainer.data.ready import ready_tokens
+
+        files = ready_tokens(volume / config.tokens.path, config.tokens.path, vocabulary)
+        return Source(files, "dataset.source.tokens", f"under {config.tokens.path!r}", "tokens")
+    if config.raster is not None:
+        from aurl_trainer.data.ready import raster_pieces
+
+        pieces = raster_pieces(volume / config.raster.path, config.raster)
+        return Source(pieces, "dataset.source.raster", f"in {config.raster.path!r}", "raster")
+    assert config.music21_corpus is not None
+    return _music21_corpus(config.music21_corpus)
+
+
+def _archive(config: ArchiveConfig, job_dir: Path) -> Source:
+    from aurl_trainer.data.archive import unpacked_archive
+
+    key = "dataset.source.archive"
+    root = unpacked_archive(config, job_dir / "source")
+    names = list(_matching(root, config.pattern))
+    if not names:
+        raise DatasetError(
+            f"{key}.pattern: no file in the archive {config.url} matches {config.pattern!r}; "
+            "correct the pattern."
+        )
+    return Source(MidiFiles(root, names), f"{key}.url", f"in the archive {config.url}", "midi")
+
+
+def _directory(config: DirectoryConfig, volume: Path) -> Source:
+    key = "dataset.source.directory"
+    root = volume / config.path
+    if not root.is_dir():
+        raise DatasetError(
+            f"{key}.path: there is no directory {config.path!r} on the volume of the job; "
+            "put the music there or correct the path."
+        )
+    names = list(_matching(root, config.pattern))
+    if not names:
+        raise DatasetError(
+            f"{key}.pattern: no file under {config.path!r} matches {config.pattern!r}; "
+            "put MIDI files there or correct the pattern."
+        )
+    return Source(MidiFiles(root, names), f"{key}.path", f"under {config.path!r}", "midi")
+
+
+def _matching(root: Path, pattern: str) -> Iterator[str]:
+    """The paths below `root` that match."""
+    for folder, _, names in os.walk(root):
+        below = os.path.relpath(folder, root)
+        for name in names:
+            relative = name if below == "." else f"{below}/{name}"
+            if fnmatch.fnmatchcase(relative.lower(), pattern.lower()):
+                yield relative
+
+
+def _music21_corpus(config: Music21CorpusConfig) -> Source:
+    key = "dataset.source.music21Corpus"
+    try:
+        from music21 import corpus
+    except ImportError as error:
+        raise DatasetError(
+            f"{key}: the music21 package is not installed; install aurl-trainer[corpus]."
+        ) from error
+    if config.collection == "chorales":
+        numbered = corpus.chorales.Iterator(returnType="filename")
+        works = (corpus.getWork(name) for name in dict.fromkeys(numbered))
+        # Where a work is there in several formats, the last is MusicXML.
+        paths = [Path(str(work[-1] if isinstance(work, list) else work)) for work in works]
+        where = "in the chorales of music21"
+    else:
+        paths = sorted(Path(str(path)) for path in corpus.getComposer(config.composer))
+        paths = [path for path in paths if path.suffix.lower() in SCORE_SUFFIXES]
+        where = f"by {config.composer!r} in the corpus of music21"
+        if not paths:
+            raise DatasetError(
+                f"{key}.composer: there is no music {where}; "
+                "name a folder of it, such as bach, palestrina, haydn or mozart."
+            )
+    files = [
+        SourceFile(f"{path.parent.name}/{path.name}", path, "score")
+        for path in paths[: config.max_pieces or None]
+    ]
+    return Source(files, key, where, f"music21 {metadata.version('music21')}")

@@ -1,0 +1,113 @@
+"""Tokenise many files in several processes; one that breaks its process is found, named and passed over."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import Final
+
+from aurl_trainer.data.config import TokenizerConfig
+from aurl_trainer.data.errors import BadMidiError
+from aurl_trainer.data.shards import TOKEN_TYPE
+from aurl_trainer.data.sources import SourceFile
+from aurl_trainer.data.vocabulary import Vocabulary
+
+CHUNK: Final = 8
+AHEAD: Final = 4
+"""Chunks per worker that may wait to be taken: bounds the memory whatever the number of files."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a file: its tokens as bytes of TOKEN_TYPE, or the reason why there are none."""
+
+    tokens: bytes = b""
+    reason: str = ""
+    notes: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Notes of the file that its tokens do not hold, by reason."""
+
+
+def tokenize_files(
+    files: Sequence[SourceFile], config: TokenizerConfig, workers: int
+) -> Iterator[tuple[str, Outcome]]:
+    """Yield (name, outcome) for each file, in the order of `files`; holds a few at a time."""
+    done = 0
+    while done < len(files):
+        pool = _pool(config, min(workers, -(-(len(files) - done) // CHUNK)))
+        try:
+            for names, outcomes in _in_order(pool, files, done, AHEAD * workers):
+                yield from zip(names, outcomes, strict=True)
+                done += len(names)
+        except BrokenProcessPool:
+            # A process died; which file did it shows when they are read one after the other.
+            chunk = files[done : done + CHUNK]
+            yield from _one_by_one(chunk, config)
+            done += len(chunk)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_order(
+    pool: ProcessPoolExecutor, files: Sequence[SourceFile], begin: int, ahead: int
+) -> Iterator[tuple[list[str], list[Outcome]]]:
+    waiting: deque[tuple[list[str], Future[list[Outcome]]]] = deque()
+    for start in range(begin, len(files), CHUNK):
+        chunk = files[start : start + CHUNK]
+        waiting.append(([file.name for file in chunk], pool.submit(_tokenize, chunk)))
+        if len(waiting) >= ahead:
+            names, outcomes = waiting.popleft()
+            yield names, outcomes.result()
+    while waiting:
+        names, outcomes = waiting.popleft()
+        yield names, outcomes.result()
+
+
+def _one_by_one(files: Sequence[SourceFile], config: TokenizerConfig) -> Iterator[tuple[str, Outcome]]:
+    rest = deque(files)
+    while rest:
+        with _pool(config, 1) as pool:
+            try:
+                while rest:
+                    yield rest[0].name, pool.submit(_tokenize, [rest[0]]).result()[0]
+                    rest.popleft()
+            except BrokenProcessPool:
+                yield rest.popleft().name, Outcome(reason="reading it kills the process that reads")
+
+
+def _pool(config: TokenizerConfig, workers: int) -> ProcessPoolExecutor:
+    # Not by plain fork: the process that prepares may have threads, and a child would inherit their locks.
+    # The fork server has none, and has this module loaded before the first child.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return ProcessPoolExecutor(workers, context, _initialise, (config,))
+
+
+_vocabulary: Vocabulary | None = None
+
+
+def _initialise(config: TokenizerConfig) -> None:
+    global _vocabulary
+    _vocabulary = Vocabulary(config)
+    # Ctrl-C goes to the whole group; the parent ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _tokenize(files: Sequence[SourceFile]) -> list[Outcome]:
+    assert _vocabulary is not None
+    return [_tokenize_one(file, _vocabulary) for file in files]
+
+
+def _tokenize_one(file: SourceFile, vocabulary: Vocabulary) -> Outcome:
+    try:
+        encoded = file.encode(vocabulary)
+    except BadMidiError as error:
+        return Outcome(reason=error.reason)
+    if not encoded.notes:
+        return Outcome(reason="none of its notes is of a kind that the tokenizer keeps")
+    return Outcome(encoded.tokens.astype(TOKEN_TYPE).tobytes(), "", encoded.notes, encoded.left_out)

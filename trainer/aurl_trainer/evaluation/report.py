@@ -1,0 +1,155 @@
+"""The whole judgement of a model, as a dictionary for JSON and as a table to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from aurl_trainer.data.grammar import first_fault
+from aurl_trainer.data.loader import Loader
+from aurl_trainer.data.music import Music
+from aurl_trainer.data.shards import Dataset, Split, SplitName
+from aurl_trainer.data.tokenizer import decode
+from aurl_trainer.data.vocabulary import PAD, Vocabulary
+from aurl_trainer.distributed.ranks import Layout, Ranks
+from aurl_trainer.evaluation.distance import compared, memorised
+from aurl_trainer.evaluation.likelihood import likelihood, seconds_of
+from aurl_trainer.evaluation.ngram import ngram_nats
+from aurl_trainer.model.transformer import Transformer
+from aurl_trainer.model.vae import VAE
+from aurl_trainer.objective.latent_evaluation import evaluate_latents
+from aurl_trainer.sampling.config import SamplingConfig
+from aurl_trainer.sampling.generate import LanguageModel, generate
+from aurl_trainer.sampling.latent import sampler
+
+BATCH_SIZE: Final = 8
+"""Samples that an autoencoder sees at once; a sample is compared with the latents of the one before."""
+
+MOST_PIECES: Final = 500
+"""Of a large corpus so many pieces are compared with, spread evenly over it."""
+
+
+def evaluate(
+    model: Transformer | VAE,
+    vocabulary: Vocabulary,
+    dataset: Dataset,
+    sampling: SamplingConfig,
+    context_length: int,
+    *,
+    split: SplitName,
+    stride: int | None = None,
+) -> dict[str, Any]:
+    """Judge a model on a held-out split of `dataset`; `sampling.count` pieces are sampled and compared.
+
+    The likelihood of an autoencoder is its lower bound; that by kind of token is given the latents.
+    """
+    train, held_out = dataset.split("train"), dataset.split(split)
+    loader = Loader(dataset.path, split, context_length, 0)
+    found = likelihood(model, loader, vocabulary, context_length, stride=stride)
+    latents: dict[str, float] = {}
+    if isinstance(model, VAE):
+        latents = _latents(model, loader, context_length)
+        found = replace(found, nats=latents.pop("loss") * found.tokens)
+    music = list(_pieces(held_out, vocabulary, len(held_out.offsets)))
+    report: dict[str, Any] = {
+        "split": split,
+        "pieces": len(music),
+        "likelihood": found.report(sum(m.notes for m in music), sum(map(seconds_of, music))),
+        "fiveGram": {"nllPerToken": ngram_nats(train, held_out, vocabulary.size)},
+    }
+    if latents:
+        report["latents"] = latents
+    if sampling.count:
+        writer = sampler(model, sampling.seed)
+        corpus = list(_pieces(train, vocabulary, MOST_PIECES))
+        samples = [
+            decode(piece, vocabulary) for piece in generate(writer, vocabulary, sampling, context_length)
+        ]
+        report["samples"] = {
+            "pieces": len(samples),
+            "notes": sum(piece.notes for piece in samples),
+            "distributions": compared(samples, corpus),
+            "memorised": memorised(samples, corpus),
+            "memorisedFloor": memorised(music[:MOST_PIECES], corpus),
+            "grammar": grammar_validity(writer, vocabulary, sampling, context_length),
+        }
+    return report
+
+
+def grammar_validity(
+    model: LanguageModel, vocabulary: Vocabulary, sampling: SamplingConfig, context_length: int
+) -> dict[str, float]:
+    """How often the model keeps to the grammar when nothing makes it: shares of pieces, and of tokens.
+
+    The share of tokens counts those before each piece's first fault.
+    """
+    free = sampling.model_copy(update={"grammar": False})
+    pieces = generate(model, vocabulary, free, context_length)
+    faults = [first_fault(piece[piece != PAD], vocabulary) for piece in pieces]
+    sound = [len(piece) if fault < 0 else fault for piece, fault in zip(pieces, faults, strict=True)]
+    return {
+        "validPieces": float(np.mean([fault < 0 for fault in faults])),
+        "validTokens": sum(sound) / sum(map(len, pieces)),
+    }
+
+
+def _latents(model: VAE, loader: Loader, context_length: int) -> dict[str, float]:
+    device = next(model.parameters()).device
+    batches = (
+        (torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device))
+        for inputs, targets in loader.validation_batches(context_length, BATCH_SIZE)
+    )
+    return evaluate_latents(model, batches, Ranks(Layout(), device), nullcontext(), seed=0)
+
+
+def _pieces(split: Split, vocabulary: Vocabulary, most: int) -> Iterator[Music]:
+    """At most so many pieces of a split, spread evenly over it."""
+    count = len(split.offsets) - 1
+    for piece in np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64)).tolist():
+        yield decode(
+            split.tokens[split.offsets[piece] : split.offsets[piece + 1]].astype(np.int64), vocabulary
+        )
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report for a person."""
+    found, floor = report["likelihood"], report["fiveGram"]["nllPerToken"]
+    per_second = f"{found['bitsPerSecond']:.2f}" if found["bitsPerSecond"] is not None else "-"
+    lines = [
+        f"{report['job']}, step {report['step']} ({report['weights']} weights), "
+        f"{report['pieces']} pieces of the {report['split']} split",
+        "",
+        f"nats per token        {found['nllPerToken']:10.4f}     5-gram floor {floor:.4f}",
+        f"bits per note         {found['bitsPerNote']:10.3f}",
+        f"bits per second       {per_second:>10}",
+        "nats per token of     "
+        + "  ".join(f"{kind} {nats:.3f}" for kind, nats in found["nllPerTokenByKind"].items()),
+    ]
+    for name, value in report.get("latents", {}).items():
+        lines.append(f"{name:22}{value:10.4f}")
+    samples = report.get("samples")
+    if samples is None:
+        return "\n".join(lines)
+    lines += ["", f"{samples['pieces']} samples      overlap   corpus itself   divergence   corpus itself"]
+    for name, values in samples["distributions"].items():
+        lines.append(
+            f"{name:22}{values['overlap']:8.3f}{values['overlapFloor']:16.3f}"
+            f"{values['jensenShannon']:13.4f}{values['jensenShannonFloor']:16.4f}"
+        )
+    lines += [
+        "",
+        f"memorised 12-grams    {_share(samples['memorised'])}, "
+        f"of held-out music {_share(samples['memorisedFloor'])}",
+        f"valid without mask    {_share(samples['grammar']['validPieces'])} of the pieces, "
+        f"{_share(samples['grammar']['validTokens'])} of the tokens",
+    ]
+    return "\n".join(lines)
+
+
+def _share(value: float | None) -> str:
+    return "      -" if value is None else f"{100 * value:6.2f} %"

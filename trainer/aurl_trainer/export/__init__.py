@@ -1,0 +1,1 @@
+"""Trained models outside of their job: in one folder that needs nothing else."""

@@ -1,0 +1,19 @@
+"""Functions of the user's own in the training loop; see docs/hooks.md."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aurl_trainer.hooks.interface import Evaluation, LossInputs
+
+__all__ = ["Evaluation", "LossInputs"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the interface when it is asked for: who only reads the configuration must not import PyTorch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from aurl_trainer.hooks import interface
+
+    return getattr(interface, name)

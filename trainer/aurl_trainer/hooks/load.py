@@ -1,0 +1,75 @@
+"""Finds hook functions, and turns whatever they raise into one sentence that names them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aurl_trainer.errors import AurlError, UserError
+from aurl_trainer.hooks.config import HooksConfig, LossHook, MetricHook
+from aurl_trainer.monitor.failure import classify
+
+
+@dataclass(frozen=True)
+class Hook:
+    """One function with its name; `label` tells the user which."""
+
+    name: str
+    label: str
+    function: Callable[[Any], Any]
+    weight: float = 1.0
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Turn what the function raises into a UserError; running out of memory is not its fault alone."""
+        try:
+            yield
+        except Exception as error:  # a user's code may raise anything
+            if isinstance(error, AurlError) or classify(error)[0] == "OutOfMemory":
+                raise
+            raise UserError(
+                f"The {self.label} raised {type(error).__name__}: {error}; correct it or take it out of "
+                "training.hooks."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """All hooks of a job."""
+
+    losses: list[Hook] = field(default_factory=list)
+    metrics: list[Hook] = field(default_factory=list)
+
+
+def load_hooks(config: HooksConfig, volume: Path) -> Hooks:
+    """Import the functions that `config` names. Raises UserError that names the one that cannot be."""
+    if config.path:
+        directory = volume / config.path
+        if not directory.is_dir():
+            raise UserError(f"training.hooks.path: there is no directory {directory}.")
+        if str(directory) not in sys.path:
+            # Last: an installed module is never hidden by a file of the same name.
+            sys.path.append(str(directory))
+    return Hooks(
+        losses=[_load(hook, "loss", hook.weight) for hook in config.losses],
+        metrics=[_load(hook, "metric", 1.0) for hook in config.metrics],
+    )
+
+
+def _load(hook: LossHook | MetricHook, kind: str, weight: float) -> Hook:
+    label = f"{kind} hook {hook.name} ({hook.function})"
+    module, _, name = hook.function.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except Exception as error:  # importing runs the user's code
+        raise UserError(
+            f"The {label} cannot be imported: {type(error).__name__}: {error}; see training.hooks."
+        ) from error
+    if not callable(function):
+        raise UserError(f"The {label} is not a function but {type(function).__name__}; see training.hooks.")
+    return Hook(hook.name, label, function, weight)

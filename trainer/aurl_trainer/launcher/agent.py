@@ -1,0 +1,57 @@
+"""The torchrun agent as a process of its own: runs the ranks of this node and writes down how they ended.
+
+torchrun itself always exits 1; what it knows about the failed ranks (rank, exit code or signal) is only in
+its ChildFailedError, so that is caught here and left for the launcher in `agent.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from aurl_trainer import logs
+from aurl_trainer.monitor.failure import one_sentence
+from aurl_trainer.monitor.snapshot import write_json
+
+log = logging.getLogger(__name__)
+
+
+def run(result: Path, arguments: list[str]) -> int:
+    """Run torchrun with its own command line `arguments`; return the exit code and write `result`."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import elastic_launch
+    from torch.distributed.run import config_from_args, parse_args
+
+    config, command, command_arguments = config_from_args(parse_args(arguments))  # type: ignore[no-untyped-call]
+    try:
+        elastic_launch(config, command)(*command_arguments)
+    except ChildFailedError as error:
+        write_json(
+            result, {"failures": [_failure(rank, failure) for rank, failure in error.failures.items()]}
+        )
+        return 1
+    except Exception as error:
+        write_json(result, {"error": one_sentence(f"{type(error).__name__}: {error}")})
+        log.error("the torchrun agent failed", exc_info=True)
+        return 1
+    write_json(result, {"failures": []})
+    return 0
+
+
+def _failure(rank: int, failure: Any) -> dict[str, int]:
+    return {"rank": rank, "localRank": failure.local_rank, "pid": failure.pid, "exitCode": failure.exitcode}
+
+
+def prefer_as_victim() -> None:
+    """Let the kernel kill a rank rather than the launcher when memory runs out; the ranks inherit it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+if __name__ == "__main__":
+    logs.setup()
+    prefer_as_victim()
+    raise SystemExit(run(Path(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,65 @@
+"""What the container's control group says: CPU and memory limit, out-of-memory kills (cgroup v1 and v2)."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+
+_UNLIMITED = 1 << 60
+"""cgroup v1 writes the largest page-aligned integer where there is no limit."""
+
+
+def cpu_limit(root: Path = ROOT) -> float | None:
+    """Return the CPU limit in cores, or None when there is none."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        quota, period = (root / "cpu.max").read_text().split()[:2]
+        return None if quota == "max" else int(quota) / int(period)
+    for folder in ("cpu", "cpu,cpuacct"):
+        with contextlib.suppress(OSError, ValueError):
+            quota_us = int((root / folder / "cpu.cfs_quota_us").read_text())
+            period_us = int((root / folder / "cpu.cfs_period_us").read_text())
+            return None if quota_us <= 0 else quota_us / period_us
+    return None
+
+
+def memory_left(root: Path = ROOT) -> int | None:
+    """Return the bytes between what this container uses and its limit, or None when there is no limit.
+
+    File pages do not count as used: the kernel takes them back before it kills.
+    """
+    for limit, used, prefix in (
+        ("memory.max", "memory.current", ""),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_"),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            text = (root / limit).read_text().strip()
+            if text == "max" or int(text) >= _UNLIMITED:
+                return None
+            lines = (root / used).with_name("memory.stat").read_text().splitlines()
+            counts = dict(line.split()[:2] for line in lines if line)
+            files = sum(int(counts.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+            return int(text) - (int((root / used).read_text()) - files)
+    return None
+
+
+def oom_kills(root: Path = ROOT) -> int:
+    """Return how many processes of this container the kernel killed for want of memory; 0 if untold."""
+    for file in ("memory.events", "memory/memory.oom_control"):
+        with contextlib.suppress(OSError, ValueError):
+            for line in (root / file).read_text().splitlines():
+                key, _, value = line.partition(" ")
+                if key == "oom_kill":
+                    return int(value)
+    return 0
+
+
+def threads_per_rank(procs_per_node: int, root: Path = ROOT) -> int:
+    """Return how many compute threads each rank should use, so that the ranks of a node share its CPUs."""
+    limit = cpu_limit(root)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = cores if limit is None else min(cores, max(1, math.ceil(limit)))
+    return max(1, available // procs_per_node)

@@ -1,0 +1,169 @@
+"""The environment contract between operator and launcher, read and checked once."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_HTTP_PORT = 9402
+DEFAULT_GRACE_SECONDS = 30.0
+DEFAULT_LINGER_SECONDS = 10.0
+TERMINATION_LOG = Path("/dev/termination-log")
+
+
+class ContractError(Exception):
+    """A variable of the contract is missing or malformed; the message says which and what it must be."""
+
+
+@dataclass(frozen=True)
+class LaunchEnvironment:
+    """What the operator (or the local command line) tells a launcher about its place in the job.
+
+    `grace_seconds` is the time between SIGTERM and SIGKILL, `linger_seconds` how long the servers stay after
+    a success so that the last values are scraped, `hang_seconds` how long the ranks may go without a new step
+    (None: for ever). `rendezvous` is `host:port`, or None for a single node.
+    """
+
+    job_name: str
+    namespace: str
+    job_uid: str
+    attempt: int
+    node_rank: int
+    num_nodes: int
+    procs_per_node: int
+    rendezvous: str | None
+    local_address: str | None
+    config: Path
+    volume: Path
+    job_dir: Path
+    run_dir: Path
+    http_port: int
+    grace_seconds: float
+    linger_seconds: float
+    hang_seconds: float | None
+    termination_log: Path
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks in the whole job."""
+        return self.num_nodes * self.procs_per_node
+
+    @property
+    def local_ranks(self) -> range:
+        """The global ranks of this node."""
+        first = self.node_rank * self.procs_per_node
+        return range(first, first + self.procs_per_node)
+
+    @property
+    def rendezvous_id(self) -> str:
+        """The id that keeps the attempts of a job apart."""
+        return f"{self.job_uid}-{self.attempt}"
+
+
+def read_environment(variables: Mapping[str, str]) -> LaunchEnvironment:
+    """Return the checked contract; raises ContractError in one sentence for the first fault."""
+    num_nodes = _integer(variables, "AURL_NUM_NODES", least=1, default=1)
+    node_rank = _integer(variables, "AURL_NODE_RANK", least=0, default=0 if num_nodes == 1 else None)
+    if node_rank >= num_nodes:
+        raise ContractError(
+            f"AURL_NODE_RANK is {node_rank} but must be less than AURL_NUM_NODES, which is {num_nodes}."
+        )
+    rendezvous = variables.get("AURL_RDZV_ENDPOINT") or None
+    if rendezvous is not None:
+        _check_endpoint(rendezvous)
+    elif num_nodes > 1:
+        raise ContractError(
+            "AURL_RDZV_ENDPOINT is not set; with more than one node it must be <address>:<port> of node 0."
+        )
+    job_name = variables.get("AURL_JOB_NAME") or "local"
+    namespace = variables.get("AURL_JOB_NAMESPACE") or "local"
+    volume = Path(_text(variables, "AURL_VOLUME"))
+    run_dir = Path(_text(variables, "AURL_RUN_DIR"))
+    local_address = variables.get("AURL_POD_IP") or None
+    if local_address is not None:
+        _check_address(local_address)
+    return LaunchEnvironment(
+        job_name=job_name,
+        namespace=namespace,
+        job_uid=variables.get("AURL_JOB_UID") or job_name,
+        attempt=_integer(variables, "AURL_ATTEMPT", least=0, default=0),
+        node_rank=node_rank,
+        num_nodes=num_nodes,
+        procs_per_node=_integer(variables, "AURL_NPROC_PER_NODE", least=1, default=1),
+        rendezvous=rendezvous,
+        local_address=local_address,
+        config=Path(_text(variables, "AURL_CONFIG")),
+        volume=volume,
+        job_dir=Path(variables.get("AURL_JOB_DIR") or volume / namespace / job_name),
+        run_dir=run_dir,
+        http_port=_integer(variables, "AURL_HTTP_PORT", least=0, most=65535, default=DEFAULT_HTTP_PORT),
+        grace_seconds=_seconds(variables, "AURL_GRACE_SECONDS", DEFAULT_GRACE_SECONDS),
+        linger_seconds=_seconds(variables, "AURL_LINGER_SECONDS", DEFAULT_LINGER_SECONDS),
+        hang_seconds=_seconds(variables, "AURL_HANG_SECONDS", 0) or None,
+        termination_log=_termination_log(variables, run_dir),
+    )
+
+
+def _text(variables: Mapping[str, str], name: str) -> str:
+    value = variables.get(name, "").strip()
+    if not value:
+        raise ContractError(f"{name} is not set; docs/architecture.md says what the launcher needs.")
+    return value
+
+
+def _integer(
+    variables: Mapping[str, str], name: str, *, least: int, most: int | None = None, default: int | None
+) -> int:
+    text = variables.get(name, "").strip()
+    if not text:
+        if default is None:
+            raise ContractError(f"{name} is not set; it must be an integer of at least {least}.")
+        return default
+    bounds = f"an integer of at least {least}" if most is None else f"an integer between {least} and {most}"
+    # int() alone would take "1_0" and "٣".
+    if (
+        not (text.isascii() and text.lstrip("-").isdigit())
+        or int(text) < least
+        or (most is not None and int(text) > most)
+    ):
+        raise ContractError(f"{name} is {text!r} but must be {bounds}.")
+    return int(text)
+
+
+def _seconds(variables: Mapping[str, str], name: str, default: float) -> float:
+    text = variables.get(name, "").strip()
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise ContractError(f"{name} is {text!r} but must be a number of seconds, 0 or more.")
+    return value
+
+
+def _check_endpoint(endpoint: str) -> None:
+    host, _, port = endpoint.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536 or (":" in host and not bracketed):
+        raise ContractError(
+            f"AURL_RDZV_ENDPOINT is {endpoint!r} but must be <address>:<port>, an IPv6 address in brackets."
+        )
+
+
+def _check_address(address: str) -> None:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise ContractError(f"AURL_POD_IP is {address!r} but must be an IP address.") from None
+
+
+def _termination_log(variables: Mapping[str, str], run_dir: Path) -> Path:
+    named = variables.get("AURL_TERMINATION_LOG")
+    if named:
+        return Path(named)
+    # The kubelet makes this file for every container; elsewhere the message lies beside the ranks' files.
+    return TERMINATION_LOG if TERMINATION_LOG.exists() else run_dir / "termination-message.json"

@@ -1,0 +1,152 @@
+"""How a launch ended: from what ranks, agent and kernel say to one outcome with its root cause. Pure."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, replace
+
+from aurl_trainer.launcher.rundir import RankDeath, RunDirectory
+from aurl_trainer.launcher.stall import Stall
+from aurl_trainer.monitor.failure import Failure
+
+SUCCEEDED, FAILED, INTERRUPTED = "Succeeded", "Failed", "Interrupted"
+
+_EXIT_CODES = {"UserError": 2, "Divergence": 3, "OutOfMemory": 137, "Hang": 124}
+_HINTS: dict[int, str] = {
+    signal.SIGBUS: "; that is often a full /dev/shm",
+    signal.SIGILL: "; PyTorch was built for another CPU",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a launch; the root cause's fields are None unless `state` is Failed."""
+
+    state: str
+    message: str
+    failure_class: str | None = None
+    rank: int | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    exception: str | None = None
+
+    @property
+    def process_exit_code(self) -> int:
+        """The launcher's own exit code, as docs/architecture.md defines it."""
+        if self.state == SUCCEEDED:
+            return 0
+        if self.state == INTERRUPTED:
+            return 128 + signal.SIGTERM
+        if self.failure_class in _EXIT_CODES:
+            return _EXIT_CODES[self.failure_class]
+        return self.exit_code if self.signal and self.exit_code else 1
+
+
+def decide(
+    seen: RunDirectory,
+    *,
+    expected: range,
+    child_exit_code: int | None,
+    terminated_at: float | None,
+    oom_kills: int,
+    stall: Stall | None = None,
+) -> Outcome:
+    """Return the outcome of a launch whose child (agent or preparation) is gone.
+
+    `expected` are the ranks of this node (empty for a preparation), `child_exit_code` is the child's (−n for
+    signal n, None when the launcher had to kill it), `terminated_at` when SIGTERM came to the launcher (epoch
+    seconds), `oom_kills` how many processes the kernel killed here for want of memory during the launch, and
+    `stall` the standstill for which the launcher itself ended its ranks.
+    """
+    interrupted = INTERRUPTED in seen.results.values()
+    finished = all(rank in seen.results for rank in expected) if expected else child_exit_code == 0
+    if finished and not interrupted:
+        complete = seen.stop_reason or "The training is complete."
+        return Outcome(SUCCEEDED, complete if expected else "The dataset is ready.")
+    if stall is not None:
+        return Outcome(
+            FAILED, stall.sentence, failure_class="Hang", rank=stall.rank, exit_code=_EXIT_CODES["Hang"]
+        )
+    # What happens after SIGTERM is a consequence of it: peers leave, connections break.
+    failures = [
+        failure for failure in seen.failures if terminated_at is None or failure.time <= terminated_at
+    ]
+    causes = [failure for failure in failures if not failure.peer_lost]
+    if causes:
+        return _from_failure(causes[0])
+    if terminated_at is None and seen.deaths:
+        return _from_death(seen.deaths, failures, oom_kills)
+    if finished and interrupted:
+        return Outcome(INTERRUPTED, "The training was interrupted; a checkpoint of the last step was saved.")
+    if interrupted or terminated_at is not None:
+        return Outcome(INTERRUPTED, "The work was interrupted before a checkpoint could be saved.")
+    if failures:
+        return _from_failure(failures[0])
+    return _from_child(child_exit_code, bool(expected), seen.agent_error, oom_kills)
+
+
+def _from_death(deaths: list[RankDeath], failures: list[Failure], oom_kills: int) -> Outcome:
+    """The cause when no rank named its own: a signal, else a lost peer, else an exit without a report."""
+    # torchrun ends the other ranks by SIGTERM once one has failed, so that is the least likely cause.
+    by_signal = [death for death in deaths if death.exit_code < 0]
+    by_signal.sort(key=lambda death: (death.exit_code == -signal.SIGTERM, death.rank))
+    if by_signal and (by_signal[0].exit_code != -signal.SIGTERM or not failures):
+        return _from_signal(by_signal[0].rank, -by_signal[0].exit_code, oom_kills)
+    if failures:
+        return _from_failure(failures[0])
+    death = deaths[0]
+    reason = f"Rank {death.rank} exited with code {death.exit_code} and left no report; see its log."
+    return Outcome(FAILED, reason, failure_class="Unknown", rank=death.rank, exit_code=death.exit_code)
+
+
+def _from_failure(failure: Failure) -> Outcome:
+    who = "The preparation" if failure.rank is None else f"Rank {failure.rank}"
+    message = failure.message
+    if failure.peer_lost:
+        message = f"{who} lost its connection to another rank: {message}"
+    return Outcome(
+        FAILED,
+        message,
+        failure_class=failure.failure_class,
+        rank=failure.rank,
+        exit_code=_EXIT_CODES.get(failure.failure_class, 1),
+        exception=failure.exception,
+    )
+
+
+def _from_signal(rank: int | None, number: int, oom_kills: int) -> Outcome:
+    who = "The preparation" if rank is None else f"Rank {rank}"
+    name = signal_name(number)
+    failure_class, reason = "Unknown", f"{who} was killed by {name}{_HINTS.get(number, '')}."
+    if number == signal.SIGKILL and oom_kills > 0:
+        failure_class = "OutOfMemory"
+        reason = f"{who} was killed by the kernel because the container reached its memory limit."
+    elif number in (signal.SIGKILL, signal.SIGTERM):
+        failure_class = "Infrastructure"
+        reason = f"{who} was killed by {name} from outside."
+    return Outcome(
+        FAILED, reason, failure_class=failure_class, rank=rank, exit_code=128 + number, signal=name
+    )
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal, such as SIGKILL; real-time signals have only their number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _from_child(exit_code: int | None, training: bool, error: str | None, oom_kills: int) -> Outcome:
+    """The end of an agent or preparation that nobody gave a reason for."""
+    who = "The torchrun agent" if training else "The preparation"
+    if exit_code is not None and exit_code < 0:
+        return replace(
+            _from_signal(None, -exit_code, oom_kills),
+            message=f"{who} was killed by {signal_name(-exit_code)}.",
+        )
+    if training and error is not None:
+        reason = f"The torchrun agent failed before its ranks started: {error}"
+        return Outcome(FAILED, reason, failure_class="Infrastructure", exit_code=1)
+    reason = f"{who} exited with code {exit_code} and left no report; see its log."
+    return Outcome(FAILED, reason, failure_class="Unknown", exit_code=exit_code)

@@ -1,0 +1,103 @@
+"""The launcher's view of the run directory: all files that ranks, agent and preparation left there."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aurl_trainer.monitor.failure import Failure, read_failures
+from aurl_trainer.monitor.snapshot import (
+    PreparationSnapshot,
+    RankSnapshot,
+    preparation_file,
+    rank_file,
+    read_json,
+    read_snapshot,
+)
+
+AGENT_FILE = "agent.json"
+
+
+@dataclass(frozen=True)
+class RankDeath:
+    """A rank process that ended badly, as torchrun saw it; `exit_code` is -n for signal n."""
+
+    rank: int
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One reading of the run directory; `results` maps a rank to the state it ended in.
+
+    `stop_reason` tells why training ended before its last step, as planned by the job.
+    """
+
+    ranks: dict[int, RankSnapshot] = field(default_factory=dict)
+    preparation: PreparationSnapshot | None = None
+    results: dict[int, str] = field(default_factory=dict)
+    stop_reason: str | None = None
+    failures: list[Failure] = field(default_factory=list)
+    deaths: list[RankDeath] = field(default_factory=list)
+    agent_error: str | None = None
+
+
+def result_file(run_dir: Path, rank: int) -> Path:
+    """Where rank `rank` says that it ended as planned."""
+    return run_dir / f"result-{rank}.json"
+
+
+def read_ranks(run_dir: Path, ranks: range) -> dict[int, RankSnapshot]:
+    """Return the snapshots of the given ranks, as far as they exist."""
+    found = {rank: read_snapshot(rank_file(run_dir, rank), RankSnapshot) for rank in ranks}
+    return {rank: snapshot for rank, snapshot in found.items() if snapshot is not None}
+
+
+def read_results(run_dir: Path, ranks: range) -> dict[int, str]:
+    """Return the state in which each of the given ranks ended, as far as they did as planned."""
+    found = {rank: read_json(result_file(run_dir, rank)) for rank in ranks}
+    return {rank: str(value.get("state", "Finished")) for rank, value in found.items() if value is not None}
+
+
+def read_run_directory(run_dir: Path, ranks: range) -> RunDirectory:
+    """Read everything that the run directory holds about this node's `ranks`."""
+    agent = read_json(run_dir / AGENT_FILE) or {}
+    return RunDirectory(
+        ranks=read_ranks(run_dir, ranks),
+        preparation=read_snapshot(preparation_file(run_dir), PreparationSnapshot),
+        results=read_results(run_dir, ranks),
+        stop_reason=_stop_reason(run_dir, ranks),
+        failures=read_failures(run_dir),
+        deaths=_deaths(agent),
+        agent_error=agent.get("error"),
+    )
+
+
+def _stop_reason(run_dir: Path, ranks: range) -> str | None:
+    results = [read_json(result_file(run_dir, rank)) or {} for rank in ranks]
+    return next((str(value["reason"]) for value in results if value.get("reason")), None)
+
+
+def _deaths(agent: dict[str, Any]) -> list[RankDeath]:
+    deaths = []
+    for entry in agent.get("failures") or []:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            deaths.append(RankDeath(int(entry["rank"]), int(entry["exitCode"])))
+    return deaths
+
+
+def clear(run_dir: Path) -> None:
+    """Make the run directory and drop what an earlier run left there; OSError when it cannot be written."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    for pattern in (
+        "rank-*.json",
+        "failure-*.json",
+        "result-*.json",
+        "stack-*.txt",
+        "prepare.json",
+        AGENT_FILE,
+    ):
+        for path in run_dir.glob(pattern):
+            path.unlink(missing_ok=True)

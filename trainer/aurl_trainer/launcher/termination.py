@@ -1,0 +1,104 @@
+"""The termination message: the last word of a pod, at most 4096 bytes of valid JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from aurl_trainer.launcher.outcome import Outcome
+from aurl_trainer.launcher.progress import plain_json
+
+LIMIT = 4096
+"""The kubelet cuts a longer message off, wherever that falls."""
+
+_FROM_PROGRESS = (
+    "step", "totalSteps", "initialLoss", "loss", "validationLoss", "tokensPerSecond", "samplesPerSecond",
+    "lastCheckpoint",
+)  # fmt: skip
+
+
+def build(outcome: Outcome, progress: dict[str, Any], dataset: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the message as an object; `progress` is the last `/progress`, `dataset` what was prepared."""
+    message: dict[str, Any] = {
+        "state": outcome.state,
+        "class": outcome.failure_class,
+        "rank": outcome.rank,
+        "exitCode": outcome.exit_code,
+        "signal": outcome.signal,
+        "exception": outcome.exception,
+        "message": outcome.message,
+    }
+    message.update({key: progress.get(key) for key in _FROM_PROGRESS})
+    if dataset is not None:
+        message["dataset"] = dataset
+    return message
+
+
+def encode(message: dict[str, Any], limit: int = LIMIT) -> bytes:
+    """Return the message as UTF-8 JSON of at most `limit` bytes; what is longest is shortened first.
+
+    Non-finite numbers become null. Raises ValueError when not even an object of empty values fits.
+    """
+    shortened = plain_json(message)
+    while len(encoded := _dump(shortened)) > limit:
+        if not _shorten_longest(shortened, len(encoded) - limit):
+            raise ValueError(f"an object with these keys does not fit into {limit} bytes")
+    return encoded
+
+
+def write(path: Path, message: dict[str, Any]) -> None:
+    """Write the message where the kubelet looks for it; raises OSError when that cannot be written."""
+    path.write_bytes(encode(message))
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(
+        "utf-8", "replace"
+    )
+
+
+def _shorten_longest(message: dict[str, Any], excess: int) -> bool:
+    """Shorten the longest string or list, nested ones included, by about `excess` bytes."""
+    holder, key = _longest(message)
+    if holder is None:
+        return False
+    value = holder[key]
+    if isinstance(value, str) and len(value) > 1:
+        # A character may take up to six bytes as JSON, so cutting `excess` of them can be too much, never
+        # too little.
+        keep = max(0, len(value) - excess - 1, len(value) // 2 if excess > len(value) else 0)
+        holder[key] = value[: min(keep, len(value) - 2)] + "…" if keep else ""
+    elif isinstance(value, list) and value:
+        holder[key] = value[: len(value) // 2]
+    else:
+        holder[key] = None
+    return True
+
+
+def _longest(value: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """Return the object and key whose value takes the most bytes; objects are searched, not cut."""
+    best: tuple[dict[str, Any] | None, str] = (None, "")
+    most = len(_dump(None))
+    for key, item in value.items():
+        holder, inner = value, key
+        if isinstance(item, dict):
+            nested, nested_key = _longest(item)
+            if nested is None:
+                if len(_dump(item)) <= most:
+                    continue
+            else:
+                holder, inner = nested, nested_key
+        size = len(_dump(holder[inner]))
+        if size > most:
+            best, most = (holder, inner), size
+    return best
+
+
+def ignore_unwritable(path: Path, message: dict[str, Any]) -> bool:
+    """Write the message if possible and tell whether it was: losing it must not change the exit code."""
+    with contextlib.suppress(OSError):
+        write(path, message)
+        return True
+    return False

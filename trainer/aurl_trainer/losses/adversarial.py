@@ -1,0 +1,184 @@
+"""The play between decoder and encoder on one side and the critic on the other.
+
+States: those of the decoder on real tokens are real; those where some tokens are the decoder's own, drawn in
+parallel from its predictions, are not. Latents: draws of the prior are real; the encoder's are not.
+"""
+
+# ruff: noqa: N803, N815 - names carry shapes
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name everybody uses
+
+from aurl_trainer.losses.latent import LatentPass
+from aurl_trainer.losses.term import Measured, TermFunction
+from aurl_trainer.model.critic import Critic, Judgement
+from aurl_trainer.model.latents import Level
+
+
+class Exhibits(NamedTuple):
+    """What the critic is shown of a micro-batch; nothing leads back to the model."""
+
+    real_states: Tensor
+    own_states: Tensor
+    weight_BT: Tensor
+    real_z: dict[Level, Tensor]
+    own_z: dict[Level, Tensor]
+    there: dict[Level, Tensor]
+
+
+@dataclass
+class AdversarialPass(LatentPass):
+    """A forward pass of the autoencoder that plays against a critic, whose weights stand still meanwhile."""
+
+    critic: Critic
+    own_states_BTC: Tensor
+    """Decoder states on some of its own tokens; lead back to the decoder alone."""
+
+    @cached_property
+    def own_judgements(self) -> list[Judgement]:
+        """What the critic says of the states on own tokens."""
+        return self.critic.judge_states(self.own_states_BTC.float(), self.valid_BT)
+
+    def exhibits(self, real_z: dict[Level, Tensor]) -> Exhibits:
+        """Return what the critic is shown; `real_z` are draws of the prior."""
+        levels = self.latents.levels
+        return Exhibits(
+            self.states_BTC.detach().float(),
+            self.own_states_BTC.detach().float(),
+            self.valid_BT,
+            {level: z.detach() for level, z in real_z.items()},
+            {level: z.detach() for level, z in self.latents.z.items()},
+            {level: inferred.there for level, inferred in levels.items()},
+        )
+
+
+def adversarial_states(seen: AdversarialPass) -> Measured:
+    """−D(states on own tokens)."""
+    scores = [judgement.mean(-judgement.scores) for judgement in seen.own_judgements]
+    return Measured.mean(_average(scores), seen.tokens)
+
+
+def adversarial_latents(seen: AdversarialPass) -> Measured:
+    """−D(latents of the encoder)."""
+    levels = seen.latents.levels
+    there = {level: inferred.there for level, inferred in levels.items()}
+    judgements = seen.critic.judge_latents(seen.latents.z, there)
+    scores = [judgement.mean(-judgement.scores) for judgement in judgements]
+    return Measured.mean(_average(scores), seen.tokens)
+
+
+def feature_matching(seen: AdversarialPass) -> Measured:
+    """Mean absolute difference of the features' means over samples and time."""
+    with torch.no_grad():
+        real = seen.critic.judge_states(seen.states_BTC.detach().float(), seen.valid_BT)
+    distances = [
+        (_mean_feature(own, mine) - _mean_feature(true, theirs)).abs().mean()
+        for own, true in zip(seen.own_judgements, real, strict=True)
+        for mine, theirs in zip(own.features, true.features, strict=True)
+    ]
+    return Measured.mean(_average(distances), seen.tokens)
+
+
+class CriticPass:
+    """What the critic says of what it is shown; made anew for each update of the critic."""
+
+    def __init__(self, critic: Critic, shown: Exhibits) -> None:
+        self.critic, self.shown = critic, shown
+        self.one = torch.ones((), device=shown.weight_BT.device)
+
+    @cached_property
+    def real_inputs(self) -> list[Tensor]:
+        """The real exhibits as leaves, for their gradient: states, then latents from the top."""
+        return [x.detach().requires_grad_() for x in (self.shown.real_states, *self.shown.real_z.values())]
+
+    @cached_property
+    def real_states(self) -> list[Judgement]:
+        """Judgements of states on real tokens."""
+        return self.critic.judge_states(self.real_inputs[0], self.shown.weight_BT)
+
+    @cached_property
+    def own_states(self) -> list[Judgement]:
+        """Judgements of states on the decoder's own tokens."""
+        return self.critic.judge_states(self.shown.own_states, self.shown.weight_BT)
+
+    @cached_property
+    def real_latents(self) -> list[Judgement]:
+        """Judgements of draws of the prior."""
+        z = dict(zip(self.shown.real_z, self.real_inputs[1:], strict=True))
+        return self.critic.judge_latents(z, self.shown.there)
+
+    @cached_property
+    def own_latents(self) -> list[Judgement]:
+        """Judgements of the encoder's latents."""
+        return self.critic.judge_latents(self.shown.own_z, self.shown.there)
+
+
+def critic_states(seen: CriticPass) -> Measured:
+    """max(0, 1 − D(real)) + max(0, 1 + D(own)) of states."""
+    return Measured.mean(_hinge(seen.real_states, seen.own_states), seen.one)
+
+
+def critic_latents(seen: CriticPass) -> Measured:
+    """max(0, 1 − D(prior's)) + max(0, 1 + D(encoder's)) of latents."""
+    return Measured.mean(_hinge(seen.real_latents, seen.own_latents), seen.one)
+
+
+def r1_states(seen: CriticPass) -> Measured:
+    """½ ‖∇D‖² at real states, mean over samples."""
+    return Measured.mean(_penalty(seen.real_states, seen.real_inputs[:1]), seen.one)
+
+
+def r1_latents(seen: CriticPass) -> Measured:
+    """½ ‖∇D‖² at draws of the prior, mean over samples."""
+    return Measured.mean(_penalty(seen.real_latents, seen.real_inputs[1:]), seen.one)
+
+
+def critic_drift(seen: CriticPass) -> Measured:
+    """Mean of D² at what is real."""
+    judgements = seen.real_states + seen.real_latents
+    return Measured.mean(_average([each.mean(each.scores.square()) for each in judgements]), seen.one)
+
+
+def _hinge(real: Sequence[Judgement], own: Sequence[Judgement]) -> Tensor:
+    return _average([each.mean(F.relu(1 - each.scores)) for each in real]) + _average(
+        [each.mean(F.relu(1 + each.scores)) for each in own]
+    )
+
+
+def _penalty(judgements: Sequence[Judgement], inputs: Sequence[Tensor]) -> Tensor:
+    """Return half the squared length of the gradient of a sample's mean score, mean over samples."""
+    samples = len(inputs[0])
+    total = sum(
+        ((each.scores * each.weight).sum(1) / each.weight.sum(1).clamp(min=1e-6)).sum() for each in judgements
+    )
+    assert isinstance(total, Tensor)
+    gradients = torch.autograd.grad(total, list(inputs), create_graph=True)
+    return 0.5 * _average([gradient.square().sum() / samples for gradient in gradients]) * len(gradients)
+
+
+def _mean_feature(judgement: Judgement, feature_BCN: Tensor) -> Tensor:
+    weight = judgement.weight[:, None]
+    return (feature_BCN * weight).sum((0, 2)) / weight.sum().clamp(min=1e-6)
+
+
+def _average(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean()
+
+
+FUNCTIONS: Final[Mapping[str, TermFunction]] = {
+    "adversarial_states": adversarial_states,
+    "adversarial_latents": adversarial_latents,
+    "feature_matching": feature_matching,
+    "critic_states": critic_states,
+    "critic_latents": critic_latents,
+    "r1_states": r1_states,
+    "r1_latents": r1_latents,
+    "critic_drift": critic_drift,
+}

@@ -1,0 +1,1 @@
+"""The models: their configuration (free of torch) and their modules."""

@@ -1,0 +1,68 @@
+"""Attention over earlier tokens, all of them or a window of the last ones, and over a whole sequence.
+
+Shapes: B samples, H heads, T queries, S ≥ T keys of which the last T belong to the queries, D width per head.
+"""
+
+# ruff: noqa: N803, N806 - names carry shapes
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name everybody uses
+
+
+def attend(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, window: int) -> Tensor:
+    """Let each position see itself and the positions before it: the last `window`, or all where it is 0."""
+    if window == 0 or q_BHTD.shape[2] <= window:
+        return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True)
+    return _windowed(q_BHTD, k_BHTD, v_BHTD, window)
+
+
+def attend_cached(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, window: int) -> Tensor:
+    """Do as `attend` for the newest T of S positions."""
+    T, S = q_BHTD.shape[2], k_BHSD.shape[2]
+    if T == 1:  # the newest token may see everything in its window
+        newest = slice(-window if window else None, None)
+        return F.scaled_dot_product_attention(q_BHTD, k_BHSD[:, :, newest], v_BHSD[:, :, newest])
+    seen = torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril(S - T)
+    if window:
+        seen = seen.triu(S - T - window + 1)
+    return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD, attn_mask=seen)
+
+
+def attend_both_ways(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, keys_BT: Tensor) -> Tensor:
+    """Let each position see all positions where `keys_BT` is true; every sample must have one."""
+    return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, attn_mask=keys_BT[:, None, None])
+
+
+def _windowed(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Attention in a sliding window at a cost of 2·window per position (Beltagy et al. 2020).
+
+    Chunks of `window` queries see their own chunk and the one before, under a band mask.
+    """
+    B, H, T, D = q.shape
+    missing = -T % window
+    chunks = (T + missing) // window
+
+    def cut(x: Tensor) -> Tensor:  # → B, chunks, H, window, D
+        return F.pad(x, (0, 0, 0, missing)).view(B, H, chunks, window, D).transpose(1, 2)
+
+    def with_chunk_before(x: Tensor) -> Tensor:
+        chunked = cut(x)
+        return torch.cat((F.pad(chunked, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1], chunked), dim=3)
+
+    query = torch.arange(window, device=q.device)[:, None]
+    key = torch.arange(-window, window, device=q.device)[None]
+    band = (key <= query) & (key > query - window)
+    there = torch.ones(chunks, 1, 1, dtype=torch.bool, device=q.device)
+    there[0] = False  # the first chunk has none before it
+    seen = (
+        (band & (there | (key >= 0))).expand(B, chunks, window, 2 * window).reshape(-1, 1, window, 2 * window)
+    )
+    y = F.scaled_dot_product_attention(
+        cut(q).flatten(0, 1),
+        with_chunk_before(k).flatten(0, 1),
+        with_chunk_before(v).flatten(0, 1),
+        attn_mask=seen,
+    )
+    return y.reshape(B, chunks, H, window, D).transpose(1, 2).reshape(B, H, -1, D)[:, :, :T]

@@ -1,0 +1,135 @@
+"""Diagonal Gaussians, and the latents of a batch at three levels: bar, phrase and the whole sample.
+
+Shapes: B samples, N latents of a level in a sample (1, phrases or bars), Z dimensions of the level.
+"""
+
+# ruff: noqa: N803, N806 - names carry shapes
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+Level = Literal["global", "phrase", "bar"]
+LEVELS: Final[tuple[Level, ...]] = ("global", "phrase", "bar")
+"""From the top: each level is conditioned on those before it."""
+
+LOWEST, HIGHEST = -12.0, 6.0
+"""Bounds of a log variance: outside of them exp() is no longer useful in half precision."""
+
+
+class Gaussian(NamedTuple):
+    """A diagonal Gaussian: mean and logarithm of the variance, both of shape (B, N, Z), fp32."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    @classmethod
+    def of(cls, parameters: Tensor) -> Gaussian:
+        """Cut the last dimension in halves: mean and log variance, the latter bounded."""
+        mean, log_variance = parameters.float().chunk(2, -1)
+        return cls(mean, log_variance.clamp(LOWEST, HIGHEST))
+
+    def at(self, noise: Tensor) -> Tensor:
+        """Return mean + σ · noise, the reparametrised draw (Kingma and Welling 2014)."""
+        return torch.addcmul(self.mean, noise, (0.5 * self.log_variance).exp())
+
+    def divergence(self, other: Gaussian) -> Tensor:
+        """Return KL(self ‖ other) in nats, for each dimension: (B, N, Z)."""
+        ratio = self.log_variance - other.log_variance
+        distance = (self.mean - other.mean).square() * (-other.log_variance).exp()
+        return 0.5 * (ratio.exp() + distance - 1.0 - ratio)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """Return ln p(z) for each dimension, broadcast over leading dimensions."""
+        distance = (z - self.mean).square() * (-self.log_variance).exp()
+        return -0.5 * (distance + self.log_variance + _LOG_TWO_PI)
+
+
+_LOG_TWO_PI: Final = 1.8378770664093453
+
+
+class Noise(Protocol):
+    """Where standard normal numbers come from."""
+
+    def __call__(self, level: Level, shape: torch.Size) -> Tensor:
+        """Give numbers of this shape for a level."""
+
+
+class Inferred(NamedTuple):
+    """What the encoder found at one level."""
+
+    posterior: Gaussian
+    prior: Gaussian
+    """Given the drawn latents of the levels above."""
+    z: Tensor
+    """(B, N, Z), drawn from the posterior."""
+    there: Tensor
+    """(B, N) whether the sample has this bar or phrase at all."""
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What the encoder found at all levels for a batch."""
+
+    levels: Mapping[Level, Inferred]
+    bars: Bars
+
+    @property
+    def z(self) -> dict[Level, Tensor]:
+        """The drawn latents."""
+        return {level: inferred.z for level, inferred in self.levels.items()}
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Which bar each token of a batch is in; K bars of which each sample has the first few."""
+
+    index_BT: Tensor  # noqa: N815
+    """Bars that began up to and with this token, bounded by K − 1. A function of the past alone."""
+    member_BKT: Tensor  # noqa: N815
+    """1 where a token, padding left out, is in a bar; fp32."""
+    there_BK: Tensor  # noqa: N815
+    """Whether the sample has tokens in this bar."""
+
+    @classmethod
+    def of(cls, tokens_BT: Tensor, bar: int, pad: int, count: int) -> Bars:
+        """Count the tokens `bar` along each sample; those of `pad` are in no bar."""
+        index_BT = (tokens_BT == bar).cumsum(1).clamp(max=count - 1)
+        numbers = torch.arange(count, device=tokens_BT.device)
+        member_BKT = (index_BT[:, None] == numbers[:, None]) & (tokens_BT != pad)[:, None]
+        return cls(index_BT, member_BKT.float(), member_BKT.any(-1))
+
+    def gather(self, values_BKC: Tensor) -> Tensor:
+        """Give each token what its bar has: (B, T, C).
+
+        A product with zeros and ones: gathering would add its gradients up in no fixed order on a GPU.
+        """
+        count = values_BKC.shape[1]
+        numbers = torch.arange(count, device=values_BKC.device)
+        chosen_BTK = (self.index_BT[..., None] == numbers).to(values_BKC.dtype)
+        return chosen_BTK @ values_BKC
+
+    def mean(self, values_BTC: Tensor) -> Tensor:
+        """Return the mean over the tokens of each bar: (B, K, C); 0 for bars that are not there."""
+        member_BKT = self.member_BKT.to(values_BTC.dtype)
+        return (
+            member_BKT @ values_BTC / self.member_BKT.sum(-1, keepdim=True).clamp(min=1).to(values_BTC.dtype)
+        )
+
+
+def gaussian_noise(like: Tensor, generator: torch.Generator | None = None) -> Noise:
+    """Return noise on the device of `like` from a generator of its own, or from the device's global one."""
+
+    def draw(level: Level, shape: torch.Size) -> Tensor:
+        return torch.randn(shape, device=like.device, dtype=torch.float32, generator=generator)
+
+    return draw
+
+
+def silence(like: Tensor) -> Noise:
+    """Return noise that is 0, on the device of `like`: it draws the mean."""
+    return lambda level, shape: torch.zeros(shape, device=like.device)

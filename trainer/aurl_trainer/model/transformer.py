@@ -1,0 +1,244 @@
+"""The decoder-only transformer: what is trained in mode `transformer`, with a key-value cache for sampling.
+
+Shapes: B samples, T new tokens, S tokens seen so far (S ≥ T), H heads, D width per head, C = H·D width, V
+vocabulary.
+"""
+
+# ruff: noqa: N803, N806 - names carry shapes
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name everybody uses
+
+from aurl_trainer.model.attention import attend, attend_both_ways, attend_cached
+from aurl_trainer.model.config import ModelConfig
+
+
+class KVCache:
+    """Keys and values of all layers for the tokens seen so far; `length` of `max_length` are filled."""
+
+    def __init__(
+        self,
+        layers: int,
+        batch_size: int,
+        max_length: int,
+        heads: int,
+        head_dim: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        shape = (layers, 2, batch_size, heads, max_length, head_dim)
+        self.kv = torch.zeros(shape, device=device, dtype=dtype)
+        self.length = 0
+        self.max_length = max_length
+
+    def extend(self, layer: int, k_BHTD: Tensor, v_BHTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Append new keys and values of one layer; return all so far, each of shape BHSD. `length` stays."""
+        end = self.length + k_BHTD.shape[2]
+        if end > self.max_length:
+            raise ValueError(f"the cache holds {self.max_length} tokens and {end} are needed")
+        self.kv[layer, 0, :, :, self.length : end] = k_BHTD
+        self.kv[layer, 1, :, :, self.length : end] = v_BHTD
+        return self.kv[layer, 0, :, :, :end], self.kv[layer, 1, :, :, :end]
+
+
+class Rotary(nn.Module):
+    """Rotary positions (Su et al. 2021): turns pairs of channels by an angle proportional to the position."""
+
+    table: Tensor
+
+    def __init__(self, head_dim: int, base: float) -> None:
+        super().__init__()
+        self.head_dim, self.base = head_dim, base
+        self.register_buffer("table", torch.empty(2, 0, head_dim), persistent=False)
+
+    def forward(self, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """Return cos and signed sin of positions [start, end), each of shape (1, T, 1, 1, D)."""
+        if self.table.shape[1] < end:
+            self.table = self._grow(end)
+        cos, sin = self.table[:, start:end, None, None]
+        return cos[None], sin[None]
+
+    def _grow(self, length: int) -> Tensor:
+        # Computed in float64 on the CPU so that every device and every table length gives the same values.
+        exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float64) / self.head_dim
+        angle = torch.arange(length, dtype=torch.float64)[:, None] * self.base**-exponent
+        cos, sin = angle.cos(), angle.sin()
+        table = torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)))
+        return table.to(device=self.table.device, dtype=torch.float32)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the halves of the last dimension; `sin` carries the sign of the first half."""
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward, each added to the residual stream."""
+
+    segments: ClassVar = ("attention", "feed_forward")
+    """Methods that activation checkpointing can compute again by their name."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        width = config.d_model
+        self.layer, self.heads, self.head_dim, self.dropout = (
+            layer,
+            config.heads,
+            width // config.heads,
+            config.dropout,
+        )
+        self.window = config.attention.window_of(layer)
+        self.attention_norm = nn.LayerNorm(width, bias=False)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.attention_out = nn.Linear(width, width, bias=False)
+        self.mlp_norm = nn.LayerNorm(width, bias=False)
+        self.mlp_in = nn.Linear(width, config.hidden, bias=False)
+        self.mlp_out = nn.Linear(config.hidden, width, bias=False)
+
+    def forward(
+        self,
+        x_BTC: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: KVCache | None = None,
+        keys_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Return the residual stream after this block; a cache gets this block's keys and values.
+
+        With `keys_BT` attention goes both ways, to the positions where it is true.
+        """
+        x_BTC = x_BTC + self.attention(x_BTC, cos, sin, cache, keys_BT)
+        return x_BTC + self.feed_forward(x_BTC)
+
+    def attention(
+        self,
+        x_BTC: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: KVCache | None = None,
+        keys_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Return what attention adds to the residual stream."""
+        attended = self._attend(self.attention_norm(x_BTC), cos, sin, cache, keys_BT)
+        return self._drop(self.attention_out(attended))
+
+    def feed_forward(self, x_BTC: Tensor) -> Tensor:
+        """Return what the feed-forward part adds to the residual stream."""
+        hidden = F.gelu(self.mlp_in(self.mlp_norm(x_BTC)), approximate="tanh")
+        return self._drop(self.mlp_out(hidden))
+
+    def _attend(
+        self, x_BTC: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | None, keys_BT: Tensor | None
+    ) -> Tensor:
+        B, T, C = x_BTC.shape
+        qkv = self.qkv(x_BTC).view(B, T, 3, self.heads, self.head_dim)
+        qk, v = qkv.split((2, 1), dim=2)
+        q, k = rotate(qk, cos, sin).to(v.dtype).permute(2, 0, 3, 1, 4).unbind(0)
+        v = v.squeeze(2).transpose(1, 2)
+        if keys_BT is not None:
+            y = attend_both_ways(q, k, v, keys_BT)
+        elif cache is None:
+            y = attend(q, k, v, self.window)
+        else:
+            y = attend_cached(q, *cache.extend(self.layer, k, v), self.window)
+        return y.transpose(1, 2).reshape(B, T, C)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class Transformer(nn.Module):
+    """A causal language model: `model(tokens_BT) -> logits_BTV`; position t predicts token t + 1."""
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
+        super().__init__()
+        self.config, self.vocabulary_size, self.dropout = config, vocabulary_size, config.dropout
+        self.embedding = nn.Embedding(vocabulary_size, config.d_model)
+        self.rotary = Rotary(config.d_model // config.heads, config.rotary_base)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = nn.LayerNorm(config.d_model, bias=False)
+        self.head = nn.Linear(config.d_model, vocabulary_size, bias=False)
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+
+    def initialise(self, seed: int) -> None:
+        """Draw all weights anew: normal with σ = 0.02, residual projections σ / √(2·layers) as in GPT-2.
+
+        The draw depends on the seed and the shapes alone, not on the device or on the global generator.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.ndim < 2:
+                    parameter.fill_(1.0)
+                    continue
+                residual = name.endswith(("attention_out.weight", "mlp_out.weight"))
+                scale = 0.02 / math.sqrt(2 * self.config.layers) if residual else 0.02
+                parameter.copy_(torch.empty(parameter.shape).normal_(0.0, scale, generator=generator))
+
+    def set_dropout(self, probability: float) -> None:
+        """Drop activations with this probability from now on."""
+        self.dropout = probability
+        for block in self.blocks:
+            cast(Block, block).dropout = probability
+
+    def new_cache(
+        self,
+        batch_size: int,
+        max_length: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> KVCache:
+        """Make an empty cache for sampling `batch_size` sequences of up to `max_length` tokens."""
+        head_dim = self.config.d_model // self.config.heads
+        return KVCache(
+            self.config.layers,
+            batch_size,
+            max_length,
+            self.config.heads,
+            head_dim,
+            torch.device(device),
+            dtype,
+        )
+
+    def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Return logits_BTV. With a cache, `tokens_BT` continue what it holds, and it grows by T tokens."""
+        logits_BTV: Tensor = self.head(self.states(tokens_BT, cache))
+        return logits_BTV
+
+    def states(
+        self, tokens_BT: Tensor, cache: KVCache | None = None, injected: Iterable[Tensor] | None = None
+    ) -> Tensor:
+        """Return the normalised states_BTC that `head` turns into logits; the cache as in `forward`.
+
+        `injected` holds one tensor of shape BTC per block, which is added to the block's input.
+        """
+        start = cache.length if cache is not None else 0
+        T = tokens_BT.shape[1]
+        cos, sin = self.rotary(start, start + T)
+        x_BTC = self.embedding(tokens_BT)
+        if self.dropout:
+            x_BTC = F.dropout(x_BTC, self.dropout, self.training)
+        if injected is None:
+            for block in self.blocks:
+                x_BTC = block(x_BTC, cos, sin, cache)
+        else:
+            for block, extra_BTC in zip(self.blocks, injected, strict=True):
+                x_BTC = block(x_BTC + extra_BTC, cos, sin, cache)
+        if cache is not None:
+            cache.length += T
+        states_BTC: Tensor = self.norm(x_BTC)
+        return states_BTC
+
+
+def token_loss_sum(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    """Return the cross-entropy in nats, summed over the targets; one of -100 does not count."""
+    return F.cross_entropy(
+        logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), ignore_index=-100, reduction="sum"
+    )

@@ -1,0 +1,1 @@
+"""What a rank says about itself: snapshot files on tmpfs that the launcher serves; imports no torch."""

@@ -1,0 +1,157 @@
+"""Failure files: what went wrong in a rank, written and classified by the rank itself.
+
+`$AURL_RUN_DIR/failure-<rank>.json` holds the fields of `Failure`. The launcher takes the
+root cause from the earliest one that does not merely report a lost peer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aurl_trainer.monitor.snapshot import read_json, write_json
+
+CLASSES = ("UserError", "OutOfMemory", "Divergence", "Hang", "Infrastructure", "Unknown")
+
+MAX_MESSAGE = 1000
+MAX_LINES = 20
+
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")
+_HANG = ("timed out waiting", "wait timeout", "timeout(ms)=", "collective operation timeout")
+_PEER_LOST = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "broken pipe",
+    "connection was forcibly closed",
+    "failed to recv, got 0 bytes",
+    "remote process exited",
+    "the client socket has failed to connect",
+)
+_LOST_STORAGE = (errno.EIO, errno.ESTALE, errno.ENXIO, errno.EREMOTEIO, errno.ETIMEDOUT, errno.EHOSTDOWN)
+
+
+@dataclass
+class Failure:
+    """Why a rank failed; `rank` None means the preparation, `peer_lost` that another process died first."""
+
+    rank: int | None
+    failure_class: str
+    exception: str | None
+    message: str
+    lines: list[str] = field(default_factory=list)
+    time: float = 0.0
+    peer_lost: bool = False
+
+
+def failure_file(run_dir: Path, rank: int | None) -> Path:
+    """Where rank `rank` (None: the preparation) leaves its failure."""
+    return run_dir / f"failure-{'prepare' if rank is None else rank}.json"
+
+
+@contextlib.contextmanager
+def record_failure(run_dir: Path | None, rank: int | None) -> Iterator[None]:
+    """Write the failure file for any exception that leaves the block, and raise it again."""
+    try:
+        yield
+    except BaseException as exception:
+        if run_dir is not None and not (isinstance(exception, SystemExit) and exception.code in (0, None)):
+            # The exception itself matters more than a report that cannot be written.
+            with contextlib.suppress(OSError):
+                write_json(failure_file(run_dir, rank), describe(exception, rank, time.time()))
+        raise
+
+
+def describe(exception: BaseException, rank: int | None, now: float) -> Failure:
+    """Return the failure that `exception` means; `now` is the time of the failure in epoch seconds."""
+    failure_class, peer_lost = classify(exception)
+    lines = "".join(traceback.format_exception(exception)).splitlines()
+    return Failure(
+        rank=rank,
+        failure_class=failure_class,
+        exception=type(exception).__name__,
+        message=_message(exception),
+        lines=lines[-MAX_LINES:],
+        time=now,
+        peer_lost=peer_lost,
+    )
+
+
+def _message(exception: BaseException) -> str:
+    if isinstance(exception, SystemExit) and isinstance(exception.code, int):
+        return f"It exited with code {exception.code} and gave no reason; see its log."
+    return one_sentence(str(exception)) or type(exception).__name__
+
+
+def classify(exception: BaseException) -> tuple[str, bool]:
+    """Return the class of `exception` and whether it only reports a lost peer.
+
+    Exceptions of our own carry their class as `failure_class`; others are known by type, and torch's
+    RuntimeErrors by the text that its C++ libraries raise.
+    """
+    own = getattr(exception, "failure_class", None)
+    if own in CLASSES:
+        return str(own), bool(getattr(exception, "peer_lost", False))
+    name, text = type(exception).__name__, str(exception).lower()
+    if (
+        isinstance(exception, MemoryError)
+        or name == "OutOfMemoryError"
+        or any(part in text for part in _OUT_OF_MEMORY)
+    ):
+        return "OutOfMemory", False
+    torch = sys.modules.get("torch")
+    if name == "ValidationError" and type(exception).__module__.startswith("pydantic"):
+        return "UserError", False
+    if isinstance(exception, ConnectionError):
+        return "Infrastructure", True
+    if isinstance(exception, OSError) and not isinstance(exception, TimeoutError):
+        return _classify_os_error(exception), False
+    if isinstance(exception, TimeoutError) or (torch is not None and isinstance(exception, RuntimeError)):
+        if any(part in text for part in _PEER_LOST):
+            return "Infrastructure", True
+        if isinstance(exception, TimeoutError) or any(part in text for part in _HANG):
+            return "Hang", False
+        if name in ("DistBackendError", "DistNetworkError", "DistStoreError"):
+            return "Infrastructure", True
+    return "Unknown", False
+
+
+def _classify_os_error(error: OSError) -> str:
+    """A full or forbidden volume is the user's to cure, a lost one the infrastructure's."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        return "UserError"
+    if error.errno in _LOST_STORAGE:
+        return "Infrastructure"
+    return "OutOfMemory" if error.errno == errno.ENOMEM else "Unknown"
+
+
+def one_sentence(text: str) -> str:
+    """Return the first line of `text` that says something, cut to `MAX_MESSAGE` characters."""
+    for line in text.splitlines():
+        if line.strip():
+            return line.strip()[:MAX_MESSAGE]
+    return ""
+
+
+def read_failures(run_dir: Path) -> list[Failure]:
+    """Return all failures that the run directory holds, the earliest first; unreadable files are left out."""
+    failures = []
+    for path in sorted(run_dir.glob("failure-*.json")):
+        value = read_json(path)
+        with contextlib.suppress(TypeError):
+            if value is not None:
+                failures.append(Failure(**value))
+    return sorted(failures, key=lambda failure: failure.time)
+
+
+def run_directory() -> Path | None:
+    """Return the run directory that the environment names, or None."""
+    value = os.environ.get("AURL_RUN_DIR")
+    return Path(value) if value else None

@@ -1,0 +1,369 @@
+"""The rank's side of monitoring: what the training loop calls to tell how it is doing.
+
+Per step the loop calls `heartbeat` alone, which costs about a microsecond; files are replaced at most every
+`MIN_INTERVAL` seconds, and at once for what must not be missed (states, checkpoints, the end). No torch, no
+thread: a rank that hangs stops reporting, and that silence is what the launcher shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from aurl_trainer.monitor.goodput import GoodputFile
+from aurl_trainer.monitor.hostmemory import HostMemory
+from aurl_trainer.monitor.snapshot import (
+    CHECKPOINT_RESULTS,
+    PHASES,
+    SKIP_REASONS,
+    STATES,
+    CheckpointRecord,
+    Event,
+    JobSnapshot,
+    RankSnapshot,
+    rank_file,
+    write_snapshot,
+)
+from aurl_trainer.stability.anomaly import ACTIONS, Action, Anomaly
+
+MIN_INTERVAL = 0.5
+"""Least time in seconds between two snapshots that carry nothing urgent."""
+
+ACCOUNTS_INTERVAL = 10.0
+"""Least time in seconds between two writes of the accounts, which lie on the volume."""
+
+PACE_WEIGHT = 0.25
+"""Weight of the newest log interval in the mean pace of each rank: a rank that is slow once is not slow."""
+
+FIRST_PACES = 3
+"""Log intervals whose paces are not told: first passes allocate, on one rank longer than on another."""
+
+MAX_EVENTS = 50
+MAX_MESSAGE = 300
+
+
+class RankReporter:
+    """Keeps this rank's snapshot file current; does nothing when there is no run directory.
+
+    Time is accounted exclusively: at every moment exactly one phase is running (`init` from the start of the
+    process, `other` when none was named), so the phases add up to wall clock.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path | None,
+        *,
+        rank: int = 0,
+        local_rank: int = 0,
+        world_size: int = 1,
+        volume: Path | None = None,
+    ) -> None:
+        self._file = rank_file(run_dir, rank) if run_dir is not None else None
+        self._volume = volume
+        started = time.time() - _process_age()
+        self._clock = time.monotonic() - (time.time() - started)
+        self._phases: list[str] = ["init"]
+        self._next_write = 0.0
+        self.host = HostMemory()
+        self._last_logged_step: int | None = None
+        self._paces = 0
+        self._goodput: GoodputFile | None = None
+        self._next_accounts = 0.0
+        self.snapshot = RankSnapshot(
+            rank=rank, local_rank=local_rank, world_size=world_size, pid=os.getpid(), started_at=started
+        )
+        self.job = JobSnapshot()
+        if rank == 0:
+            self.snapshot.job = self.job
+        self.publish()
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> RankReporter:
+        """Make this process's reporter from AURL_RUN_DIR, AURL_VOLUME and torchrun's variables."""
+        run_dir, volume = environment.get("AURL_RUN_DIR"), environment.get("AURL_VOLUME")
+        return cls(
+            Path(run_dir) if run_dir else None,
+            rank=int(environment.get("RANK", "0")),
+            local_rank=int(environment.get("LOCAL_RANK", "0")),
+            world_size=int(environment.get("WORLD_SIZE", "1")),
+            volume=Path(volume) if volume else None,
+        )
+
+    def keep_accounts(self, job_dir: Path) -> None:
+        """Continue the job's accounts of goodput and badput in its directory; for rank 0."""
+        self._goodput = GoodputFile(job_dir, self.snapshot.started_at)
+
+    def rewound(self, step: int) -> None:
+        """Say that training goes on from `step`, whatever was trained beyond it before."""
+        if self._goodput is not None:
+            self._settle()
+            self._goodput.settle(self.snapshot.phase_seconds)
+            self._goodput.accounts.rewind(step)
+
+    def begin(
+        self,
+        *,
+        mode: str,
+        precision: str,
+        total_steps: int,
+        start_step: int,
+        sequence_length: int,
+        batch_size: int,
+        tokens_before: int = 0,
+        initial_loss: float | None = None,
+        validation_loss: float | None = None,
+        ema_validation_loss: float | None = None,
+    ) -> None:
+        """Say what this attempt will train, before its first step.
+
+        `sequence_length` is in tokens, `batch_size` the global number of samples per optimizer step.
+        `tokens_before` and the losses come from the checkpoint that is resumed.
+        """
+        job = self.job
+        job.mode, job.precision = mode, precision
+        job.total_steps, job.start_step = total_steps, start_step
+        job.sequence_length, job.batch_size = sequence_length, batch_size
+        job.tokens_before, job.initial_loss, job.validation_loss = (
+            tokens_before,
+            initial_loss,
+            validation_loss,
+        )
+        job.ema_validation_loss = ema_validation_loss
+        self.snapshot.step = start_step
+        self._last_logged_step = start_step
+        self.rewound(start_step)
+        self.publish()
+
+    def state(self, name: str) -> None:
+        """Enter `Starting`, `Training`, `Saving`, `Finished` or `Failed`; published at once."""
+        if name not in STATES:
+            raise ValueError(f"unknown state {name!r}: it must be one of {', '.join(STATES)}")
+        self.snapshot.state = name
+        self.publish()
+
+    def heartbeat(self, step: int) -> None:
+        """Say that optimizer step `step` is done; call it after every step."""
+        now = time.time()
+        self.snapshot.step = step
+        self.snapshot.heartbeat_at = now
+        if self.job.first_step_at is None:
+            self.job.first_step_at = now
+            self.publish()
+        elif now >= self._next_write:
+            self.publish()
+
+    def log_step(
+        self,
+        step: int,
+        *,
+        loss: float,
+        learning_rate: float,
+        gradient_norm: float | None,
+        tokens: int,
+        samples: int,
+        seconds: float,
+        sequence_length: int | None = None,
+        batch_size: int | None = None,
+        mfu: float | None = None,
+        terms: Mapping[str, float] | None = None,
+        components: Mapping[str, float] | None = None,
+    ) -> None:
+        """Report a log interval that ended with `step`.
+
+        `loss` is the mean over the interval in nats per token; `tokens` and `samples` are what the *whole
+        job* trained on in the interval, and `seconds` how long that took without evaluation and checkpoints.
+        `mfu` is the share of the devices' peak that this was, None where the peak is not known; `terms` are
+        the extra losses by name, their mean per token, and `components` the terms of the loss, their means.
+        """
+        job = self.job
+        steps = step - (self._last_logged_step if self._last_logged_step is not None else step - 1)
+        self._last_logged_step = step
+        job.loss, job.learning_rate, job.gradient_norm, job.mfu = loss, learning_rate, gradient_norm, mfu
+        if job.initial_loss is None:
+            job.initial_loss = loss
+        job.tokens += tokens
+        job.samples += samples
+        if seconds > 0:
+            job.tokens_per_second, job.samples_per_second = tokens / seconds, samples / seconds
+            job.step_seconds = seconds / max(steps, 1)
+        if sequence_length is not None:
+            job.sequence_length = sequence_length
+        if batch_size is not None:
+            job.batch_size = batch_size
+        job.loss_terms, job.loss_components = dict(terms or {}), dict(components or {})
+        self._publish_soon()
+
+    @property
+    def waited(self) -> float:
+        """Seconds for which this rank has waited for data so far."""
+        return self.snapshot.phase_seconds["data_wait"]
+
+    def paces(self, seconds: list[float]) -> None:
+        """Report what each rank worked on its own in a step of the last interval; one alone has no pace."""
+        self._paces += 1
+        if len(seconds) < 2 or self._paces <= FIRST_PACES:
+            return
+        known = self.job.compute_seconds or seconds
+        self.job.compute_seconds = [
+            before + PACE_WEIGHT * (now - before) for before, now in zip(known, seconds, strict=True)
+        ]
+
+    def validation(self, step: int, loss: float, ema_loss: float | None = None) -> None:
+        """Report the loss on the held-out split, in nats per token, of the weights and of their average."""
+        self.job.validation_loss, self.job.ema_validation_loss = loss, ema_loss
+        self.snapshot.step = max(self.snapshot.step, step)
+        self.publish()
+
+    def evaluation(self, values: Mapping[str, float]) -> None:
+        """Report the evaluation metrics of the user's own by name."""
+        self.job.evaluation = dict(values)
+        self.publish()
+
+    def saving(self, step: int) -> None:
+        """Say that a checkpoint of `step` is being saved: what comes after it may be lost."""
+        if self._goodput is not None:
+            self._settle()
+            self._goodput.settle(self.snapshot.phase_seconds)
+            self._goodput.accounts.mark(step)
+
+    def checkpoint(self, step: int, path: Path | str, seconds: float, result: str = "saved") -> None:
+        """Count a checkpoint: `saved` (in `seconds`), `failed` to save, or found `damaged` on load."""
+        if result not in CHECKPOINT_RESULTS:
+            raise ValueError(
+                f"unknown checkpoint result {result!r}: it must be one of {', '.join(CHECKPOINT_RESULTS)}"
+            )
+        self.job.checkpoints[result] += 1
+        if result == "saved":
+            self.job.last_checkpoint = CheckpointRecord(step, self._relative(path), time.time())
+            self.job.checkpoint_seconds = seconds
+            self._next_accounts = 0.0
+        self.publish()
+
+    def restored(self, step: int, path: Path | str, saved_at: float) -> None:
+        """Say which checkpoint this attempt continues from; `saved_at` is its commit in epoch seconds."""
+        self.job.last_checkpoint = CheckpointRecord(step, self._relative(path), saved_at)
+        self.publish()
+
+    def skipped(self, reason: str, count: int = 1) -> None:
+        """Count optimizer steps whose update was left out because of `nonfinite` gradients or a `spike`."""
+        if reason not in SKIP_REASONS:
+            raise ValueError(f"unknown reason {reason!r}: it must be one of {', '.join(SKIP_REASONS)}")
+        self.job.skipped_steps[reason] += count
+        self._publish_soon()
+
+    def anomaly(self, kind: Anomaly, action: Action, count: int = 1) -> None:
+        """Count `count` times that `kind` was noticed and `action` taken."""
+        if action not in ACTIONS[kind]:
+            raise ValueError(f"{kind} has no action {action}: it must be one of {', '.join(ACTIONS[kind])}")
+        self.job.anomalies[kind][action] += count
+        self._publish_soon()
+
+    def rolled_back(self, step: int, lost_steps: int) -> None:
+        """Say that all ranks went back to `step`, and that `lost_steps` optimizer steps are lost by it."""
+        self.job.rollbacks += 1
+        self.job.lost_steps += lost_steps
+        self.snapshot.step = self._last_logged_step = step
+        self.rewound(step)
+        self.publish()
+
+    def stopped_early(self, reason: str) -> None:
+        """Say why training ends before its last step."""
+        self.job.stop_reason = reason
+        self.publish()
+
+    def event(self, kind: str, step: int | None, message: str) -> None:
+        """Add an entry to the events of `/progress`; the newest `MAX_EVENTS` are kept."""
+        events = self.snapshot.events
+        events.append(Event(time.time(), kind, step, message[:MAX_MESSAGE]))
+        del events[:-MAX_EVENTS]
+        self.publish()
+
+    def micro_batch(self, samples: int) -> None:
+        """Report how many samples of the present length a rank takes in one pass at most."""
+        self.job.micro_batch_size = samples
+
+    def device_memory(self, *, allocated: int, reserved: int, peak: int) -> None:
+        """Report the accelerator's memory of this rank in bytes."""
+        self.snapshot.memory.update(device_allocated=allocated, device_reserved=reserved, device_peak=peak)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Account the time inside to phase `name`; phases nest, and each second belongs to the innermost."""
+        if name not in PHASES:
+            raise ValueError(f"unknown phase {name!r}: it must be one of {', '.join(PHASES)}")
+        self._settle()
+        self._phases.append(name)
+        try:
+            yield
+        finally:
+            self._settle()
+            self._phases.pop()
+
+    def initialised(self) -> None:
+        """End the phase `init`: from here on, time outside a named phase is `other`."""
+        self._settle()
+        self._phases[0] = "other"
+
+    def publish(self) -> None:
+        """Replace the snapshot file now."""
+        self._settle()
+        snapshot = self.snapshot
+        snapshot.phase = self._phases[-1]
+        snapshot.updated_at = time.time()
+        self._next_write = snapshot.updated_at + MIN_INTERVAL
+        if self._goodput is not None:
+            self._account(self._goodput)
+        if self._file is None:
+            return
+        rss, _ = self.host.read()
+        snapshot.memory.update(rss=rss, rss_peak=self.host.peak)
+        # Monitoring never stops a training run: a full or vanished run directory only makes the values old.
+        with contextlib.suppress(OSError):
+            write_snapshot(self._file, snapshot)
+
+    def close(self, state: str = "Finished") -> None:
+        """Publish the last values under the final state."""
+        self._next_accounts = 0.0
+        self.state(state)
+
+    def _account(self, goodput: GoodputFile) -> None:
+        """Bring the accounts up to date, and their file at most every ACCOUNTS_INTERVAL seconds."""
+        snapshot, accounts = self.snapshot, goodput.accounts
+        goodput.settle(snapshot.phase_seconds)
+        self.job.goodput_seconds, self.job.badput_seconds = accounts.goodput, dict(accounts.badput)
+        self.job.goodput_ratio = accounts.ratio
+        if snapshot.updated_at >= self._next_accounts:
+            self._next_accounts = snapshot.updated_at + ACCOUNTS_INTERVAL
+            goodput.write()
+
+    def _publish_soon(self) -> None:
+        if time.time() >= self._next_write:
+            self.publish()
+
+    def _settle(self) -> None:
+        """Book the time since the last call to the running phase."""
+        now = time.monotonic()
+        self.snapshot.phase_seconds[self._phases[-1]] += now - self._clock
+        self._clock = now
+
+    def _relative(self, path: Path | str) -> str:
+        """Return `path` relative to the volume where it lies on it."""
+        if self._volume is not None:
+            with contextlib.suppress(ValueError):
+                return Path(path).relative_to(self._volume).as_posix()
+        return str(path)
+
+
+def _process_age() -> float:
+    """Return the seconds since this process started; 0 where the system does not tell."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    # Field 22 of proc(5), counted from the one after the command name; containers see the host's uptime in
+    # both.
+    return max(0.0, uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK"))

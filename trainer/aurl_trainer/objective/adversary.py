@@ -1,0 +1,84 @@
+"""The second player of mode `vae-gan`: the critic with an optimizer, a guard and a learning rate of its own.
+
+While the model is updated the critic's weights take no gradient, and what the critic is shown leads back to
+no weight of the model: each player's loss moves its own parameters alone. The critic computes in fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, cast
+
+import torch
+from torch import Tensor
+
+from aurl_trainer.distributed.ranks import Ranks
+from aurl_trainer.losses.adversarial import CriticPass, Exhibits
+from aurl_trainer.losses.config import LossesConfig, weight_at
+from aurl_trainer.losses.weighted import WeightedTerms
+from aurl_trainer.model.config import CriticConfig
+from aurl_trainer.model.critic import Critic
+from aurl_trainer.optim.adamw import AdamW
+from aurl_trainer.stability.config import StabilityConfig
+from aurl_trainer.stability.guard import UpdateGuard
+
+EPSILON: Final = 1e-8
+_PENALTIES: Final = ("r1_states", "r1_latents")
+
+
+class Adversary:
+    """Collects what the critic is shown in the passes of a step, and updates the critic at its end."""
+
+    def __init__(
+        self,
+        critic: Critic,
+        terms: WeightedTerms,
+        config: CriticConfig,
+        stability: StabilityConfig,
+        max_norm: float,
+        device: torch.device,
+    ) -> None:
+        self.critic, self.terms, self.config = critic, terms, config
+        self.shown: list[Exhibits] = []
+        critic.requires_grad_(False)
+        self.parameters = dict(critic.named_parameters())
+        self.optimizer = AdamW(self.parameters, config.beta1, config.beta2, EPSILON)
+        self.guard = UpdateGuard(stability, max_norm, scaled=False, device=device)
+
+    def plays(self, losses: LossesConfig, step: int) -> bool:
+        """Tell whether any term of the critic counts in this step."""
+        return any(
+            weight_at(losses.term(name), step, self.terms.total_steps) > 0 for name in self.terms.names
+        )
+
+    def step(self, ranks: Ranks, step: int, rate_share: float) -> None:
+        """Update the critic by what it was shown in this step, on all ranks alike.
+
+        `rate_share` is the schedule's learning rate as a share of its peak. Does nothing when nothing was
+        shown.
+        """
+        if not self.shown:
+            return
+        penalty = float(self.config.r1_every) if step % self.config.r1_every == 0 else 0.0
+        factors = dict.fromkeys(_PENALTIES, penalty)
+        self.critic.requires_grad_(True)
+        for exhibits in self.shown:
+            loss = self.terms(CriticPass(self.critic, exhibits), step, factors) / len(self.shown)
+            torch.autograd.backward(loss)
+        self.shown.clear()
+        gradients = [cast(Tensor, parameter.grad) for parameter in self.parameters.values()]
+        ranks.average(gradients)
+        divisor, rejected = self.guard.admit(gradients, 1.0, step)
+        self.optimizer.step(self.config.learning_rate * rate_share, 0.0, divisor, rejected)
+        self.optimizer.zero_grad()
+        self.critic.requires_grad_(False)
+        self.critic.refresh()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that its updates change as named tensors (not copies)."""
+        own: Mapping[str, Mapping[str, Tensor]] = {
+            "weights": self.critic.state_dict(keep_vars=False),
+            "optimizer": self.optimizer.tensors(),
+            "guard": self.guard.tensors(),
+        }
+        return {f"{part}/{name}": tensor for part, named in own.items() for name, tensor in named.items()}

@@ -1,0 +1,98 @@
+"""Whether an autoencoder uses its latents: the measures that tell posterior collapse."""
+
+# ruff: noqa: N806 - names carry shapes
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from aurl_trainer.batches import MicroBatch
+from aurl_trainer.data.loader import IGNORED
+from aurl_trainer.distributed.ranks import Ranks
+from aurl_trainer.losses.term import nll
+from aurl_trainer.model.latents import LEVELS, Latents, Level, gaussian_noise
+from aurl_trainer.model.vae import VAE
+
+ACTIVE_VARIANCE: Final = 0.01
+"""A dimension is active where its posterior mean varies more than this over the data (Burda et al. 2016)."""
+
+
+@torch.no_grad()
+def evaluate_latents(
+    model: VAE,
+    batches: Iterable[MicroBatch],
+    ranks: Ranks,
+    precision: AbstractContextManager[object],
+    seed: int,
+) -> dict[str, float]:
+    """Return, over the micro-batches of all ranks (none: nothing):
+
+    - `loss`, negative ELBO; `nll`, with latents drawn from the posteriors; `nll_shuffled`, with those of
+      another sample: as much as `nll` when the latents are not used. All in nats per token.
+    - per level `kl_…` in nats per latent and `active_units_…`, the number of dimensions in use.
+
+    The latents are drawn by a generator of its own, the same in each call.
+    """
+    was_training = model.training
+    model.eval()
+    device = ranks.device
+    generator = torch.Generator(device).manual_seed(seed)
+    totals = torch.zeros(3, dtype=torch.float64, device=device)  # nats, nats with shuffled latents, tokens
+    levels = {level: _LevelStatistics(model, level, device) for level in LEVELS}
+    last: dict[Level, Tensor] | None = None
+    for inputs_BT, targets_BT in batches:
+        valid_BT = (targets_BT != IGNORED).float()
+        with precision:
+            states_BKC = model.encoder(inputs_BT, bars := model.bars(inputs_BT))
+            latents = model.infer_from(states_BKC, bars, gaussian_noise(states_BKC, generator))
+            # Latents of the sample before, across micro-batches: of batch size 1 too.
+            before = last if last is not None else {level: z[-1:] for level, z in latents.z.items()}
+            other = {level: torch.cat((before[level], z[:-1])) for level, z in latents.z.items()}
+            last = {level: z[-1:] for level, z in latents.z.items()}
+            for place, z in enumerate((latents.z, other)):
+                logits_BTV = model.decoder.logits(model.decoder(inputs_BT, z, bars)).float()
+                totals[place] += nll(logits_BTV.log_softmax(-1), targets_BT.clamp(min=0), valid_BT).sum()
+        totals[2] += valid_BT.sum()
+        for statistics in levels.values():
+            statistics.add(latents)
+    model.train(was_training)
+    nats, shuffled, tokens = ranks.sum(totals).tolist()
+    if not tokens:
+        return {}
+    measures = {"nll": nats / tokens, "nll_shuffled": shuffled / tokens}
+    divergence = 0.0
+    for level, statistics in levels.items():
+        divergence += statistics.read(ranks, measures, level)
+    return {"loss": (nats + divergence) / tokens, **measures}
+
+
+class _LevelStatistics:
+    """Sums over the latents of one level."""
+
+    def __init__(self, model: VAE, level: Level, device: torch.device) -> None:
+        self.level = level
+        latents = model.config.latents
+        size = {"global": latents.global_size, "phrase": latents.phrase_size, "bar": latents.bar_size}[level]
+        self.sums = torch.zeros(4, size, dtype=torch.float64, device=device)  # KL, mean, mean², count
+
+    def add(self, latents: Latents) -> None:
+        inferred = latents.levels[self.level]
+        there = inferred.there[..., None].double()
+        mean = inferred.posterior.mean.double()
+        nats = inferred.posterior.divergence(inferred.prior).double()
+        rows = (nats * there, mean * there, mean.square() * there, there.expand_as(mean))
+        self.sums += torch.stack([row.sum((0, 1)) for row in rows])
+
+    def read(self, ranks: Ranks, measures: dict[str, float], level: Level) -> float:
+        """Add the level's measures and return the KL in nats, summed over latents and dimensions."""
+        nats, mean, square, count = ranks.sum(self.sums)
+        number = count.clamp(min=1)
+        variance = square / number - (mean / number).square()
+        total = float(nats.sum())
+        measures[f"kl_{level}"] = total / float(number[0])
+        measures[f"active_units_{level}"] = float((variance > ACTIVE_VARIANCE).sum())
+        return total

@@ -1,0 +1,1 @@
+"""From a trained model to music: generation, MIDI files and piano rolls."""

@@ -1,0 +1,72 @@
+"""Sample pieces from a model into files: inside a job at its end, and for `aurl-trainer sample`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aurl_trainer.data.music import Ints
+from aurl_trainer.data.tokenizer import decode
+from aurl_trainer.data.vocabulary import EOS, Vocabulary
+from aurl_trainer.sampling.config import SamplingConfig
+from aurl_trainer.sampling.generate import LanguageModel, generate
+from aurl_trainer.sampling.midi_out import sampled_midi
+from aurl_trainer.sampling.pianoroll import draw_piano_roll
+
+log = logging.getLogger("aurl_trainer.sampling")
+
+
+@dataclass(frozen=True)
+class SampleFile:
+    """One sampled piece on disk."""
+
+    midi: Path
+    picture: Path
+    tokens: int
+    notes: int
+    complete: bool
+    """The model ended it itself, before `maxTokens`."""
+
+
+def sample_to_files(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    config: SamplingConfig,
+    out_dir: Path,
+    *,
+    context_length: int,
+    title: str,
+    origin: Mapping[str, Any],
+    prompt: Ints | None = None,
+) -> list[SampleFile]:
+    """Write `sample-N.mid` and `sample-N.png` for each piece; files of these names are replaced.
+
+    `title` stands over the pictures; `origin` (job, step …) goes into the text event of the MIDI file, beside
+    the settings and the seed. Raises OSError when the directory cannot be written.
+    """
+    pieces = generate(model, vocabulary, config, context_length, prompt=prompt)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    settings = config.model_dump(mode="json", by_alias=True, exclude={"count", "batch_size"})
+    files = []
+    for number, tokens in enumerate(pieces):
+        music = decode(tokens, vocabulary)
+        midi, picture = out_dir / f"sample-{number}.mid", out_dir / f"sample-{number}.png"
+        _replace(midi, sampled_midi(music, {**origin, **settings, "piece": number}))
+        _replace(picture, draw_piano_roll(music, f"{title} · {number + 1}"))
+        complete = bool(tokens[-1] == EOS)
+        files.append(SampleFile(midi, picture, len(tokens), music.notes, complete))
+    log.info(
+        "music sampled",
+        extra={"directory": str(out_dir), "pieces": len(files), "notes": sum(file.notes for file in files)},
+    )
+    return files
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)

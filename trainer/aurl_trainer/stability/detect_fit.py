@@ -1,0 +1,68 @@
+"""Detectors of what is learned: too little, or by heart. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from aurl_trainer.stability.anomaly import Action, Anomaly
+from aurl_trainer.stability.config import OverfittingConfig, UnderfittingConfig
+from aurl_trainer.stability.reading import Evaluation, Finding, Reading
+
+LEAST_INTERVALS = 20
+"""Log intervals before a job can count as underfitted."""
+
+
+@dataclass
+class Underfitting:
+    """At a point of the job the loss is still above (1 − least fall) · first loss; checked once."""
+
+    config: UnderfittingConfig
+    total_steps: int
+    intervals: int = 0
+    checked: bool = False
+
+    def observe(self, reading: Reading) -> Finding | None:
+        """Take the next log interval; a few of them say nothing yet."""
+        self.intervals += 1
+        early = reading.step < self.config.after * self.total_steps or self.intervals < LEAST_INTERVALS
+        if self.checked or not self.config.after or early:
+            return None
+        self.checked = True
+        if not reading.loss > (1 - self.config.least_fall) * reading.initial_loss:
+            return None
+        return Finding(
+            Anomaly.UNDERFITTING,
+            Action(self.config.action),
+            f"After {reading.step} of {self.total_steps} steps the loss is {reading.loss:.4g}, hardly below "
+            f"the {reading.initial_loss:.4g} of the first: try a higher learning rate or a larger model.",
+        )
+
+
+@dataclass
+class Overfitting:
+    """The validation loss is above its lowest while the training loss is below what it was then."""
+
+    config: OverfittingConfig
+    lowest: float | None = None
+    training_loss_then: float = 0.0
+    worse: int = 0
+
+    def observe(self, evaluation: Evaluation) -> Finding | None:
+        """Take the next evaluation; a streak that fired begins anew."""
+        if not math.isfinite(evaluation.loss):
+            return None
+        if self.lowest is None or evaluation.loss < self.lowest:
+            self.lowest, self.training_loss_then, self.worse = evaluation.loss, evaluation.training_loss, 0
+            return None
+        apart = evaluation.loss > self.lowest + self.config.rise * abs(self.lowest)
+        self.worse = self.worse + 1 if apart and evaluation.training_loss < self.training_loss_then else 0
+        if not self.config.evaluations or self.worse < self.config.evaluations:
+            return None
+        self.worse = 0
+        return Finding(
+            Anomaly.OVERFITTING,
+            Action(self.config.action),
+            f"The validation loss has risen from {self.lowest:.4g} to {evaluation.loss:.4g} while the "
+            f"training loss fell to {evaluation.training_loss:.4g}.",
+        )

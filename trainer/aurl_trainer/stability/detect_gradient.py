@@ -1,0 +1,48 @@
+"""Detectors of gradients: update after update left out, or too short to learn from. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aurl_trainer.stability.anomaly import Action, Anomaly
+from aurl_trainer.stability.config import GradientVanishingConfig
+from aurl_trainer.stability.reading import Finding, Reading
+
+
+@dataclass
+class SkipStreak:
+    """The guard has left out `limit` updates in a row."""
+
+    limit: int
+
+    def observe(self, reading: Reading) -> Finding | None:
+        """Take the next log interval."""
+        if reading.skips < self.limit:
+            return None
+        cause = "not finite" if reading.skip_kind is Anomaly.NON_FINITE else "far too long"
+        return Finding(
+            reading.skip_kind,
+            Action.ROLLBACK,
+            f"The last {reading.skips} updates up to step {reading.step} were left out because their "
+            f"gradients were {cause} (stability.maxConsecutiveSkips is {self.limit}).",
+        )
+
+
+@dataclass
+class GradientVanishing:
+    """The gradient norm is under a bound, several log intervals in a row."""
+
+    config: GradientVanishingConfig
+    below: int = 0
+
+    def observe(self, reading: Reading) -> Finding | None:
+        """Take the next log interval; one streak is told once."""
+        self.below = self.below + 1 if reading.gradient_norm < self.config.norm else 0
+        if not self.config.intervals or self.below != self.config.intervals:
+            return None
+        return Finding(
+            Anomaly.GRADIENT_VANISHING,
+            Action(self.config.action),
+            f"The gradient norm has been under {self.config.norm:g} for {self.below} log intervals "
+            f"and is {reading.gradient_norm:.3g}.",
+        )

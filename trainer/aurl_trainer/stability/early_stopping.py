@@ -1,0 +1,67 @@
+"""Early stopping (Prechelt 1998): training ends once the validation loss no longer improves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import Field, model_validator
+
+from aurl_trainer.schema import Config, refuse_without_effect
+from aurl_trainer.stability.anomaly import Action, Anomaly
+from aurl_trainer.stability.reading import Evaluation, Finding, is_better
+
+
+class EarlyStoppingConfig(Config):
+    """End the job, as succeeded, once the validation loss no longer improves."""
+
+    patience: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Evaluations in a row without a new best before the end. 0: off.",
+    )
+    min_delta: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="Nats per token by which the validation loss must be under the best to be a new best.",
+    )
+    restore_best: bool = Field(
+        default=True,
+        description="End with the weights of the best evaluation, saved for that, and not the last.",
+    )
+
+    @model_validator(mode="after")
+    def _keys_are_used(self) -> EarlyStoppingConfig:
+        if self.patience == 0:
+            refuse_without_effect(self, ("min_delta", "restore_best"), "patience 0")
+        return self
+
+
+@dataclass
+class EarlyStopping:
+    """Counts evaluations since the best one."""
+
+    config: EarlyStoppingConfig
+    best: float | None = None
+    best_step: int = 0
+    worse: int = 0
+
+    def observe(self, evaluation: Evaluation) -> Finding | None:
+        """Take the next evaluation; a loss that is not finite is no improvement."""
+        if is_better(evaluation.loss, self.best, self.config.min_delta):
+            self.best, self.best_step, self.worse = evaluation.loss, evaluation.step, 0
+            return None
+        self.worse += 1
+        if not self.config.patience or self.worse < self.config.patience:
+            return None
+        best = (
+            f"its best was {self.best:.4g} at step {self.best_step}"
+            if self.best_step
+            else "it never was finite"
+        )
+        return Finding(
+            Anomaly.LOSS_PLATEAU,
+            Action.STOP_EARLY,
+            f"The validation loss has not improved for {self.worse} evaluation(s): {best}.",
+        )

@@ -1,0 +1,43 @@
+"""TensorBoard event files on the volume, written by rank 0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+
+class TensorBoard:
+    """Scalars over steps; does nothing when it is switched off."""
+
+    def __init__(self, directory: Path, *, enabled: bool, start: int) -> None:
+        self._directory = directory
+        self._writer = self._open(start) if enabled else None
+
+    def rewind(self, step: int) -> None:
+        """Continue the curves from `step`: what was drawn beyond it is purged."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = self._open(step)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Add one point to each named curve."""
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Bring all points to the volume."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def _open(self, start: int) -> SummaryWriter:
+        # What was written after the checkpoint that training continues from is trained again: purge it.
+        purge = start + 1 if start else None
+        return SummaryWriter(str(self._directory), purge_step=purge, flush_secs=30)
+
+    def close(self) -> None:
+        """Bring all points to the volume and end the writer's thread."""
+        if self._writer is not None:
+            self._writer.close()
