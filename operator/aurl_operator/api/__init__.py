@@ -1,0 +1,28 @@
+"""Typed models of the AurlTrainingJob resource. Importable without kopf: the CRD is generated from them."""
+
+from aurl_operator.api.base import (
+    API_VERSION,
+    CATEGORIES,
+    GROUP,
+    KIND,
+    PLURAL,
+    SHORT_NAMES,
+    SINGULAR,
+    VERSION,
+)
+from aurl_operator.api.spec import JobSpec
+from aurl_operator.api.status import PRINTER_COLUMNS, JobStatus
+
+__all__ = [
+    "API_VERSION",
+    "CATEGORIES",
+    "GROUP",
+    "KIND",
+    "PLURAL",
+    "PRINTER_COLUMNS",
+    "SHORT_NAMES",
+    "SINGULAR",
+    "VERSION",
+    "JobSpec",
+    "JobStatus",
+]

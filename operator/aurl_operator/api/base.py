@@ -1,0 +1,66 @@
+"""What every model of the resource shares: camelCase in YAML, snake_case in Python, unknown keys refused."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic.alias_generators import to_camel
+
+GROUP = "aurl.ai"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "AurlTrainingJob"
+PLURAL = "aurltrainingjobs"
+SINGULAR = "aurltrainingjob"
+SHORT_NAMES = ("atj",)
+CATEGORIES = ("all",)
+
+PRESERVE_UNKNOWN: dict[str, Any] = {"x-kubernetes-preserve-unknown-fields": True}
+INT_OR_STRING: dict[str, Any] = {"x-kubernetes-int-or-string": True}
+QUANTITY_PATTERN = r"^\d+(\.\d+)?([eE][+-]?\d+|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+
+
+class Model(BaseModel):
+    """Base of all models of the resource."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, allow_inf_nan=False
+    )
+
+
+def format_time(time: datetime) -> str:
+    """RFC 3339 in UTC with whole seconds, as `metav1.Time` is written."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_time(text: object) -> datetime | None:
+    """The time that an RFC 3339 text names, or None where it names none (statuses may be malformed)."""
+    if not isinstance(text, str) or not text:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _aware(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+Time = Annotated[
+    datetime,
+    AfterValidator(_aware),
+    PlainSerializer(format_time, return_type=str, when_used="json"),
+]
+
+Quantity = Annotated[
+    int | float | str,
+    Field(
+        description="A Kubernetes quantity such as 500m, 2 or 1Gi.",
+        # For the API server; the operator says the same in better words (validation.py).
+        json_schema_extra={**INT_OR_STRING, "pattern": QUANTITY_PATTERN},
+    ),
+]

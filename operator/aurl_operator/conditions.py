@@ -1,0 +1,88 @@
+"""The conditions of a job, derived in one place from its state and what stands in its way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, get_args
+
+from aurl_operator.api.status import Condition, ConditionStatus, ConditionType, State
+
+TYPES: Final[tuple[ConditionType, ...]] = get_args(ConditionType)
+_UNDERWAY: Final = frozenset({"Pending", "Preparing", "Starting", "Restarting"})
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What keeps a job from going on, for as long as nobody cures it."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Aspect:
+    """Status, reason and message of one condition."""
+
+    status: ConditionStatus
+    reason: str
+    message: str = ""
+
+
+def derive(
+    state: State, reason: str, message: str, dataset: Aspect, obstacle: Obstacle | None
+) -> dict[ConditionType, Aspect]:
+    """All conditions of a job. `reason` and `message` explain the state; a finished job has no obstacle."""
+
+    def flag(on: bool) -> Aspect:
+        return Aspect("True" if on else "False", reason, message)
+
+    succeeded, failed = state == "Succeeded", state == "Failed"
+    summary = flag(succeeded) if succeeded or failed else Aspect("Unknown", reason, message)
+    failure = flag(failed) if succeeded or failed else Aspect("Unknown", reason, message)
+    return {
+        "Succeeded": summary,
+        "Failed": failure,
+        "Running": flag(state == "Running"),
+        "DatasetReady": dataset,
+        "Suspended": flag(state == "Suspended"),
+        "Reconciling": flag(state in _UNDERWAY),
+        "Stalled": Aspect("True", obstacle.reason, obstacle.message)
+        if obstacle
+        else Aspect("False", "NoObstacle", "Nothing stands in the way of the job."),
+    }
+
+
+def merge(
+    old: Sequence[Condition], aspects: dict[ConditionType, Aspect], generation: int, now: datetime
+) -> list[Condition]:
+    """The conditions to write: times of transition are kept where the status did not change."""
+    before = {condition.type: condition for condition in old}
+    merged = []
+    for name in TYPES:
+        aspect, known = aspects[name], before.get(name)
+        unchanged = known is not None and known.status == aspect.status
+        since = known.last_transition_time if known and unchanged and known.last_transition_time else now
+        merged.append(
+            Condition(
+                type=name,
+                status=aspect.status,
+                reason=aspect.reason,
+                message=aspect.message,
+                observed_generation=generation,
+                last_transition_time=since,
+            )
+        )
+    return merged
+
+
+def find(conditions: Sequence[Condition], name: ConditionType) -> Condition | None:
+    """The condition of a type, or None."""
+    return next((condition for condition in conditions if condition.type == name), None)
+
+
+def is_true(conditions: Sequence[Condition], name: ConditionType) -> bool:
+    """Whether a condition is there and True."""
+    found = find(conditions, name)
+    return found is not None and found.status == "True"

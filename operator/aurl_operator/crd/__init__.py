@@ -1,0 +1,1 @@
+"""Generates the custom resource definition and the job reference from the typed models."""

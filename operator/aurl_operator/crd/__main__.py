@@ -1,0 +1,49 @@
+"""`python -m aurl_operator.crd`: write the CRD and the job reference, or tell which of them is stale."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from aurl_operator.crd import reference, resource
+
+
+def render(job_schema: str) -> tuple[str, str]:
+    """Return the CRD (YAML) and the job reference (Markdown) for a job schema (JSON)."""
+    roots = resource.tree(json.loads(job_schema))
+    return resource.to_yaml(resource.definition(roots)), reference.document(roots.spec, roots.status)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the generated files, or with `--check` return 1 if one of them is not what would be written."""
+    parser = argparse.ArgumentParser(prog="aurl_operator.crd", description=__doc__)
+    parser.add_argument(
+        "--job-schema", type=Path, help="schema of dataset and training (default: the package's own)"
+    )
+    parser.add_argument("--output-crd", type=Path, default=Path("charts/aurl-operator/files/crd.yaml"))
+    parser.add_argument("--output-reference", type=Path, default=Path("docs/job-reference.md"))
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is stale")
+    options = parser.parse_args(arguments)
+    packaged = resources.files("aurl_operator") / "schema" / "job.json"
+    source = options.job_schema or packaged
+    crd, document = render(source.read_text(encoding="utf-8"))
+    stale = False
+    for path, text in ((options.output_crd, crd), (options.output_reference, document)):
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        if options.check:
+            stale = True
+            print(f"{path} is stale: run `make generate`", file=sys.stderr)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path}", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
