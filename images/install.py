@@ -1,0 +1,96 @@
+"""Runs inside an image build: installs Python distributions into a virtual environment and prunes it.
+
+    install.py dependencies VENV LOCK      the pinned dependencies, the slow and seldom changing part
+    install.py package VENV SOURCE         one distribution, its dependencies being there
+
+Wheels come from /wheels when it is mounted and filled (offline), else from pip's index.
+"""
+
+import compileall
+import os
+import py_compile
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+WHEELS = Path("/wheels")
+
+# Read only when C++ extensions are compiled, which needs a compiler that the image does not have.
+PRUNED = (
+    "torch/include",
+    "torch/share",
+    "torch/test",
+    "torch/lib/*.a",
+    "torch/bin/*Test",
+    "torch/bin/*_v[0-9]*",
+    "torch/bin/protoc*",
+    "torch/bin/test_*",
+    "torch/bin/upgrader_models",
+    "**/tests",
+)
+
+# What a training run does not import: half of all code. It stays, as source.
+NOT_COMPILED = re.compile(
+    r"site-packages/(torch/(_inductor|onnx|testing/_internal)|sympy|networkx|setuptools)/"
+)
+
+
+def main(argv: list[str]) -> None:
+    """Do what the first word says."""
+    what, venv = argv[0], Path(argv[1])
+    python = venv / "bin" / "python"
+    if what == "dependencies":
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", venv], check=True)
+        pip(python, ["install", "-r", argv[2]])
+        prune(venv)
+        compile_all(venv)
+    elif what == "package":
+        pip(python, ["install", "--no-deps", argv[2]])
+        compile_all(venv, "aurl_*")
+        shutil.rmtree(Path(__file__).parent)  # the sources and this file: their work is done
+    else:
+        raise SystemExit(f"unknown step {what}")
+
+
+def pip(python: Path, words: list[str]) -> None:
+    """Run pip, which may be there only as a wheel (a wheel of pip runs as it is)."""
+    offline = sorted(WHEELS.glob("pip-*.whl"))
+    if offline:
+        command = [str(python), str(offline[-1] / "pip")]
+        words = [*words, "--no-index", "--find-links", str(WHEELS)]
+        environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(WHEELS)}
+    else:
+        command = [sys.executable, "-m", "pip", "--python", str(python)]
+        environment = dict(os.environ)
+    options = ["--no-cache-dir", "--no-compile", "--disable-pip-version-check", "--root-user-action=ignore"]
+    subprocess.run([*command, *words, *options, "--no-warn-script-location"], check=True, env=environment)
+
+
+def prune(venv: Path) -> None:
+    """Delete what no running job reads."""
+    for site in venv.glob("lib/python3*/site-packages"):
+        for pattern in PRUNED:
+            for found in list(site.glob(pattern)):
+                if found.is_dir():
+                    shutil.rmtree(found, ignore_errors=True)  # may lie in one that is gone already
+                else:
+                    found.unlink()
+
+
+def compile_all(venv: Path, packages: str = "*") -> None:
+    """Write bytecode now: the image's file system is read-only later, and start-up is to be quick.
+
+    Unchecked: neither the time stamp nor the source is looked at, so copies and layers cannot outdate it.
+    """
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    for package in venv.glob(f"lib/python3*/site-packages/{packages}"):
+        if package.is_dir():
+            compileall.compile_dir(package, rx=NOT_COMPILED, quiet=2, workers=0, invalidation_mode=mode)
+        elif package.suffix == ".py":
+            compileall.compile_file(package, quiet=2, invalidation_mode=mode)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,22 @@
+/* The process that holds a pod's namespaces: waits for ever, reaps what is orphaned, ends on request. */
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void end(int number) {
+    (void)number;
+    _exit(0);
+}
+
+static void reap(int number) {
+    (void)number;
+    while (waitpid(-1, NULL, WNOHANG) > 0) {
+    }
+}
+
+int main(void) {
+    signal(SIGINT, end);
+    signal(SIGTERM, end);
+    signal(SIGCHLD, reap);
+    for (;;) pause();
+}
