@@ -1,0 +1,72 @@
+"""Fixtures of the tests that run the operator against a real API server."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from api.operator_process import OperatorProcess
+from api.playground import Playground, wait_for
+from aurl_operator.crd import resource
+from cluster.api import Api, ApiError
+from cluster.control_plane import ApiServer
+
+CRD_FILE = Path(__file__).resolve().parents[2] / "charts/aurl-operator/files/crd.yaml"
+CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+CRD_NAME = "aurltrainingjobs.aurl.ai"
+
+
+@pytest.fixture(scope="module")
+def api(api_server: ApiServer) -> Api:
+    """The administrator's client."""
+    return Api(api_server.kubeconfig)
+
+
+@pytest.fixture(scope="module")
+def job_kind(api: Api) -> Iterator[None]:
+    """The CRD as the chart has it for this server."""
+    definition = yaml.safe_load(resource.without_cel(CRD_FILE.read_text()))
+
+    def create() -> bool:
+        try:
+            api.request("POST", CRD_PATH, definition)
+        except ApiError as error:
+            # An earlier module's definition may still be on its way out.
+            if error.code != 409:
+                raise
+            return False
+        return True
+
+    wait_for("the CRD to be created", create)
+    wait_for("the kind to be served", lambda: api.status("/apis/aurl.ai/v1alpha1/aurltrainingjobs") == 200)
+    yield
+    api.delete(f"{CRD_PATH}/{CRD_NAME}")
+
+
+@pytest.fixture(scope="module")
+def operator(
+    api_server: ApiServer, job_kind: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OperatorProcess]:
+    """An operator that watches the whole cluster."""
+    log = tmp_path_factory.mktemp("operator") / "log"
+    with OperatorProcess(api_server.kubeconfig, log) as process:
+        yield process
+    for line in process.log_lines():
+        assert line["level"] not in ("error", "critical"), line
+
+
+@pytest.fixture
+def ground(api: Api, job_kind: None) -> Iterator[Playground]:
+    """A namespace of the test's own."""
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    wait_for(
+        "the default service account",
+        lambda: api.status(f"/api/v1/namespaces/{name}/serviceaccounts/default") == 200,
+    )
+    yield Playground(api, name)
+    api.delete(f"/api/v1/namespaces/{name}")

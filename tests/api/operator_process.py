@@ -1,0 +1,152 @@
+"""Runs the real operator as a process beside the test, against a real API server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from cluster.control_plane import free_ports
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAINER_IMAGE = "registry.test/aurl-trainer:test"
+
+
+class OperatorProcess:
+    """`python -m aurl_operator`; started and stopped as often as a test likes. Its log is kept in a file."""
+
+    def __init__(self, kubeconfig: Path, log: Path, *flags: str) -> None:
+        self._kubeconfig, self._log, self._flags = kubeconfig, log, flags
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stream: IO[bytes] | None = None
+        self.port = 0
+
+    def __enter__(self) -> OperatorProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self.thaw()
+            self.stop()
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start it; wait until it has seen the whole cluster."""
+        (self.port,) = free_ports(1)
+        environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("AURL_")},
+            "KUBECONFIG": str(self._kubeconfig),
+            "PYTHONPATH": str(ROOT / "operator"),
+            "AURL_TRAINER_IMAGE": TRAINER_IMAGE,
+            "AURL_PROGRESS_INTERVAL_SECONDS": "0.5",
+        }
+        self._stream = self._log.open("ab")
+        command = [sys.executable, "-m", "aurl_operator", "--http-port", str(self.port), *self._flags]
+        self._process = subprocess.Popen(command, env=environment, stdout=self._stream, stderr=self._stream)
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self, seconds: float = 40) -> None:
+        """Wait until /readyz says so."""
+        deadline = time.monotonic() + seconds
+        while self.get("/readyz")[0] != 200:
+            assert self._process is not None
+            assert self._process.poll() is None, f"the operator ended:\n{self.log()[-4000:]}"
+            assert time.monotonic() < deadline, f"the operator is not ready:\n{self.log()[-4000:]}"
+            time.sleep(0.05)
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and text of a page of the operator; 0 while nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return int(answer.status), answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of the sample with this name and these labels."""
+        _, page = self.get("/metrics")
+        for family in text_string_to_metric_families(page):
+            for sample in family.samples:
+                if sample.name == name and sample.labels == labels:
+                    return float(sample.value)
+        raise AssertionError(f"no sample {name} {labels} in\n{page}")
+
+    def log(self) -> str:
+        """Everything it has logged so far."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """The log, parsed: every line must be JSON."""
+        return [json.loads(line) for line in self.log().splitlines()]
+
+    def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """All samples by name and labels."""
+        _, page = self.get("/metrics")
+        return {
+            (sample.name, frozenset(sample.labels.items())): float(sample.value)
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+        }
+
+    def writes(self) -> float:
+        """Requests so far that were to change something, the lease aside."""
+        return sum(
+            value
+            for (name, labels), value in self.metrics().items()
+            if name == "aurl_operator_api_requests_total"
+            and dict(labels)["verb"] in ("post", "put", "patch", "delete")
+            and dict(labels)["resource"] != "leases"
+        )
+
+    def leads(self) -> bool:
+        """Whether this replica is the one that acts; a process that does not answer does not say so."""
+        return "\naurl_operator_leader 1.0" in self.get("/metrics")[1]
+
+    def freeze(self) -> None:
+        """SIGSTOP: the process stands still, its connections stay open."""
+        self._send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: int) -> int:
+        assert self._process is not None and self._stream is not None
+        self._process.send_signal(number)
+        try:
+            code = self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise AssertionError(f"the operator did not stop:\n{self.log()[-4000:]}") from None
+        finally:
+            self._stream.close()
+            self._process = None
+        return code

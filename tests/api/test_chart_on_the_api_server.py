@@ -1,0 +1,190 @@
+"""The chart on a real API server: install, upgrade, uninstall, and exactly the rights the operator needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kubernetes import client, config
+from kubernetes.client import ApiException
+
+from api.playground import wait_for
+from cluster import helm
+from cluster.control_plane import ApiServer
+
+pytestmark = pytest.mark.api
+
+CHART = Path(__file__).resolve().parents[2] / "charts/aurl-operator"
+NAMESPACE, TENANT = "chart-test", "chart-tenant"
+CRD_NAME = "aurltrainingjobs.aurl.ai"
+GROUP = "aurl.ai"
+# No kubelet runs the operator here.
+HELD: helm.Values = {"replicaCount": 0}
+
+READ = ("get", "list", "watch")
+WRITE = ("create", "update", "patch", "delete")
+NEEDED: dict[tuple[str, str], set[str]] = {
+    (GROUP, "aurltrainingjobs"): {*READ, "delete"},
+    (GROUP, "aurltrainingjobs/status"): {"patch"},
+    ("", "pods"): {*READ, "create", "delete"},
+    ("", "services"): {*READ, "create", "delete"},
+    ("", "configmaps"): {*READ, "create", "patch"},
+    ("", "persistentvolumeclaims"): {*READ, "create"},
+    ("networking.k8s.io", "networkpolicies"): {*READ, "create"},
+    ("scheduling.volcano.sh", "podgroups"): {"get", "create", "delete"},
+    ("scheduling.x-k8s.io", "podgroups"): {"get", "create", "delete"},
+    ("", "events"): {"create", "patch"},
+}
+FORBIDDEN: tuple[tuple[str, str], ...] = (
+    ("", "secrets"),
+    ("", "pods/exec"),
+    ("", "pods/log"),
+    ("", "pods/ephemeralcontainers"),
+    ("", "serviceaccounts"),
+    ("", "serviceaccounts/token"),
+    ("", "nodes"),
+    ("", "namespaces"),
+    ("apps", "deployments"),
+    ("rbac.authorization.k8s.io", "roles"),
+    ("rbac.authorization.k8s.io", "clusterrolebindings"),
+    ("apiextensions.k8s.io", "customresourcedefinitions"),
+    ("admissionregistration.k8s.io", "validatingwebhookconfigurations"),
+)
+
+
+def _crd_is_gone(api: client.ApiClient) -> bool:
+    try:
+        client.ApiextensionsV1Api(api).read_custom_resource_definition(CRD_NAME)
+    except ApiException as error:
+        return bool(error.status == 404)
+    return False
+
+
+@pytest.fixture(scope="module")
+def admin(api_server: ApiServer) -> Iterator[client.ApiClient]:
+    """The administrator's client, with empty namespaces and no definition of the kind."""
+    made = config.new_client_from_config(str(api_server.kubeconfig))
+    core = client.CoreV1Api(made)
+    # Another module's may still be on its way out.
+    wait_for("the CRD to be gone", lambda: _crd_is_gone(made))
+    for name in (NAMESPACE, TENANT):
+        core.create_namespace({"metadata": {"name": name}})
+    yield made
+    client.ApiextensionsV1Api(made).delete_custom_resource_definition(CRD_NAME)
+    for name in (NAMESPACE, TENANT):
+        core.delete_namespace(name)
+    wait_for("the CRD to be gone", lambda: _crd_is_gone(made))
+    made.close()
+
+
+def _install(api_server: ApiServer, values: helm.Values) -> None:
+    helm.install(api_server.kubeconfig, "aurl", CHART, NAMESPACE, {**HELD, **values}, wait_seconds=60)
+
+
+def _allowed(
+    admin: client.ApiClient, user: str, namespace: str, group: str, resource: str, named: str = ""
+) -> set[str]:
+    """Return the verbs that a user has on a resource, as `kubectl auth can-i` finds out."""
+    name, _, sub = resource.partition("/")
+    allowed = set()
+    for verb in (*READ, *WRITE):
+        review = {
+            "spec": {
+                "user": user,
+                "resourceAttributes": {
+                    "namespace": namespace,
+                    "verb": verb,
+                    "group": group,
+                    "resource": name,
+                    "name": named,
+                    "subresource": sub,
+                },
+            }
+        }
+        answer = client.AuthorizationV1Api(admin).create_subject_access_review(review)
+        if answer.status.allowed:
+            allowed.add(verb)
+    return allowed
+
+
+OPERATOR = f"system:serviceaccount:{NAMESPACE}:aurl-aurl-operator"
+
+
+def test_install_upgrade_uninstall(admin: client.ApiClient, api_server: ApiServer) -> None:
+    """One release from its first day to its last; jobs and CRD outlive it."""
+    apps, custom = client.AppsV1Api(admin), client.CustomObjectsApi(admin)
+    _install(api_server, {})
+    deployment = apps.read_namespaced_deployment("aurl-aurl-operator", NAMESPACE)
+    assert deployment.spec.template.spec.service_account_name == "aurl-aurl-operator"
+    job = {
+        "apiVersion": f"{GROUP}/v1alpha1",
+        "kind": "AurlTrainingJob",
+        "metadata": {"name": "survivor"},
+        "spec": {
+            "storage": {"claimName": "mine"},
+            "dataset": {"source": {"music21Corpus": {}}},
+            "training": {},
+        },
+    }
+    where = (GROUP, "v1alpha1", TENANT, "aurltrainingjobs")
+    uid = custom.create_namespaced_custom_object(*where, job)["metadata"]["uid"]
+
+    # Everything on at once, as far as the server knows the kinds.
+    _install(
+        api_server,
+        {
+            "logLevel": "DEBUG",
+            "networkPolicy": {"enabled": True, "ingressFrom": [{"namespaceSelector": {}}]},
+            "podDisruptionBudget": {"enabled": True},
+            "commonLabels": {"team": "music"},
+        },
+    )
+    deployment = apps.read_namespaced_deployment("aurl-aurl-operator", NAMESPACE)
+    (container,) = deployment.spec.template.spec.containers
+    assert {each.name: each.value for each in container.env}["AURL_LOG_LEVEL"] == "DEBUG"
+    assert deployment.metadata.labels["team"] == "music"
+    assert client.NetworkingV1Api(admin).list_namespaced_network_policy(NAMESPACE).items
+
+    helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
+    with pytest.raises(ApiException, match="404"):
+        apps.read_namespaced_deployment("aurl-aurl-operator", NAMESPACE)
+    assert client.ApiextensionsV1Api(admin).read_custom_resource_definition(CRD_NAME)
+    assert custom.get_namespaced_custom_object(*where, "survivor")["metadata"]["uid"] == uid
+
+    # A new release of the same name takes the kept definition over.
+    _install(api_server, {})
+    helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
+    custom.delete_namespaced_custom_object(*where, "survivor")
+
+
+def test_the_operator_has_the_rights_it_needs_and_no_others(
+    admin: client.ApiClient, api_server: ApiServer
+) -> None:
+    """Cluster-wide: the same in every namespace."""
+    _install(api_server, {})
+    try:
+        for (group, resource), verbs in NEEDED.items():
+            assert _allowed(admin, OPERATOR, TENANT, group, resource) == verbs, resource
+        for group, resource in FORBIDDEN:
+            assert _allowed(admin, OPERATOR, TENANT, group, resource) == set(), resource
+        lease = ("coordination.k8s.io", "leases")
+        assert _allowed(admin, OPERATOR, TENANT, *lease) == set()
+        assert _allowed(admin, OPERATOR, NAMESPACE, *lease) == {"create"}
+        mine = "aurl-aurl-operator"
+        assert _allowed(admin, OPERATOR, NAMESPACE, *lease, named=mine) == {"create", "get", "update"}
+    finally:
+        helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
+
+
+def test_namespaced_mode_gives_rights_in_the_named_namespaces_only(
+    admin: client.ApiClient, api_server: ApiServer
+) -> None:
+    """A Role per watched namespace, and nothing cluster-wide."""
+    _install(api_server, {"watchNamespaces": [TENANT]})
+    try:
+        for (group, resource), verbs in NEEDED.items():
+            assert _allowed(admin, OPERATOR, TENANT, group, resource) == verbs, resource
+            assert _allowed(admin, OPERATOR, "default", group, resource) == set(), resource
+    finally:
+        helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)

@@ -1,0 +1,159 @@
+"""What an API server and a network do on bad days, between the operator and a real API server."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from api.fault_proxy import FaultProxy
+from api.operator_process import OperatorProcess
+from api.playground import Playground, wait_for
+from cluster.control_plane import ApiServer
+
+pytestmark = pytest.mark.api
+
+#: Seconds of an outage; two minutes are what the operator must survive, and kopf alone did not survive one.
+OUTAGE = float(os.environ.get("AURL_TEST_OUTAGE_SECONDS", "6"))
+RESYNC, IDLE = "4", "2"
+PODS_WATCH = "/api/v1/pods?watch=true"
+
+
+@pytest.fixture(scope="module")
+def proxy(api_server: ApiServer) -> Iterator[FaultProxy]:
+    """What stands between."""
+    with FaultProxy(api_server.kubeconfig) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def operator(
+    proxy: FaultProxy, job_kind: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OperatorProcess]:
+    """One operator that lives through all of it."""
+    log = tmp_path_factory.mktemp("operator") / "log"
+    flags = ("--resync-interval", RESYNC, "--watch-idle-seconds", IDLE)
+    with OperatorProcess(proxy.kubeconfig, log, *flags) as process:
+        yield process
+
+
+@pytest.fixture(autouse=True)
+def healed(proxy: FaultProxy, operator: OperatorProcess) -> Iterator[None]:
+    """No fault outlives its test, and no error is the operator's own."""
+    yield
+    proxy.heal()
+    assert operator.metric("aurl_operator_reconciles_total", result="error") == 0
+
+
+def brought_up(ground: Playground, job: str, nodes: int = 2) -> None:
+    """A job gets through, with no pod too many and no restart."""
+    ground.prepare(job)
+    ground.train(job, nodes=nodes)
+    assert len(ground.pods(job)) == nodes + 1
+    assert ground.status(job)["restarts"]["total"] == 0
+    assert ground.status(job)["attempt"] == 0
+
+
+def test_server_errors_for_a_while_are_survived(
+    ground: Playground, proxy: FaultProxy, operator: OperatorProcess
+) -> None:
+    ground.create_job("before", numNodes=1)
+    ground.wait_pods("before", "before-prepare-0")
+    rule = proxy.add("answer", code=500)
+    proxy.cut()
+    ground.create_job("during", numNodes=1)
+    ends = time.monotonic() + OUTAGE
+    wait_for("the outage to end", lambda: time.monotonic() > ends, OUTAGE + 10)
+    assert rule.hits > 0
+    # A server that is away is not cured by a restart of the operator.
+    assert operator.get("/healthz") == (200, "ok")
+    proxy.heal()
+    brought_up(ground, "before", nodes=1)
+    brought_up(ground, "during", nodes=1)
+    assert ground.event("during", "Preparing")["type"] == "Normal"
+
+
+def test_retry_after_is_obeyed(ground: Playground, proxy: FaultProxy) -> None:
+    path = f"/namespaces/{ground.namespace}/pods"
+    proxy.add("answer", "POST", containing=path, code=429, headers={"Retry-After": "2"}, times=1)
+    ground.create_job("throttled", numNodes=1)
+    brought_up(ground, "throttled", nodes=1)
+    times = [at for at, method, where in proxy.requests if method == "POST" and where.endswith(path)]
+    assert times[1] - times[0] >= 2
+
+
+def test_conflicts_are_resolved(ground: Playground, proxy: FaultProxy) -> None:
+    rule = proxy.add("answer", "PATCH", containing=f"{ground.namespace}/aurl", code=409, times=4)
+    ground.create_job("contested")
+    brought_up(ground, "contested")
+    assert rule.times == 0
+
+
+def test_a_lost_answer_makes_no_duplicates(ground: Playground, proxy: FaultProxy) -> None:
+    rule = proxy.add("lose_answer", "POST", containing=f"/{ground.namespace}/", times=8)
+    ground.create_job("unheard", numNodes=6)
+    brought_up(ground, "unheard", nodes=6)
+    assert rule.times == 0
+
+
+def test_cut_connections_are_survived(ground: Playground, proxy: FaultProxy) -> None:
+    ground.create_job("severed", numNodes=8)
+    proxy.cut()
+    ground.prepare("severed")
+    proxy.cut()
+    wait_for("the first workers", lambda: len(ground.pods("severed")) > 2)
+    proxy.cut()
+    ground.train("severed", nodes=8)
+    assert len(ground.pods("severed")) == 9
+    assert ground.status("severed")["restarts"]["total"] == 0
+
+
+def test_slow_answers_only_slow_things_down(ground: Playground, proxy: FaultProxy) -> None:
+    proxy.add("slow", seconds=0.2)
+    ground.create_job("slowly")
+    brought_up(ground, "slowly")
+
+
+def test_a_deletion_in_a_gap_of_the_watch_is_noticed_by_the_resync(
+    ground: Playground, proxy: FaultProxy
+) -> None:
+    ground.create_job("gap", numNodes=1)
+    brought_up(ground, "gap", nodes=1)
+    wait_for("the watch of pods", lambda: proxy.watches(PODS_WATCH))
+    assert proxy.deafen(PODS_WATCH) > 0
+    ground.delete("pods", "gap-0-0")
+    gone = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410}
+    proxy.tell(PODS_WATCH, {"type": "ERROR", "object": gone})
+    ground.wait_pods("gap", "gap-1-0")
+    assert ground.status("gap")["restarts"]["byClass"] == {"Infrastructure": 1}
+
+
+def test_an_error_within_a_watch_does_not_end_the_operator(
+    ground: Playground, proxy: FaultProxy, operator: OperatorProcess
+) -> None:
+    wait_for("the watch of pods", lambda: proxy.watches(PODS_WATCH))
+    broken = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "etcd", "code": 500}
+    proxy.tell(PODS_WATCH, {"type": "ERROR", "object": broken})
+    wait_for("the watches to end", lambda: "begin anew" in operator.log())
+    ground.create_job("anew")
+    brought_up(ground, "anew")
+
+
+def test_a_silently_dead_watch_is_told_by_the_health_page(
+    ground: Playground, proxy: FaultProxy, operator: OperatorProcess
+) -> None:
+    wait_for("the watch of pods", lambda: proxy.watches(PODS_WATCH))
+    proxy.add("hang", containing=PODS_WATCH)
+    proxy.deafen(PODS_WATCH)
+    wait_for(
+        "the health page to tell it", lambda: "The watch of pods is silent" in operator.get("/healthz")[1]
+    )
+    assert operator.get("/healthz")[0] == 503
+    # The resync replaces the watch meanwhile, only slower.
+    ground.create_job("unwatched", numNodes=1)
+    brought_up(ground, "unwatched", nodes=1)
+    proxy.heal()
+    proxy.cut()
+    wait_for("the health page to be content", lambda: operator.get("/healthz") == (200, "ok"))

@@ -1,0 +1,200 @@
+"""A job's life on a real API server: the operator is a real process, the test plays scheduler and kubelet."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from api.launcher import launcher
+from api.operator_process import TRAINER_IMAGE, OperatorProcess
+from api.playground import TRAINED, Playground, environment, wait_for
+from aurl_operator.podsecurity import violations
+
+pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
+
+
+def test_from_creation_to_success(ground: Playground, operator: OperatorProcess) -> None:
+    uid = ground.create_job("happy")["metadata"]["uid"]
+    status = ground.state("happy", "Preparing")
+    types = [c["type"] for c in status["conditions"]]
+    assert types == ["Succeeded", "Failed", "Running", "DatasetReady", "Suspended", "Reconciling", "Stalled"]
+    assert ground.condition("happy", "Succeeded")["status"] == "Unknown"
+    assert ground.children("happy") == [
+        "configmaps/happy-config",
+        "networkpolicies/happy-pods",
+        "persistentvolumeclaims/happy-data",
+        "pods/happy-prepare-0",
+        "services/happy-rdzv",
+    ]
+    config = ground.api.get(f"/api/v1/namespaces/{ground.namespace}/configmaps/happy-config")
+    document = yaml.safe_load(config["data"]["job.yaml"])
+    assert document["training"]["steps"] == 400
+    assert (
+        document["dataset"]["source"] == {"music21Corpus": {"collection": "chorales"}} or document["dataset"]
+    )
+    ground.prepare("happy")
+    pods = ground.wait_pods("happy", "happy-0-0", "happy-0-1")
+    service = ground.api.get(f"/api/v1/namespaces/{ground.namespace}/services/happy-rdzv")
+    address = service["spec"]["clusterIP"]
+    for index in (0, 1):
+        pod = pods[f"happy-0-{index}"]
+        assert violations(pod) == ()
+        variables = environment(pod)
+        assert variables["AURL_RDZV_ENDPOINT"] == f"{address}:29400"
+        assert variables["AURL_NODE_RANK"] == str(index)
+        assert variables["AURL_NUM_NODES"] == "2"
+        assert variables["AURL_JOB_UID"] == uid
+        assert pod["spec"]["containers"][0]["image"] == TRAINER_IMAGE
+        assert pod["metadata"]["ownerReferences"][0]["uid"] == uid
+        assert pod["metadata"]["labels"]["aurl.ai/replica-index"] == str(index)
+    answer = {
+        "attempt": 0,
+        "state": "Training",
+        "step": 120,
+        "totalSteps": 400,
+        "startStep": 0,
+        "loss": 2.5,
+        "tokensPerSecond": 5000.4,
+        "lastCheckpoint": {
+            "step": 100,
+            "path": "x/checkpoints/step-00000100",
+            "time": "2026-01-01T00:00:00Z",
+        },
+        "firstStepAt": "2026-01-01T00:00:00Z",
+        "updatedAt": "2026-01-01T00:01:00Z",
+    }
+    with launcher("127.0.0.11", answer):
+        ground.run("happy-0-0", ip="127.0.0.11")
+        ground.run("happy-0-1", ip="127.0.0.12")
+        status = ground.state("happy", "Running")
+        assert status["nodes"] == {"desired": 2, "ready": 2}
+        progress = wait_for("progress", lambda: dict(ground.status("happy").get("progress") or {}))
+        assert (progress["step"], progress["percentage"], progress["loss"]) == (120, 30, 2.5)
+        assert progress["tokensPerSecond"] == 5000
+        assert progress["estimatedRemainingSeconds"] == round(280 * 60 / 119)
+        assert ground.status("happy")["lastCheckpoint"]["step"] == 100
+        labels = {"job_namespace": ground.namespace, "job_name": "happy"}
+        assert operator.metric("aurl_operator_job_step", **labels) == 120
+        assert operator.metric("aurl_operator_job_state", **labels, state="Running") == 1
+    ground.succeed("happy-0-1", TRAINED)
+    ground.succeed("happy-0-0", TRAINED)
+    status = ground.state("happy", "Succeeded")
+    assert ground.condition("happy", "Succeeded")["status"] == "True"
+    assert ground.condition("happy", "Failed")["status"] == "False"
+    assert status["progress"]["step"] == 400
+    assert status["lastCheckpoint"]["step"] == 400
+    assert status["dataset"]["fingerprint"] == "f00d"
+    assert status["completionTime"]
+    wait_for("the Service to go", lambda: "services/happy-rdzv" not in ground.children("happy"))
+    assert sorted(ground.pods("happy")) == ["happy-0-0", "happy-0-1", "happy-prepare-0"]
+    for reason in ("Preparing", "DatasetReady", "Starting", "Running", "Succeeded"):
+        assert ground.event("happy", reason)["type"] == "Normal"
+    assert "a.mid" in ground.event("happy", "DatasetReady")["message"]
+
+
+def test_a_deleted_worker_does_not_consume_the_backoff_limit(ground: Playground) -> None:
+    ground.create_job("struck", runPolicy__backoffLimit=0)
+    ground.prepare("struck")
+    ground.train("struck")
+    ground.delete("pods", "struck-0-1")
+    ground.wait_pods("struck", "struck-1-0", "struck-1-1")
+    status = ground.status("struck")
+    assert status["restarts"]["byClass"] == {"Infrastructure": 1}
+    assert status["lastFailure"]["pod"] == "struck-0-1"
+    ground.train("struck", attempt=1)
+    assert ground.condition("struck", "DatasetReady")["status"] == "True"
+
+
+def test_time_to_live(ground: Playground) -> None:
+    ground.create_job("brief", runPolicy__ttlSecondsAfterFinished=1, numNodes=1)
+    ground.prepare("brief")
+    ground.train("brief", nodes=1)
+    ground.succeed("brief-0-0", TRAINED)
+    jobs = f"/apis/aurl.ai/v1alpha1/namespaces/{ground.namespace}/aurltrainingjobs"
+    wait_for("the job to be deleted", lambda: ground.api.status(f"{jobs}/brief") == 404)
+
+
+def test_a_lost_claim_is_told_and_never_silently_made_anew(ground: Playground) -> None:
+    ground.create_job("bereft", numNodes=1)
+    ground.prepare("bereft")
+    ground.train("bereft", nodes=1)
+    # Only a pod that has a node uses its claim.
+    ground.bind("bereft-0-0")
+    claims = "persistentvolumeclaims"
+    ground.delete(claims, "bereft-data")
+    # A claim in use stays until its pods have ended: now there is still time to copy what it holds.
+    assert "is being deleted" in ground.stalled("bereft", "ClaimLost")["message"]
+    assert ground.status("bereft")["state"] == "Running"
+    ground.delete("pods", "bereft-0-0")
+    ground.confirm_gone("bereft-0-0")
+    ground.delete("pods", "bereft-prepare-0")
+
+    def told() -> bool:
+        return "was deleted and with it" in ground.condition("bereft", "Stalled")["message"]
+
+    wait_for("the loss to be told", told)
+    assert ground.objects(claims) == []
+    assert ground.pods("bereft") == {}
+    assert ground.event("bereft", "ClaimLost")["type"] == "Warning"
+    # A claim of that name, restored from wherever, cures it.
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    restored = ground.create(claims, {"metadata": {"name": "bereft-data"}, "spec": spec})
+    ground.prepare("bereft", attempt=1)
+    ground.train("bereft", attempt=1, nodes=1)
+    assert ground.condition("bereft", "Stalled")["status"] == "False"
+    assert ground.status("bereft")["claimUid"] == restored["metadata"]["uid"]
+
+
+def test_others_reach_only_the_metrics_of_a_job(ground: Playground) -> None:
+    uid = ground.create_job("guarded")["metadata"]["uid"]
+    ground.prepare("guarded")
+    (policy,) = ground.objects("networkpolicies")
+    # The workers may be there as well by now.
+    pod = ground.pods("guarded")["guarded-prepare-0"]
+    assert int(policy["metadata"]["resourceVersion"]) < int(pod["metadata"]["resourceVersion"])
+    own = {"matchLabels": {"aurl.ai/job-uid": uid}}
+    assert policy["spec"] == {
+        "podSelector": own,
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"podSelector": own}]}, {"ports": [{"port": 9402, "protocol": "TCP"}]}],
+    }
+    ground.delete("networkpolicies", "guarded-pods")
+    wait_for("the policy to come back", lambda: ground.objects("networkpolicies"))
+
+
+def test_a_training_that_stands_still_is_restarted_within_its_budget(ground: Playground) -> None:
+    ground.create_job("frozen", numNodes=1, runPolicy={"hangDeadlineSeconds": 2, "backoffLimit": 1})
+    ground.prepare("frozen")
+    answer = {"attempt": 0, "state": "Training", "step": 5, "totalSteps": 400, "startStep": 0}
+    with launcher("127.0.0.13", answer):
+        ground.wait_pods("frozen", "frozen-0-0")
+        ground.run("frozen-0-0", ip="127.0.0.13")
+        ground.wait_pods("frozen", "frozen-1-0")
+        status = ground.status("frozen")
+        assert status["restarts"]["byClass"] == {"Hang": 1}
+        assert "stands still at step 5" in status["lastFailure"]["message"]
+        answer["attempt"] = 1
+        ground.run("frozen-1-0", ip="127.0.0.13")
+        ground.state("frozen", "Failed")
+    assert ground.condition("frozen", "Failed")["reason"] == "BackoffLimitExceeded"
+    assert "stands still" in ground.event("frozen", "BackoffLimitExceeded")["message"]
+
+
+def test_a_running_job_cannot_be_changed_but_suspended(ground: Playground) -> None:
+    ground.create_job("fixed")
+    ground.prepare("fixed")
+    ground.train("fixed")
+    ground.patch_job("fixed", {"numNodes": 3})
+    stalled = ground.stalled("fixed", "ChangeRefused")
+    assert "spec.numNodes" in stalled["message"]
+    assert ground.status("fixed")["state"] == "Running"
+    ground.patch_job("fixed", {"numNodes": 2})
+    wait_for("the refusal to end", lambda: ground.condition("fixed", "Stalled")["status"] == "False")
+
+
+def test_pages_of_the_operator(operator: OperatorProcess) -> None:
+    assert operator.get("/healthz") == (200, "ok")
+    assert operator.get("/readyz")[0] == 200
+    assert operator.metric("aurl_operator_last_resync_timestamp_seconds") > 0
+    assert operator.metric("aurl_operator_reconciles_total", result="error") == 0
+    assert 'verb="watch"' in operator.get("/metrics")[1]

@@ -1,0 +1,175 @@
+"""Two replicas of the operator on a real API server: one acts, the other waits, the lease decides which."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from api.fault_proxy import FaultProxy
+from api.operator_process import OperatorProcess
+from api.playground import TRAINED, Playground, wait_for
+from cluster.control_plane import ApiServer
+
+pytestmark = pytest.mark.api
+
+Pair = tuple[OperatorProcess, OperatorProcess]
+#: What both replicas come down to when nothing wakes the one that waits.
+LONG_LEASE, SHORT_LEASE = "60", "4"
+
+
+@contextmanager
+def replicas(kubeconfigs: tuple[Path, Path], logs: Path, lease: str, seconds: str) -> Iterator[Pair]:
+    """Two operators that share a lease, the leader first."""
+    with ExitStack() as stack:
+        found = []
+        for number, kubeconfig in enumerate(kubeconfigs):
+            flags = ("--lease", lease, "--lease-seconds", seconds)
+            process = OperatorProcess(kubeconfig, logs / f"log-{number}", *flags)
+            found.append(stack.enter_context(process))
+            if number == 0:
+                wait_for("the first replica to lead", process.leads)
+        leader, waiting = found
+        assert not waiting.leads()
+        yield leader, waiting
+
+
+def same_kubeconfigs(api_server: ApiServer) -> tuple[Path, Path]:
+    """Both replicas reach the API server directly."""
+    return api_server.kubeconfig, api_server.kubeconfig
+
+
+def holder(ground: Playground) -> str:
+    """Who holds the lease."""
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{ground.namespace}/leases/aurl"
+    return str(ground.api.get(path)["spec"].get("holderIdentity", ""))
+
+
+def uids(ground: Playground, job: str) -> dict[str, str]:
+    """The UIDs of a job's pods."""
+    return {name: pod["metadata"]["uid"] for name, pod in ground.pods(job).items()}
+
+
+def test_a_stopped_leader_hands_over_at_once_and_nothing_is_disturbed(
+    ground: Playground, api_server: ApiServer, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    lease = f"{ground.namespace}/aurl"
+    with replicas(same_kubeconfigs(api_server), tmp_path, lease, LONG_LEASE) as (leader, waiting):
+        for name in ("done", "busy"):
+            ground.create_job(name, numNodes=1)
+            ground.prepare(name)
+            ground.train(name, nodes=1)
+        ground.succeed("done-0-0", TRAINED)
+        ground.state("done", "Succeeded")
+        ground.delete("pods", "done-0-0")
+        before = {name: uids(ground, name) for name in ("done", "busy")}
+        # The one that waits knows everything, is well, and does nothing.
+        assert waiting.get("/healthz") == (200, "ok")
+        assert waiting.get("/readyz") == (200, f"ok, waits: {holder(ground)} leads")
+        assert leader.get("/readyz") == (200, "ok, leads")
+        assert waiting.writes() == 0
+        assert leader.metric("aurl_operator_jobs", state="Running") == 1
+        assert waiting.metric("aurl_operator_jobs", state="Running") == 0
+
+        began = time.monotonic()
+        assert leader.stop() == 0
+        # A lease that was not released would last longer than anybody waits here.
+        wait_for("the other replica to lead", waiting.leads)
+        record_property("hand_over_seconds", time.monotonic() - began)
+        ground.create_job("later", numNodes=1)
+        ground.prepare("later")
+        ground.train("later", nodes=1)
+        assert {name: uids(ground, name) for name in ("done", "busy")} == before
+        assert ground.status("done")["state"] == "Succeeded"
+        assert ground.status("busy")["restarts"]["total"] == 0
+        assert waiting.metric("aurl_operator_reconciles_total", result="error") == 0
+
+        # An upgrade brings a new replica, which waits in its turn.
+        leader.start()
+        assert not leader.leads()
+        assert waiting.leads()
+
+
+def test_a_killed_leader_is_replaced_without_duplicates(
+    ground: Playground, api_server: ApiServer, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    lease = f"{ground.namespace}/aurl"
+    with replicas(same_kubeconfigs(api_server), tmp_path, lease, SHORT_LEASE) as (leader, waiting):
+        ground.create_job("many", numNodes=20)
+        ground.prepare("many")
+        wait_for("the first workers", lambda: len(ground.pods("many")) > 3)
+        leader.kill()
+        began, before = time.monotonic(), uids(ground, "many")
+        wait_for("the other replica to lead", waiting.leads)
+        record_property("take_over_seconds", time.monotonic() - began)
+        ground.train("many", nodes=20)
+        after = uids(ground, "many")
+        assert len(after) == 21
+        assert {name: after[name] for name in before} == before
+        assert ground.status("many")["restarts"]["total"] == 0
+        assert ground.status("many")["attempt"] == 0
+
+
+def test_a_leader_that_stood_still_does_nothing_once_it_goes_on(
+    ground: Playground, api_server: ApiServer, tmp_path: Path
+) -> None:
+    lease = f"{ground.namespace}/aurl"
+    with replicas(same_kubeconfigs(api_server), tmp_path, lease, SHORT_LEASE) as (leader, waiting):
+        ground.create_job("torn", numNodes=2, runPolicy__backoffLimit=1)
+        ground.prepare("torn")
+        ground.train("torn")
+        writes = leader.writes()
+        leader.freeze()
+        # It will find these in its sockets when it goes on.
+        ground.fail("torn-0-1", 1)
+        ground.create_job("fresh", numNodes=1)
+        wait_for("the other replica to lead", waiting.leads)
+        ground.wait_pods("torn", "torn-1-0", "torn-1-1")
+        ground.wait_pods("fresh", "fresh-prepare-0")
+        before = uids(ground, "torn") | uids(ground, "fresh")
+        ground.fail("torn-1-1", 1)
+        ground.state("torn", "Failed")
+        leader.thaw()
+        wait_for("the first replica to notice", lambda: "no longer leads" in leader.log())
+        wait_for("the first replica to see it all", lambda: "waits:" in leader.get("/readyz")[1])
+        assert not leader.leads()
+        assert waiting.leads()
+        assert leader.writes() == writes
+        assert ground.status("torn")["restarts"]["total"] == 1
+        assert (uids(ground, "torn") | uids(ground, "fresh")).items() <= before.items()
+        # It is as good as new: it leads again when it is its turn.
+        waiting.stop()
+        wait_for("the first replica to lead again", leader.leads)
+        ground.prepare("fresh")
+        ground.train("fresh", nodes=1)
+
+
+def test_a_leader_that_cannot_reach_the_api_server_stops_before_another_begins(
+    ground: Playground, api_server: ApiServer, tmp_path: Path
+) -> None:
+    lease = f"{ground.namespace}/aurl"
+    with (
+        FaultProxy(api_server.kubeconfig) as proxy,
+        replicas((proxy.kubeconfig, api_server.kubeconfig), tmp_path, lease, SHORT_LEASE) as (cut, other),
+    ):
+        ground.create_job("split", numNodes=1)
+        ground.prepare("split")
+        proxy.add("hang")
+        proxy.deafen("")
+
+        def handed_over() -> bool:
+            # In this order: one that leads now may have been leading before the other said no.
+            second, first = other.leads(), cut.leads()
+            assert not (first and second), "two leaders"
+            return second
+
+        wait_for("the other replica to lead", handed_over)
+        ground.train("split", nodes=1)
+        assert cut.get("/healthz") == (200, "ok")
+        proxy.heal()
+        proxy.cut()
+        wait_for("the first one to see who leads", lambda: holder(ground) in cut.get("/readyz")[1])
+        assert not cut.leads()

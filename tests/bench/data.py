@@ -1,0 +1,184 @@
+"""`make bench-data`: preparation and loading of a corpus of its own making, into build/bench/data.json.
+
+Files of about 1,700 notes, as POP909's are: three tracks, velocities, tempo and metre changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aurl_trainer.data.config import AugmentationConfig, DatasetConfig, TokenizerConfig
+from aurl_trainer.data.loader import Loader
+from aurl_trainer.data.midi import read_with_mido, read_with_symusic, write_midi
+from aurl_trainer.data.music import Music
+from aurl_trainer.data.prepare import prepare
+from aurl_trainer.data.shards import TOKEN_TYPE
+from aurl_trainer.data.tokenizer import encode
+from aurl_trainer.data.vocabulary import Vocabulary
+from bench import result
+from bench.stopwatch import best_of
+
+NOTES = 1700
+CONTEXT, BATCH = 2048, 16
+AUGMENTED = AugmentationConfig(transpose_semitones=6, stretch=0.1, velocity=12)
+
+
+def piece(seed: int) -> bytes:
+    """A MIDI file of three tracks that no other seed gives."""
+    source = random.Random(seed)
+    notes = []
+    for track, share in enumerate((0.3, 0.2, 0.5)):
+        time_, pitch = source.randrange(480), source.randrange(50, 80)
+        for _ in range(round(NOTES * share)):
+            pitch = min(100, max(30, pitch + source.randint(-5, 5)))
+            end = time_ + source.choice((110, 230, 470))
+            notes.append((time_, end, pitch, source.randint(40, 110), track))
+            time_ += source.choice((0, 120, 120, 240, 480))
+    tempi = [(beat * 1920, 500_000 + source.randrange(-50_000, 50_000)) for beat in range(0, 40, 8)]
+    return write_midi(Music.from_rows(480, notes, [0, 0, 0], tempi, [(0, 4, 4)]))
+
+
+def one_core(files: list[bytes], repeats: int) -> dict[str, Any]:
+    """Bytes to tokens in one process, with symusic and with mido; the best of the repeats."""
+    vocabulary = Vocabulary(TokenizerConfig())
+    few = files[: max(1, len(files) // 20)]
+
+    def fast() -> int:
+        return sum(len(encode(read_with_symusic(file, "bench"), vocabulary).tokens) for file in files)
+
+    def slow() -> int:
+        return sum(len(encode(read_with_mido(file, "bench"), vocabulary).tokens) for file in few)
+
+    tokens, mine = best_of(fast, repeats)
+    _, theirs = best_of(slow, repeats)
+    return {
+        "files_per_second": round(len(files) / mine.wall, 1),
+        "tokens_per_second": round(tokens / mine.wall),
+        "files_per_cpu_second": round(len(files) / mine.cpu, 1),
+        "tokens_per_cpu_second": round(tokens / mine.cpu),
+        "mido_files_per_cpu_second": round(len(few) / theirs.cpu, 1),
+        "ratio_to_mido": round((len(files) / mine.cpu) / (len(few) / theirs.cpu), 1),
+        "notes_per_file": NOTES,
+    }
+
+
+def preparation(root: Path, counts: list[int], workers: int) -> list[dict[str, Any]]:
+    """Whole preparations of so many files, each in a process of its own, with its peak memory."""
+    found = []
+    for count in counts:
+        code = (
+            "import sys; sys.path.insert(0, 'tests')\n"
+            "from bench.data import prepare_and_tell\n"
+            f"prepare_and_tell({str(root)!r}, {count}, {workers})"
+        )
+        answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        found.append(json.loads(answer.stdout.splitlines()[-1]))
+    return found
+
+
+def prepare_and_tell(root: str, count: int, workers: int) -> None:
+    """Prepare the first `count` files below `root` and print speed and memory as JSON."""
+    config = DatasetConfig.model_validate(
+        {"source": {"directory": {"path": "midi", "pattern": f"{count}/*"}}, "workers": workers}
+    )
+    begin = time.perf_counter()
+    prepared = prepare(config, Path(root) / f"job-{count}-{workers}", Path(root), lambda *_: None)
+    seconds = time.perf_counter() - begin
+    figures = {
+        "files": prepared.files,
+        "workers": workers,
+        "files_per_second": round(prepared.files / seconds, 1),
+        "peak_rss_mib": round(_memory_mib("VmHWM"), 1),
+    }
+    print(json.dumps(figures))
+
+
+def loading(dataset: Path, seconds: float) -> dict[str, Any]:
+    """Tokens per second of one loader in one process, and what it keeps in memory."""
+    found: dict[str, Any] = {}
+    for name, augmentation in (("plain", None), ("augmented", AUGMENTED)):
+        loader = Loader(dataset, "train", CONTEXT, 0, augmentation=augmentation)
+        loader.batch(0, CONTEXT, BATCH)
+        best, counter = 0.0, 0
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            begin = time.perf_counter()
+            for _ in range(20):
+                loader.batch(counter, CONTEXT, BATCH)
+                counter = loader.advance(counter, CONTEXT, BATCH)
+            best = max(best, 20 * BATCH * CONTEXT / (time.perf_counter() - begin))
+        found[f"loader_tokens_per_second_{name}"] = round(best)
+    found["shape"] = [BATCH, CONTEXT]
+    return found
+
+
+def streaming(root: Path, mib: int) -> dict[str, Any]:
+    """Resident memory that reading a stream of `mib` MiB once adds to a process."""
+    from aurl_trainer.data.shards import MAPPED_BYTES, Split
+
+    path = root / "stream.bin"
+    chunk = np.arange(2**19, dtype=TOKEN_TYPE).tobytes()
+    with path.open("wb") as file:
+        for _ in range(mib):
+            file.write(chunk)
+    split = Split(path, np.array([0, mib * 2**19], np.int64))
+    before = most = _memory_mib("VmRSS")
+    for begin in range(0, len(split.tokens) - CONTEXT, CONTEXT):
+        split.tokens[begin : begin + CONTEXT].sum()
+        split.count_reads(1, CONTEXT)
+        if begin % (CONTEXT * 16) == 0:
+            most = max(most, _memory_mib("VmRSS"))
+    return {
+        "stream_mib": mib,
+        "resident_mib_added": round(most - before, 1),
+        "bound_mib": MAPPED_BYTES // 2**20,
+    }
+
+
+def _memory_mib(name: str) -> float:
+    """A line of this process's status in MiB: VmRSS, or VmHWM for the peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--stream-mib", type=int, default=1024)
+    options = parser.parse_args()
+    results: dict[str, Any] = {"machine": result.machine()}
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        counts = [options.files // 4, options.files]
+        files = [piece(seed) for seed in range(options.files)]
+        for count in counts:
+            (root / f"midi/{count}").mkdir(parents=True)
+            for number, content in enumerate(files[:count]):
+                (root / f"midi/{count}/{number:06}.mid").write_bytes(content)
+        results["tokenizer"] = one_core(files[:200], options.repeats)
+        cpus = os.cpu_count() or 1
+        results["preparation"] = preparation(root, counts, 1)
+        if cpus > 1:
+            results["preparation"] += preparation(root, counts[-1:], cpus)
+        dataset = next((root / f"job-{options.files}-1/dataset").iterdir())
+        results["loader"] = loading(dataset, 3.0)
+        results["streaming"] = streaming(root, options.stream_mib)
+    print(json.dumps(results, indent=2))
+    print(f"written to {result.write('data', results)}")
+
+
+if __name__ == "__main__":
+    main()

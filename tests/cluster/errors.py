@@ -1,0 +1,38 @@
+"""What can go wrong while a cluster is brought up, each with the context needed to act on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class ClusterError(Exception):
+    """Base of everything this package raises on purpose; the message is meant for a person."""
+
+
+class MachineError(ClusterError):
+    """The machine lacks something that cannot be put right from here (not root, no apt, no free address)."""
+
+
+class CommandError(ClusterError):
+    """A command failed; carries what was run, how it ended and the end of what it said."""
+
+    def __init__(self, argv: Sequence[str], code: int, output: str) -> None:
+        self.argv = list(argv)
+        self.code = code
+        self.output = output
+        tail = "\n".join(output.strip().splitlines()[-25:])
+        super().__init__(f"`{' '.join(self.argv)}` exited with {code}\n{tail}")
+
+
+class StartError(ClusterError):
+    """A component did not become healthy; carries its log file and the end of it."""
+
+    def __init__(self, component: str, reason: str, log: Path | None = None) -> None:
+        self.component = component
+        self.log = log
+        message = f"{component}: {reason}"
+        if log is not None and log.exists():
+            lines = log.read_text(errors="replace").splitlines()[-20:]
+            message += f"\n--- {log}\n" + "\n".join(lines)
+        super().__init__(message)

@@ -1,0 +1,1 @@
+"""What `make demo` runs, from nothing to music; the end-to-end tests reuse its pieces."""

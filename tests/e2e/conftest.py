@@ -1,0 +1,42 @@
+"""What the end-to-end tests share: the operator installed by Helm, Prometheus, namespaces."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.images import Image
+from cluster.provider import Cluster
+from demo import install
+from demo.kube import Kube
+from e2e.prometheus import Prometheus, running
+
+
+@pytest.fixture(scope="session")
+def images(cluster: Cluster) -> dict[str, Image]:
+    """Operator and trainer, installed by the chart from images built from this checkout."""
+    return install.install(cluster, print)
+
+
+@pytest.fixture(scope="session")
+def kube(cluster: Cluster, images: dict[str, Image]) -> Kube:
+    """The cluster with the operator in it."""
+    return Kube(cluster.kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Debian's Prometheus, scraping the cluster's pods."""
+    with running(cluster.kubeconfig, tmp_path_factory.mktemp("prometheus")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def namespace(kube: Kube) -> Iterator[str]:
+    """A namespace of the test module's own, deleted in the end with everything in it."""
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    kube.ensure_namespace(name)
+    yield name
+    kube.kubectl("delete", "namespace", name, "--wait=false")

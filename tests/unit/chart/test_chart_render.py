@@ -1,0 +1,357 @@
+"""The chart without a cluster: strict lint, every toggle rendered, every value documented, typed and used."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from helm_python import Chart, HelmError, lint
+
+from aurl_operator import api
+from aurl_operator.settings import Settings, read_settings
+
+CHART = Path(__file__).resolve().parents[3] / "charts/aurl-operator"
+Object = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def chart() -> Chart:
+    """The chart as Helm loads it."""
+    return Chart.load(str(CHART))
+
+
+def _render(chart: Chart, values: Mapping[str, Any], release: str = "aurl") -> list[Object]:
+    files = chart.render(dict(values), name=release, namespace="aurl-system")
+    documents = (yaml.safe_load_all(text) for name, text in files.items() if name.endswith(".yaml"))
+    return [document for each in documents for document in each if document]
+
+
+def _kinds(objects: list[Object]) -> list[str]:
+    return sorted(each["kind"] for each in objects)
+
+
+def _one(objects: list[Object], kind: str) -> Object:
+    (found,) = (each for each in objects if each["kind"] == kind)
+    return found
+
+
+def _container(objects: list[Object]) -> Object:
+    (container,) = _one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    return dict(container)
+
+
+DEFAULT_KINDS = sorted(
+    [
+        "ClusterRole",
+        "ClusterRole",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+        "Deployment",
+        "Pod",
+        "Role",
+        "RoleBinding",
+        "Service",
+        "ServiceAccount",
+    ]
+)
+
+
+def test_strict_lint() -> None:
+    """Nothing worse than information."""
+    messages = lint(str(CHART), {}, strict=True)["messages"]
+    assert [each for each in messages if each["severity"] > 1] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "more", "less"),
+    [
+        ({}, [], []),
+        ({"crds": {"enabled": False}}, [], ["CustomResourceDefinition"]),
+        (
+            {"rbac": {"create": False}},
+            [],
+            ["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"],
+        ),
+        ({"rbac": {"aggregate": False}}, [], ["ClusterRole", "ClusterRole"]),
+        (
+            {"watchNamespaces": ["one", "two"]},
+            ["Role", "Role", "RoleBinding", "RoleBinding"],
+            ["ClusterRole", "ClusterRoleBinding"],
+        ),
+        ({"serviceAccount": {"create": False, "name": "mine"}}, [], ["ServiceAccount"]),
+        ({"metrics": {"discovery": "serviceMonitor"}}, ["PodMonitor", "ServiceMonitor"], []),
+        ({"metrics": {"discovery": "podMonitor"}}, ["PodMonitor", "PodMonitor"], []),
+        ({"networkPolicy": {"enabled": True}}, ["NetworkPolicy"], []),
+        ({"podDisruptionBudget": {"enabled": True}}, ["PodDisruptionBudget"], []),
+    ],
+)
+def test_toggles(chart: Chart, values: Object, more: list[str], less: list[str]) -> None:
+    """Each toggle adds and removes just what it is for."""
+    expected = [*DEFAULT_KINDS, *more]
+    for kind in less:
+        expected.remove(kind)
+    assert _kinds(_render(chart, values)) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"replicas": 1}, "replicas"),
+        ({"image": {"name": "x"}}, "name"),
+        ({"metrics": {"discovery": "both"}}, "discovery"),
+        ({"logLevel": "loud"}, "logLevel"),
+        ({"workers": 0}, "workers"),
+        ({"replicaCount": 10}, "replicaCount"),
+        ({"leaseSeconds": 1}, "leaseSeconds"),
+        ({"watchNamespaces": ["Upper"]}, "watchNamespaces"),
+        ({"service": {"port": 0}}, "port"),
+        ({"image": {"digest": "sha256:short"}}, "digest"),
+    ],
+)
+def test_wrong_values_are_refused(chart: Chart, values: Object, complaint: str) -> None:
+    """A misspelt value, or one out of bounds, names itself."""
+    with pytest.raises(HelmError, match=complaint):
+        _render(chart, values)
+
+
+@pytest.mark.parametrize("version", ["1.25", kubernetes_validate.latest_version()])
+def test_manifests_satisfy_the_schemas_of_kubernetes(chart: Chart, version: str) -> None:
+    """No field that a release does not know; 1.20 itself has its say in tests/api."""
+    everything = {
+        "networkPolicy": {"enabled": True, "ingressFrom": [{"namespaceSelector": {}}]},
+        "podDisruptionBudget": {"enabled": True},
+        "imagePullSecrets": [{"name": "registry"}],
+        "tolerations": [{"operator": "Exists"}],
+        "extraEnv": [{"name": "TZ", "value": "UTC"}],
+    }
+    for values in (everything, {"watchNamespaces": ["one"]}):
+        for manifest in _render(chart, values):
+            kubernetes_validate.validate(manifest, version, strict=True)
+    broken = _one(_render(chart, {}), "Deployment")
+    broken["spec"]["template"]["spec"]["hostnetwork"] = True
+    with pytest.raises(kubernetes_validate.ValidationError, match="hostnetwork"):
+        kubernetes_validate.validate(broken, version, strict=True)
+
+
+def test_a_given_service_account_needs_a_name(chart: Chart) -> None:
+    """What the schema cannot say, the template says."""
+    with pytest.raises(HelmError, match=r"serviceAccount\.name is needed"):
+        _render(chart, {"serviceAccount": {"create": False}})
+
+
+def test_global_values_of_a_parent_chart_are_allowed(chart: Chart) -> None:
+    """A parent chart may set anything under `global`."""
+    assert _kinds(_render(chart, {"global": {"imageRegistry": "example.org"}})) == DEFAULT_KINDS
+
+
+def test_the_operator_pod_satisfies_restricted(chart: Chart) -> None:
+    """Pod Security `restricted`, for the operator and for the test pod."""
+    objects = _render(chart, {})
+    for pod in (_one(objects, "Deployment")["spec"]["template"]["spec"], _one(objects, "Pod")["spec"]):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        assert all("emptyDir" in volume for volume in pod.get("volumes", []))
+        (container,) = pod["containers"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    assert _one(objects, "ServiceAccount")["automountServiceAccountToken"] is False
+
+
+def test_images(chart: Chart) -> None:
+    """Tag and default version; a digest wins."""
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    container = _container(_render(chart, {}))
+    assert container["image"] == f"aurl-operator:{version}"
+    environment = {each["name"]: each.get("value") for each in container["env"]}
+    assert environment["AURL_TRAINER_IMAGE"] == f"aurl-trainer:{version}"
+    digest = "sha256:" + "0" * 64
+    image = {"repository": "example.org/op", "tag": "1", "digest": digest}
+    container = _container(_render(chart, {"image": image, "trainer": {"image": "example.org/trainer:2"}}))
+    assert container["image"] == f"example.org/op@{digest}"
+    environment = {each["name"]: each.get("value") for each in container["env"]}
+    assert environment["AURL_TRAINER_IMAGE"] == "example.org/trainer:2"
+
+
+def test_prometheus_finds_the_operator_in_one_way_only(chart: Chart) -> None:
+    """Annotations and monitors exclude each other."""
+    for discovery, annotated in (("annotations", True), ("serviceMonitor", False), ("none", False)):
+        objects = _render(chart, {"metrics": {"discovery": discovery}})
+        annotations = _one(objects, "Deployment")["spec"]["template"]["metadata"].get("annotations", {})
+        assert ("prometheus.io/scrape" in annotations) is annotated
+
+
+def _settings(objects: list[Object]) -> Settings:
+    """What the operator makes of the container's environment."""
+    environment = {each["name"]: str(each["value"]) for each in _container(objects)["env"]}
+    used: set[str] = set()
+
+    class Watched(dict[str, str]):
+        def get(self, key: str, default: Any = None) -> Any:
+            used.add(key)
+            return super().get(key, default)
+
+    settings = read_settings([], Watched(environment))
+    assert environment.keys() <= used, "a variable that the operator does not read"
+    return settings
+
+
+def test_values_reach_the_operator(chart: Chart) -> None:
+    """Every setting of the operator can be set, and its defaults are the chart's."""
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    bare = read_settings(["--trainer-image", f"aurl-trainer:{version}"], {})
+    assert _settings(_render(chart, {})) == replace(bare, lease=("aurl-system", "aurl-aurl-operator"))
+    values = {
+        "trainer": {"image": "example.org/trainer:2", "imagePullPolicy": "Never"},
+        "jobNetworkPolicy": False,
+        "logLevel": "DEBUG",
+        "workers": 3,
+        "progressIntervalSeconds": 0.5,
+        "resyncIntervalSeconds": 20,
+        "watchIdleSeconds": 15,
+        "leaseSeconds": 20,
+        "watchNamespaces": ["one"],
+    }
+    assert _settings(_render(chart, values)) == Settings(
+        trainer_image="example.org/trainer:2",
+        trainer_image_pull_policy="Never",
+        job_network_policy=False,
+        namespaces=("one",),
+        progress_interval=0.5,
+        resync_interval=20,
+        workers=3,
+        http_port=8080,
+        log_level="DEBUG",
+        lease=("aurl-system", "aurl-aurl-operator"),
+        lease_seconds=20,
+        watch_idle_seconds=15,
+    )
+
+
+def test_namespaced_mode_watches_what_its_roles_allow(chart: Chart) -> None:
+    """The operator is told the namespaces in which it has a Role."""
+    objects = _render(chart, {"watchNamespaces": ["one", "two"]})
+    roles = [
+        each["metadata"]["namespace"]
+        for each in objects
+        if each["kind"] == "Role" and not each["metadata"]["name"].endswith("-lease")
+    ]
+    assert _settings(objects).namespaces == tuple(roles) == ("one", "two")
+
+
+def test_no_rights_for_network_policies_that_nobody_wants(chart: Chart) -> None:
+    """What is switched off needs no permission."""
+    for wanted in (True, False):
+        rules = [
+            rule
+            for each in _render(chart, {"jobNetworkPolicy": wanted})
+            if each["kind"] == "ClusterRole"
+            for rule in each["rules"]
+        ]
+        assert any("networkpolicies" in rule["resources"] for rule in rules) == wanted
+
+
+def test_no_rights_beyond_the_least(chart: Chart) -> None:
+    """No secrets, no exec, no RBAC, no CRDs, no wildcards."""
+    objects = _render(chart, {})
+    (role,) = (
+        each for each in objects if each["kind"] == "ClusterRole" and "-jobs-" not in each["metadata"]["name"]
+    )
+    granted = {
+        (group, name) for rule in role["rules"] for group in rule["apiGroups"] for name in rule["resources"]
+    }
+    assert {group for group, _ in granted} == {
+        "",
+        "networking.k8s.io",
+        "scheduling.volcano.sh",
+        "scheduling.x-k8s.io",
+        api.GROUP,
+    }
+    assert not {name for _, name in granted} & {"secrets", "pods/exec", "serviceaccounts", "*"}
+    assert not {verb for rule in role["rules"] for verb in rule["verbs"]} & {
+        "*",
+        "escalate",
+        "bind",
+        "impersonate",
+    }
+
+
+def test_replicas_hand_over_and_keep_apart(chart: Chart) -> None:
+    """An upgrade starts the new replica first; several prefer different nodes, unless told otherwise."""
+    spec = _one(_render(chart, {}), "Deployment")["spec"]
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert "affinity" not in spec["template"]["spec"]
+    pair = _one(_render(chart, {"replicaCount": 2}), "Deployment")["spec"]
+    (term,) = pair["template"]["spec"]["affinity"]["podAntiAffinity"][
+        "preferredDuringSchedulingIgnoredDuringExecution"
+    ]
+    assert term["podAffinityTerm"]["labelSelector"] == pair["selector"]
+    own: Object = {"nodeAffinity": {}}
+    chosen = _one(_render(chart, {"replicaCount": 2, "affinity": own}), "Deployment")["spec"]
+    assert chosen["template"]["spec"]["affinity"] == own
+
+
+def test_only_one_lease_may_be_read_and_written(chart: Chart) -> None:
+    """The operator's own, in its own namespace, named as the operator is told."""
+    objects = _render(chart, {})
+    role = _one(objects, "Role")
+    assert role["metadata"]["namespace"] == "aurl-system"
+    name = {each["name"]: each.get("value") for each in _container(objects)["env"]}["AURL_LEASE"]
+    assert name == f"aurl-system/{role['rules'][1]['resourceNames'][0]}"
+    assert role["rules"][0]["verbs"] == ["create"]
+    assert role["rules"][1]["verbs"] == ["get", "update"]
+
+
+def test_names_fit_and_are_unique_per_release(chart: Chart) -> None:
+    """The longest release name still gives valid names."""
+    for release in ("aurl", "aurl-operator", "r" * 53):
+        for each in _render(chart, {}, release):
+            name = each["metadata"]["name"]
+            assert len(name) <= 63 or each["kind"].startswith("ClusterRole"), name
+
+
+def test_the_crd_stays_unless_told_otherwise(chart: Chart) -> None:
+    """`crds.keep` decides whether uninstalling takes every job along."""
+    kept = _one(_render(chart, {}), "CustomResourceDefinition")
+    assert kept["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    loose = _one(_render(chart, {"crds": {"keep": False}}), "CustomResourceDefinition")
+    assert "annotations" not in loose["metadata"]
+    committed = yaml.safe_load((CHART / "files/crd.yaml").read_text())
+    assert kept["spec"] == committed["spec"]
+    assert kept["metadata"]["name"] == committed["metadata"]["name"]
+
+
+def _leaves(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        here = f"{path}.{key}" if path else key
+        if isinstance(value, dict) and value and key not in ("requests", "limits", "capabilities"):
+            yield from _leaves(value, here)
+        else:
+            yield here
+
+
+def test_every_value_is_described_typed_and_read() -> None:
+    """A `# --` comment above, an entry in the schema, and a template that reads it."""
+    text = (CHART / "values.yaml").read_text()
+    values = yaml.safe_load(text)
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    templates = "".join(path.read_text() for path in (CHART / "templates").rglob("*.*"))
+    opaque = {"resources", "podSecurityContext", "securityContext"}
+    for path in _leaves({key: {} if key in opaque else value for key, value in values.items()}):
+        at = schema
+        for part in path.split("."):
+            at = at["properties"][part]
+        assert path == "global" or f".Values.{path}" in templates, f"{path} is read by no template"
+        key = path.rpartition(".")[2]
+        assert re.search(rf"# -- .*\n( *# .*\n)* *{key}:", text), f"{path} has no comment"

@@ -1,0 +1,138 @@
+"""The CRD and the job reference: fresh, complete, and readable by people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from aurl_operator.crd import resource
+from aurl_operator.crd.__main__ import main
+from aurl_operator.crd.fields import Field, Kind
+from aurl_trainer.config import TrainingConfig
+from aurl_trainer.data.config import DatasetConfig
+
+ROOT = Path(__file__).resolve().parents[3]
+CRD = ROOT / "charts/aurl-operator/files/crd.yaml"
+JOB_SCHEMA = ROOT / "operator/aurl_operator/schema/job.json"
+REFERENCE = ROOT / "docs/job-reference.md"
+
+
+def _arguments(crd: Path, reference: Path) -> list[str]:
+    return ["--job-schema", str(JOB_SCHEMA), "--output-crd", str(crd), "--output-reference", str(reference)]
+
+
+def test_generated_files_are_fresh() -> None:
+    """`make generate` would change nothing."""
+    models: dict[str, type[BaseModel]] = {"dataset": DatasetConfig, "training": TrainingConfig}
+    fresh = {name: model.model_json_schema(by_alias=True) for name, model in models.items()}
+    assert json.loads(JOB_SCHEMA.read_text()) == fresh, "run `make generate`"
+    assert main(["--check", *_arguments(CRD, REFERENCE)]) == 0, "run `make generate`"
+
+
+def test_check_names_the_stale_file_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A change of one description is seen."""
+    crd, reference = tmp_path / "crd.yaml", tmp_path / "reference.md"
+    assert main(_arguments(crd, reference)) == 0
+    assert main(["--check", *_arguments(crd, reference)]) == 0
+    stale = crd.read_text().replace("Worker pods.", "Worker pod.", 1)
+    crd.write_text(stale)
+    capsys.readouterr()
+    assert main(["--check", *_arguments(crd, reference)]) == 1
+    assert capsys.readouterr().err == f"{crd} is stale: run `make generate`\n"
+    assert crd.read_text() == stale
+
+
+def _fields(field: Field, path: str) -> Iterator[tuple[str, Field]]:
+    for name, child in field.properties.items():
+        yield f"{path}.{name}", child
+        yield from _fields(child, f"{path}.{name}")
+    if field.items is not None:
+        yield from _fields(field.items, f"{path}[]")
+
+
+@pytest.fixture(scope="module")
+def roots() -> resource.Tree:
+    """The field trees of the committed schema."""
+    return resource.tree(json.loads(JOB_SCHEMA.read_text()))
+
+
+def test_every_field_is_described(roots: resource.Tree) -> None:
+    """`kubectl explain` has something to say about each field."""
+    bare = [path for path, field in _fields(roots.spec, "spec") if not field.description]
+    bare += [path for path, field in _fields(roots.status, "status") if not field.description]
+    assert bare == []
+
+
+def test_every_number_of_the_spec_has_a_lower_bound(roots: resource.Tree) -> None:
+    """A negative count or length is refused at `kubectl apply`."""
+    numbers = {Kind.INTEGER, Kind.NUMBER}
+    unbounded = [
+        path
+        for path, field in _fields(roots.spec, "spec")
+        if field.kind in numbers and not field.bounds.keys() & {"minimum", "exclusiveMinimum"}
+    ]
+    assert unbounded == []
+
+
+def test_every_field_stands_in_the_reference(roots: resource.Tree) -> None:
+    """One row per field, under the heading of its object."""
+    sections = REFERENCE.read_text().split("\n### ")
+    tables = {section.split("\n")[0].strip("`"): section for section in sections}
+    for root, path in ((roots.spec, "spec"), (roots.status, "status")):
+        for where, _ in _fields(root, path):
+            parent, _, name = where.rpartition(".")
+            assert f"| `{name}` |" in tables[parent], where
+
+
+def test_printed_columns() -> None:
+    """What `kubectl get atj` shows, and that each column points at a field of the schema."""
+    (version,) = yaml.safe_load(CRD.read_text())["spec"]["versions"]
+    columns = version["additionalPrinterColumns"]
+    shown = [column["name"].upper() for column in columns if not column.get("priority")]
+    assert shown == ["STATE", "NODES", "STEP", "LOSS", "TOK/S", "CKPT", "RESTARTS", "AGE"]
+    schema = version["schema"]["openAPIV3Schema"]
+    for column in columns:
+        head, *rest = column["jsonPath"].split("[")[0].lstrip(".").split(".")
+        if head == "metadata":
+            continue
+        at = schema["properties"][head]
+        for part in rest:
+            at = at["properties"][part]
+        # A string column prints a value of any type.
+        assert column["type"] in ("string", at["type"]), column
+
+
+def test_cel_rules_are_marked_and_nothing_else() -> None:
+    """Without the marked lines, the same definition remains, less the rules."""
+    text = CRD.read_text()
+    older = yaml.safe_load(resource.without_cel(text))
+    newer = yaml.safe_load(text)
+    rules = _take_rules(newer)
+    assert [rule["message"] for rule in rules] == [rule.message for rule in resource.CEL_RULES]
+    assert newer == older
+
+
+def _take_rules(node: Any) -> list[dict[str, str]]:
+    taken: list[dict[str, str]] = []
+    if isinstance(node, dict):
+        taken += node.pop("x-kubernetes-validations", [])
+        for child in node.values():
+            taken += _take_rules(child)
+    elif isinstance(node, list):
+        for child in node:
+            taken += _take_rules(child)
+    return taken
+
+
+def test_no_defaults_are_written_into_objects() -> None:
+    """A default in the CRD would be frozen into every object at its creation; here it is told in words."""
+    assert "default:" not in [line.strip() for line in CRD.read_text().splitlines()]
+    assert "Default: 1000." in CRD.read_text()

@@ -1,0 +1,69 @@
+"""An image is built again exactly when something that goes into it has changed."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.images import content_hash, tree_hash
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    for name, text in {
+        "images/install.py": "steps",
+        "images/operator/Containerfile": "FROM base",
+        "operator/requirements.lock": "kopf==1",
+        "operator/aurl_operator/main.py": "print()",
+        "trainer/aurl_trainer/main.py": "print()",
+    }.items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "images/install.py",
+        "images/operator/Containerfile",
+        "operator/requirements.lock",
+        "operator/aurl_operator/main.py",
+        "operator/aurl_operator/new.py",
+    ],
+)
+def test_any_input_changes_the_hash(checkout: Path, changed: str) -> None:
+    before = content_hash("operator", checkout)
+    (checkout / changed).write_text("something else")
+    assert content_hash("operator", checkout) != before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "trainer/aurl_trainer/main.py",
+        "operator/aurl_operator/__pycache__/main.cpython-311.pyc",
+        "operator/aurl_operator.egg-info/PKG-INFO",
+        "README.md",
+    ],
+)
+def test_what_does_not_go_in_does_not_change_the_hash(checkout: Path, other: str) -> None:
+    before = content_hash("operator", checkout)
+    (checkout / other).parent.mkdir(parents=True, exist_ok=True)
+    (checkout / other).write_text("something else")
+    assert content_hash("operator", checkout) == before
+
+
+def test_the_base_image_is_part_of_the_hash(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = content_hash("operator", checkout)
+    monkeypatch.setenv("AURL_BASE_IMAGE", "python:3.11-slim")
+    assert content_hash("operator", checkout) != before
+
+
+def test_moving_text_from_one_file_to_the_next_changes_the_hash(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("xy")
+    (tmp_path / "b").write_text("")
+    before = tree_hash([tmp_path], tmp_path)
+    (tmp_path / "a").write_text("x")
+    (tmp_path / "b").write_text("y")
+    assert tree_hash([tmp_path], tmp_path) != before

@@ -1,0 +1,18 @@
+"""A file that ends the process that reads it, as a bug in a native parser would."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from aurl_trainer.data.music import Music
+from aurl_trainer.data.sources import SourceFile
+
+
+@dataclass(frozen=True)
+class LethalFile(SourceFile):
+    """Stands among ordinary files; must be importable by the worker processes."""
+
+    def read(self) -> Music:
+        """End the process without a word."""
+        os._exit(9)

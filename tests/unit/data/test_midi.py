@@ -1,0 +1,124 @@
+"""Reading MIDI: what the format allows, and what no file should be able to do to us."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import mido
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aurl_trainer.data.errors import BadMidiError
+from aurl_trainer.data.midi import read_midi, read_with_mido, read_with_symusic, write_midi
+from aurl_trainer.data.music import DRUMS, Music
+from unit.data.wild_midi import midi_files, tune
+
+
+def _file(kind: int, *chunks: bytes, division: int = 480) -> bytes:
+    body = b"".join(b"MTrk" + struct.pack(">I", len(chunk)) + chunk for chunk in chunks)
+    return b"MThd" + struct.pack(">IHHH", 6, kind, len(chunks), division) + body
+
+
+END = b"\x00\xff\x2f\x00"
+RUNNING_STATUS = b"\x00\x90\x3c\x40" + b"\x60\x3e\x40" + b"\x60\x3c\x00" + b"\x00\x3e\x00" + END
+CONDUCTOR = b"\x00\xff\x51\x03\x06\x1a\x80" + b"\x00\xff\x58\x04\x03\x03\x18\x08" + END
+DRUM_LINE = b"\x00\x99\x24\x40\x60\x89\x24\x00" + END
+
+
+@pytest.mark.parametrize("read", [read_with_symusic, read_with_mido])
+@pytest.mark.parametrize(
+    ("data", "notes", "programs"),
+    [
+        (_file(0, RUNNING_STATUS), [(0, 192, 60), (96, 192, 62)], [0]),
+        (
+            _file(1, CONDUCTOR, RUNNING_STATUS, DRUM_LINE),
+            [(0, 96, 36), (0, 192, 60), (96, 192, 62)],
+            [0, DRUMS],
+        ),
+        (tune(60, channel=3, program=40), [(0, 480, 60)], [40]),
+    ],
+    ids=["running status", "type 1 with drums", "program"],
+)
+def test_both_readers_agree_on_the_format(
+    read: object, data: bytes, notes: list[tuple[int, int, int]], programs: list[int]
+) -> None:
+    assert callable(read)
+    music = read(data, "file")
+    found = sorted(zip(music.start.tolist(), music.end.tolist(), music.pitch.tolist(), strict=True))
+    assert (found, music.programs.tolist()) == (notes, programs)
+
+
+def test_tempo_and_metre_are_read() -> None:
+    music = read_midi(_file(1, CONDUCTOR, RUNNING_STATUS), "file")
+    assert music.tempo.tolist() == [400_000]
+    assert (music.meter_numerator.tolist(), music.meter_denominator.tolist()) == ([3], [8])
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "damaged"),
+        (b"RIFF" + tune(60), "damaged"),
+        (tune(60, 62, 64)[:-9], "damaged"),
+        (_file(1, CONDUCTOR), "no notes"),
+        (_file(0, RUNNING_STATUS, division=0xE728), "damaged"),
+    ],
+    ids=["empty", "no header", "truncated", "no notes", "SMPTE time"],
+)
+def test_a_bad_file_is_named_with_its_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(BadMidiError, match=reason) as caught:
+        read_midi(data, "songs/a.mid")
+    assert caught.value.path == "songs/a.mid"
+    assert str(caught.value).startswith("songs/a.mid is not readable as music: ")
+
+
+@given(
+    data=midi_files(),
+    changes=st.lists(st.tuples(st.integers(0, 4000), st.binary(max_size=4)), min_size=1, max_size=8),
+)
+@settings(max_examples=200, deadline=None)
+def test_damaged_bytes_give_music_or_a_named_error(data: bytes, changes: list[tuple[int, bytes]]) -> None:
+    damaged = bytearray(data)
+    for place, content in changes:
+        at = place % (len(damaged) + 1)
+        damaged[at : at + max(1, len(content))] = content
+    try:
+        music = read_midi(bytes(damaged), "wild")
+    except BadMidiError as error:
+        assert error.path == "wild"
+        return
+    assert music.notes > 0
+    assert int(music.start.min()) >= 0
+    assert bool((music.end >= music.start).all())
+
+
+def test_a_written_file_ends_every_note_and_begins_it_after_the_equal_one_before() -> None:
+    zeros = np.zeros(3, np.int64)
+    music = Music(
+        ticks_per_quarter=480,
+        start=np.array([0, 240, 0]),
+        end=np.array([960, 480, 100]),
+        pitch=np.array([60, 60, 72]),
+        velocity=zeros + 80,
+        track=np.array([0, 0, 1]),
+        programs=np.array([5, DRUMS]),
+    )
+    file = mido.MidiFile(file=io.BytesIO(write_midi(music, ["made by a test"])))
+    assert [message.text for message in file.tracks[0] if message.type == "text"] == ["made by a test"]
+    sounding: set[tuple[int, int]] = set()
+    for message in file:
+        if message.type == "note_on":
+            assert (message.channel, message.note) not in sounding
+            sounding.add((message.channel, message.note))
+        elif message.type == "note_off":
+            sounding.remove((message.channel, message.note))
+    assert not sounding
+    back = read_midi(write_midi(music), "back")
+    assert sorted(zip(back.start.tolist(), back.end.tolist(), back.pitch.tolist(), strict=True)) == [
+        (0, 100, 72),
+        (0, 240, 60),
+        (240, 480, 60),
+    ]

@@ -1,0 +1,133 @@
+"""The documentation says what is there: links lead somewhere, commands and job files are real."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from helm_python import Chart
+
+from aurl_operator.crd.resource import without_cel
+from aurl_operator.metrics import Metrics
+from aurl_trainer.config import JobFile
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+JOB_FILES = sorted((ROOT / "configs/jobs").glob("*.yaml"))
+
+
+def crd_schema() -> dict[str, Any]:
+    """The OpenAPI schema of the resource, from the chart's CRD."""
+    crd = yaml.safe_load(without_cel((ROOT / "charts/aurl-operator/files/crd.yaml").read_text()))
+    schema: dict[str, Any] = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return schema
+
+
+def strict(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same schema as kubectl reads it: unknown keys are refused."""
+    closed = dict(schema)
+    if "properties" in schema:
+        closed["properties"] = {key: strict(value) for key, value in schema["properties"].items()}
+        closed.setdefault("additionalProperties", False)
+    if isinstance(schema.get("items"), dict):
+        closed["items"] = strict(schema["items"])
+    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if closed.pop(exclusive, False):
+            closed[exclusive] = closed.pop(bound)
+    return closed
+
+
+def jobs_in(page: Path) -> list[dict[str, Any]]:
+    """The job files shown on a page."""
+    blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    return [yaml.safe_load(block) for block in blocks if "kind: AurlTrainingJob" in block]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    prose = re.sub(r"`[^`]*`", "", page.read_text())
+    targets = re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", prose)
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    named = set(re.findall(r"`make ([a-z][a-z0-9-]*)", page.read_text()))
+    named |= set(re.findall(r"^make ([a-z][a-z0-9-]*)", page.read_text(), re.MULTILINE))
+    assert not {target for target in named if not re.search(rf"^{target}:", makefile, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_explained_fields_exist(page: Path) -> None:
+    for path in re.findall(r"kubectl explain aurltrainingjob\.([A-Za-z0-9.]+)", page.read_text()):
+        schema = crd_schema()
+        for key in path.split("."):
+            assert key in schema["properties"], f"{path}: no {key}"
+            schema = schema["properties"][key]
+
+
+def test_the_readme_shows_a_job() -> None:
+    assert jobs_in(ROOT / "README.md")
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        *(pytest.param(yaml.safe_load(file.read_text()), id=file.name) for file in JOB_FILES),
+        *(pytest.param(job, id=page.name) for page in PAGES for job in jobs_in(page)),
+    ],
+)
+def test_shown_jobs_are_valid(job: dict[str, Any]) -> None:
+    jsonschema.validate(job, strict(crd_schema()))
+    JobFile.parse(job, "the shown job")
+
+
+def test_a_wrong_job_would_be_noticed() -> None:
+    job = yaml.safe_load(JOB_FILES[0].read_text())
+    job["spec"]["training"]["stepz"] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(job, strict(crd_schema()))
+
+
+def operations() -> str:
+    """The administrator's page."""
+    return (ROOT / "docs/operations.md").read_text()
+
+
+def test_values_on_the_operations_page_are_the_charts() -> None:
+    schema = json.loads((ROOT / "charts/aurl-operator/values.schema.json").read_text())
+    named = re.findall(r"--set ([A-Za-z.]+)=", operations())
+    assert len(named) > 5
+    for path in named:
+        at = schema
+        for part in path.split("."):
+            assert part in at["properties"], f"--set {path}: no {part}"
+            at = at["properties"][part]
+
+
+def test_metrics_on_the_operations_page_are_the_operators() -> None:
+    metrics = Metrics(tuple, lambda: 0.0, lambda: 0.0, lambda: True)
+    families = [family.name for family in metrics.registry.collect()]
+    known = {*families, *(f"{name}_total" for name in families)}
+    named = {name.removesuffix("_bucket") for name in re.findall(r"aurl_operator_[a-z_]+", operations())}
+    assert len(named) > 8
+    assert named <= known
+
+
+def test_kubectl_on_the_operations_page_names_real_objects() -> None:
+    """Deployment and lease are called as the chart calls them for the release of the page."""
+    chart = Chart.load(str(ROOT / "charts/aurl-operator"))
+    objects = "\n".join(chart.render({}, name="aurl", namespace="aurl-system").values())
+    found = re.findall(r"(deployment/|lease/|get lease )([a-z-]+)", operations())
+    assert len(found) > 4
+    for kind, name in found:
+        assert name == "aurl-aurl-operator", kind
+    assert "name: aurl-aurl-operator" in objects
+    assert 'value: "aurl-system/aurl-aurl-operator"' in objects

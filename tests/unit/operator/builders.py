@@ -1,0 +1,255 @@
+"""Jobs, pods and launcher reports as the API server would give them, for tests of plan()."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from aurl_operator.actions import Children, Create, Delete, Options, Plan
+from aurl_operator.api.base import format_time
+from aurl_operator.plan import plan
+from aurl_operator.progress_report import ProgressReport
+
+Object = dict[str, Any]
+NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+OPTIONS = Options(image="trainer:test")
+UID = "11111111-2222-3333-4444-555555555555"
+SPEC: Object = {
+    "numNodes": 2,
+    "storage": {"claimTemplate": {"size": "1Gi"}},
+    "dataset": {"source": "bach"},
+    "training": {"steps": 400},
+}
+PREPARED: Object = {
+    "state": "Succeeded",
+    "dataset": {"fingerprint": "f00d", "files": 12, "dropped": 2, "droppedNames": ["a.mid", "b.mid"]},
+}
+TRAINED: Object = {"state": "Succeeded", "step": 400, "totalSteps": 400, "loss": 1.25}
+
+
+def after(seconds: float) -> datetime:
+    """A time so many seconds after NOW."""
+    return NOW + timedelta(seconds=seconds)
+
+
+def make_job(name: str = "bach", **spec: Any) -> Object:
+    """A job; `spec` replaces top-level fields of SPEC, None removes them."""
+    merged = {**copy.deepcopy(SPEC), **spec}
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": "music",
+            "uid": UID,
+            "generation": 1,
+            "resourceVersion": "1",
+            "creationTimestamp": format_time(NOW),
+        },
+        "spec": {key: value for key, value in merged.items() if value is not None},
+    }
+
+
+class World:
+    """One job and its children, changed by plan()'s actions as an API server would change them."""
+
+    def __init__(self, job: Object | None = None, options: Options = OPTIONS) -> None:
+        self.job = job or make_job()
+        self.options = options
+        self.pods: dict[str, Object] = {}
+        self.service: Object | None = None
+        self.config_map: Object | None = None
+        self.network_policy: Object | None = None
+        self.pod_groups: dict[str, Object] = {}
+        self.claim: Object | None = None
+        self.named_claim: Object | None = None
+        self.refusals: dict[str, Any] = {}
+        self.report: ProgressReport | None = None
+        self.now = NOW
+        self.last = Plan()
+        self.events: list[str] = []
+        self._uids = 0
+
+    def look(self) -> Plan:
+        """What plan() says now; nothing is changed."""
+        children = Children(
+            pods=tuple(self.pods.values()),
+            service=self.service,
+            config_map=self.config_map,
+            network_policy=self.network_policy,
+            pod_groups=tuple(self.pod_groups.values()),
+            claim=self.claim,
+            named_claim=self.named_claim,
+            refusals=self.refusals,
+        )
+        return plan(self.job, children, self.report, self.now, self.options)
+
+    def step(self) -> Plan:
+        """Ask plan() once and do what it says."""
+        decided = self.last = self.look()
+        if decided.status is not None:
+            self.job["status"] = decided.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+            self.events += [event.reason for event in decided.events]
+        for action in decided.actions:
+            self.carry_out(action)
+        return decided
+
+    def settle(self) -> Object:
+        """Ask until nothing is left to do now; the status."""
+        for _ in range(12):
+            before = json.dumps(self.job.get("status"))
+            if not self.step().actions and json.dumps(self.job.get("status")) == before:
+                return self.status
+        raise AssertionError(f"plan() never comes to rest: {self.last}")
+
+    def carry_out(self, action: object) -> None:
+        """Do one action; a name that is taken is an error here."""
+        match action:
+            case Create(kind="Pod", manifest=manifest):
+                name = manifest["metadata"]["name"]
+                assert name not in self.pods, f"{name} exists already"
+                self.pods[name] = self._stored(manifest) | {"status": {"phase": "Pending"}}
+            case Create(kind="Service", manifest=manifest):
+                self.service = self._stored(manifest)
+                self.service["spec"]["clusterIP"] = "10.96.0.7"
+            case Create(kind="ConfigMap", manifest=manifest):
+                self.config_map = self._stored(manifest)
+            case Create(kind="NetworkPolicy", manifest=manifest):
+                self.network_policy = self._stored(manifest)
+            case Create(kind="PersistentVolumeClaim", manifest=manifest):
+                self.claim = self._stored(manifest)
+            case Delete(kind="Pod", name=name, uid=uid, force=force):
+                self._delete_pod(name, uid, force)
+            case Create(kind=kind, name=name, manifest=manifest) if kind.startswith("PodGroup"):
+                self.pod_groups[name] = self._stored(manifest)
+            case Delete(kind=kind, name=name) if kind.startswith("PodGroup"):
+                self.pod_groups.pop(name, None)
+            case Delete(kind="Service"):
+                self.service = None
+            case _:
+                self._carry_out_rare(action)
+
+    def _carry_out_rare(self, action: Any) -> None:
+        if type(action).__name__ == "Patch":
+            assert self.config_map is not None
+            self.config_map["data"] |= action.patch["data"]
+        else:
+            assert type(action).__name__ == "DeleteJob"
+            self.job["metadata"]["deletionTimestamp"] = format_time(self.now)
+
+    def _stored(self, manifest: Mapping[str, Any]) -> Object:
+        self._uids += 1
+        stored: Object = copy.deepcopy(dict(manifest))
+        stored["metadata"]["uid"] = f"uid-{self._uids}"
+        stored["metadata"]["creationTimestamp"] = format_time(self.now)
+        return stored
+
+    def _delete_pod(self, name: str, uid: str, force: bool) -> None:
+        pod = self.pods.get(name)
+        if pod is None or pod["metadata"]["uid"] != uid:
+            return
+        if force or pod["status"]["phase"] in ("Succeeded", "Failed"):
+            del self.pods[name]
+        elif "deletionTimestamp" not in pod["metadata"]:
+            self.ask_to_leave(name)
+
+    # ---------------------------------------------------------------- what happens to pods
+
+    def ask_to_leave(self, name: str, grace: int = 60) -> None:
+        """Somebody deleted the pod; its containers still end."""
+        metadata = self.pods[name]["metadata"]
+        metadata["deletionTimestamp"] = format_time(self.now + timedelta(seconds=grace))
+        metadata["deletionGracePeriodSeconds"] = grace
+
+    def place(self, **nodes: str) -> None:
+        """The scheduler found nodes for pods; underscores in the pods' names stand for dashes."""
+        for name, node in nodes.items():
+            self.pods[name.replace("_", "-")].setdefault("spec", {})["nodeName"] = node
+
+    def all_pods_end(self) -> None:
+        """Every pod that was asked to leave has left."""
+        self.pods = {n: p for n, p in self.pods.items() if "deletionTimestamp" not in p["metadata"]}
+
+    def run(self, *names: str) -> None:
+        """The containers run."""
+        for name in names:
+            self.pods[name]["spec"].setdefault("nodeName", "node-1")
+            self.pods[name]["status"] = {"phase": "Running", "podIP": "10.0.0.1"}
+
+    def succeed(self, name: str, report: Mapping[str, Any]) -> None:
+        """The container ended well."""
+        self._end(name, "Succeeded", {"exitCode": 0, "message": json.dumps(report)})
+
+    def fail(self, name: str, exit_code: int = 1, message: object = None, **state: Any) -> None:
+        """The container ended badly; a message that is no text is written as JSON."""
+        ended: Object = {"exitCode": exit_code, "reason": "Error", **state}
+        if message is not None:
+            ended["message"] = message if isinstance(message, str) else json.dumps(message)
+        self._end(name, "Failed", ended)
+
+    def _end(self, name: str, phase: str, ended: Object) -> None:
+        ended.setdefault("finishedAt", format_time(self.now))
+        container = {"name": "trainer", "state": {"terminated": ended}}
+        self.pods[name]["status"] = {"phase": phase, "containerStatuses": [container]}
+
+    def wait_for_reason(self, name: str, reason: str, message: str = "no such thing") -> None:
+        """The kubelet cannot start the container."""
+        waiting = {"reason": reason, "message": message}
+        container = {"name": "trainer", "state": {"waiting": waiting}}
+        self.pods[name]["status"] = {"phase": "Pending", "containerStatuses": [container]}
+
+    def cannot_be_scheduled(self, name: str, since: datetime | None) -> None:
+        """The scheduler finds no node."""
+        condition = {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": "no room",
+        }
+        if since is not None:
+            condition["lastTransitionTime"] = format_time(since)
+        self.pods[name]["spec"].pop("nodeName", None)
+        self.pods[name]["status"] = {"phase": "Pending", "conditions": [condition]}
+
+    # ---------------------------------------------------------------- what is to be seen
+
+    @property
+    def status(self) -> Object:
+        """The job's status."""
+        return dict(self.job.get("status") or {})
+
+    @property
+    def state(self) -> str:
+        """The job's state."""
+        return str(self.status.get("state"))
+
+    def condition(self, name: str) -> tuple[str, str]:
+        """Status and reason of a condition."""
+        found = next(c for c in self.status["conditions"] if c["type"] == name)
+        return found["status"], found["reason"]
+
+    def message(self, name: str) -> str:
+        """Message of a condition."""
+        return str(next(c for c in self.status["conditions"] if c["type"] == name)["message"])
+
+
+def prepared(job: Object | None = None) -> World:
+    """A world whose dataset is prepared and whose workers exist."""
+    world = World(job)
+    world.settle()
+    name = f"{world.job['metadata']['name']}-prepare-0"
+    world.run(name)
+    world.settle()
+    world.succeed(name, PREPARED)
+    world.settle()
+    return world
+
+
+def running(job: Object | None = None) -> World:
+    """A world whose workers of attempt 0 run."""
+    world = prepared(job)
+    world.run(*(name for name in world.pods if "-prepare-" not in name))
+    world.settle()
+    assert world.state == "Running", world.status
+    return world

@@ -1,0 +1,135 @@
+"""plan() as tables: which specifications are refused, and what pods are made of the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aurl_operator.podsecurity import violations
+from aurl_operator.problems import Problem
+from unit.operator.builders import (
+    OPTIONS,
+    World,
+    make_job,
+    prepared,
+)
+
+NODES = ("bach-0-0", "bach-0-1")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"numNodes": 0}, ["spec.numNodes"]),
+        ({"nodes": 2}, ["spec.nodes"]),
+        ({"storage": {}}, ["spec.storage", "exactly one"]),
+        ({"storage": {"claimName": "a", "claimTemplate": {"size": "1Gi"}}}, ["exactly one"]),
+        ({"storage": {"claimTemplate": {"size": "lots"}}}, ["size", "quantity"]),
+        ({"training": None}, ["spec.training"]),
+        ({"resourcesPerNode": {"limits": {"memory": "-1"}}}, ["resourcesPerNode.limits.memory"]),
+        ({"podTemplate": {"env": [{"name": "AURL_ATTEMPT", "value": "9"}]}}, ["AURL_ATTEMPT", "operator"]),
+        ({"podTemplate": {"labels": {"aurl.ai/attempt": "9"}}}, ["belongs to the operator"]),
+        ({"podTemplate": {"hostNetwork": True}}, ["spec.podTemplate.hostNetwork"]),
+        (
+            {"podTemplate": {"volumes": [{"name": "x", "mountPath": "/etc/../mnt", "emptyDir": {}}]}},
+            ["mountPath"],
+        ),
+        ({"podTemplate": {"volumes": [{"name": "x", "mountPath": "/x", "hostPath": {}}]}}, ["hostPath"]),
+        (
+            {
+                "podTemplate": {
+                    "annotations": {"container.apparmor.security.beta.kubernetes.io/trainer": "unconfined"}
+                }
+            },
+            ["sandbox"],
+        ),
+    ],
+)
+def test_an_invalid_specification_fails_at_once_with_its_path(change: Any, words: list[str]) -> None:
+    world = World(make_job(**change))
+    world.settle()
+    assert world.state == "Failed"
+    assert world.condition("Failed") == ("True", "InvalidSpec")
+    assert all(word in world.message("Failed") for word in words), world.message("Failed")
+    assert world.pods == {}
+    assert world.status["lastFailure"]["class"] == "UserError"
+
+
+def test_the_configuration_check_is_asked() -> None:
+    options = OPTIONS.__class__(
+        image="x", check_config=lambda _dataset, _training: (Problem("spec.training.steps", "too few"),)
+    )
+    world = World(options=options)
+    world.settle()
+    assert "spec.training.steps: too few" in world.message("Failed")
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [("a" * 50, True), ("a" * 51, False), ("9lives", False), ("with.dot", False), ("Upper", False)],
+)
+def test_names(name: str, good: bool) -> None:
+    world = World(make_job(name))
+    world.settle()
+    assert (world.state != "Failed") == good
+    if not good:
+        assert world.condition("Failed") == ("True", "InvalidName")
+
+
+@pytest.mark.parametrize("role", ["prepare", "worker"])
+def test_every_generated_pod_is_restricted(role: str) -> None:
+    overlay = {
+        "labels": {"team": "x"},
+        "annotations": {"note": "y"},
+        "nodeSelector": {"gpu": "yes"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "env": [{"name": "EXTRA", "value": "1"}],
+        "imagePullSecrets": [{"name": "pull"}],
+        "priorityClassName": "high",
+        "volumes": [{"name": "extra", "mountPath": "/extra", "configMap": {"name": "c"}}],
+    }
+    resources = {"requests": {"cpu": 1}, "limits": {"nvidia.com/gpu": 1, "memory": "2Gi"}}
+    job = make_job(podTemplate=overlay, resourcesPerNode=resources)
+    world = prepared(job)
+    pod = world.pods["bach-prepare-0" if role == "prepare" else "bach-0-1"]
+    assert violations(pod) == ()
+    spec, container = pod["spec"], pod["spec"]["containers"][0]
+    assert spec["restartPolicy"] == "Never"
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    assert spec["nodeSelector"] == {"gpu": "yes"}
+    assert spec["tolerations"][0] == {"key": "gpu", "operator": "Exists"}
+    assert pod["metadata"]["labels"]["team"] == "x"
+    assert pod["metadata"]["annotations"]["prometheus.io/port"] == "9402"
+    assert ("nvidia.com/gpu" in container["resources"]["limits"]) == (role == "worker")
+    assert container["command"][:2] == ["aurl-trainer", "launch"]
+    owner = pod["metadata"]["ownerReferences"][0]
+    assert owner["controller"] is True
+    assert "blockOwnerDeletion" not in owner
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda pod: pod["spec"].update(hostNetwork=True),
+        lambda pod: pod["spec"]["volumes"].append({"name": "x", "hostPath": {"path": "/"}}),
+        lambda pod: (
+            pod["spec"]["securityContext"].pop("runAsNonRoot")
+            and pod["spec"]["containers"][0]["securityContext"].pop("runAsNonRoot")
+        ),
+        lambda pod: pod["spec"]["securityContext"].pop("seccompProfile"),
+        lambda pod: pod["spec"]["containers"][0]["securityContext"].update(privileged=True),
+        lambda pod: pod["spec"]["containers"][0]["securityContext"].pop("allowPrivilegeEscalation"),
+        lambda pod: pod["spec"]["containers"][0]["securityContext"]["capabilities"].update(add=["NET_RAW"]),
+        lambda pod: pod["spec"]["containers"][0]["securityContext"].pop("capabilities"),
+        lambda pod: pod["spec"]["containers"][0]["ports"][0].update(hostPort=80),
+        lambda pod: pod["spec"]["securityContext"].update(runAsUser=0),
+        lambda pod: pod["spec"].update(initContainers=[{"name": "root"}]),
+    ],
+)
+def test_the_restricted_check_sees_what_is_forbidden(spoil: Any) -> None:
+    pod = prepared().pods["bach-0-0"]
+    assert violations(pod) == ()
+    spoil(pod)
+    assert violations(pod) != ()

@@ -1,0 +1,195 @@
+"""plan() as tables: what stands in a job's way is told once, waited for, and cured."""
+
+from __future__ import annotations
+
+import pytest
+
+from aurl_operator.actions import Create, Refusal
+from aurl_operator.progress_report import ProgressReport
+from unit.operator.builders import (
+    NOW,
+    OPTIONS,
+    World,
+    after,
+    make_job,
+    prepared,
+    running,
+)
+
+NODES = ("bach-0-0", "bach-0-1")
+
+
+def kinds(world: World) -> list[str]:
+    return [a.kind for a in world.look().actions if isinstance(a, Create)]
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("ImagePullBackOff", "ImagePullBackOff"),
+        ("ErrImagePull", "ImagePullBackOff"),
+        ("InvalidImageName", "InvalidImageName"),
+        ("CreateContainerConfigError", "CreateContainerConfigError"),
+        ("ContainerCreating", ""),
+    ],
+)
+def test_a_pod_that_cannot_start(reason: str, told: str) -> None:
+    world = World()
+    world.settle()
+    world.wait_for_reason("bach-prepare-0", reason, "the detail")
+    world.settle()
+    if not told:
+        assert world.condition("Stalled")[0] == "False"
+        return
+    assert world.condition("Stalled") == ("True", told)
+    assert "the detail" in world.message("Stalled")
+    assert world.state == "Preparing"
+    assert world.events.count(told) == 1
+    world.run("bach-prepare-0")
+    world.settle()
+    assert world.condition("Stalled")[0] == "False"
+
+
+def test_a_container_that_is_not_created_for_long_is_told() -> None:
+    world = prepared()
+    world.wait_for_reason("bach-0-1", "ContainerCreating")
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T12:00:00Z"}
+    world.pods["bach-0-1"]["status"]["conditions"] = [scheduled]
+    world.now = after(119)
+    world.settle()
+    assert world.condition("Stalled")[0] == "False"
+    assert world.last.requeue_after == pytest.approx(1)
+    world.now = after(121)
+    world.settle()
+    assert world.condition("Stalled") == ("True", "ContainerNotCreated")
+
+
+@pytest.mark.parametrize(
+    ("since", "told", "wake"),
+    [
+        (0, False, 5),
+        (-4, False, 1),
+        (-5, True, None),
+        (2, False, 7),
+        (3600, True, None),
+        (None, True, None),
+    ],
+    ids=["fresh", "almost", "lasting", "skewed clock", "nonsense", "no time"],
+)
+def test_a_pod_without_a_node_is_told_once_that_has_lasted(
+    since: float | None, told: bool, wake: float | None
+) -> None:
+    world = World()
+    world.settle()
+    world.cannot_be_scheduled("bach-prepare-0", None if since is None else after(since))
+    world.settle()
+    assert world.condition("Stalled") == (("True", "Unschedulable") if told else ("False", "NoObstacle"))
+    assert world.last.requeue_after == wake
+    world.run("bach-prepare-0")
+    world.settle()
+    assert world.events.count("Unschedulable") == int(told)
+
+
+def test_a_namespace_that_is_being_deleted_makes_no_noise() -> None:
+    world = running()
+    before = world.status
+    world.pods.clear()
+    message = "forbidden: unable to create new content in namespace music because it is being terminated"
+    world.refusals["bach-1-0"] = Refusal(403, message, NOW)
+    decided = world.look()
+    assert (decided.actions, decided.status, decided.events) == ((), None, ())
+    assert world.status == before
+
+
+@pytest.mark.parametrize("checkpoint", [None, 120])
+def test_a_lost_claim_stalls_the_job_and_is_not_made_anew(checkpoint: int | None) -> None:
+    world = running()
+    if checkpoint:
+        body = {"step": 130, "totalSteps": 400, "lastCheckpoint": {"step": checkpoint}}
+        world.report = ProgressReport(body, 0, NOW)
+    assert world.claim is not None
+    world.claim["metadata"]["deletionTimestamp"] = "2026-01-01T12:00:00Z"
+    world.settle()
+    assert (world.state, world.condition("Stalled")) == ("Running", ("True", "ClaimLost"))
+    assert "is being deleted" in world.message("Stalled")
+    world.claim = None
+    world.fail("bach-0-0", 3)
+    world.settle()
+    world.pods.pop("bach-0-1")
+    world.settle()
+    assert (world.state, world.condition("Stalled")) == ("Restarting", ("True", "ClaimLost"))
+    assert ("checkpoint of step 120" in world.message("Stalled")) == bool(checkpoint)
+    assert set(world.pods) == {"bach-prepare-0"}
+    assert world.claim is None
+    assert world.last.requeue_after == 5
+    assert world.events.count("ClaimLost") == 1
+    world.claim = {"metadata": {"name": "bach-data", "uid": "restored"}}
+    world.settle()
+    assert world.condition("Stalled")[0] == "False"
+    # Whether the dataset was restored with it, the preparation finds out.
+    assert set(world.pods) == {"bach-prepare-0", "bach-prepare-1"}
+    assert world.status["claimUid"] == "restored"
+
+
+def test_a_claim_that_another_storage_replaced_is_not_missed() -> None:
+    world = running()
+    world.job["spec"] |= {"suspend": True, "storage": {"claimName": "mine"}}
+    world.settle()
+    for name in NODES:
+        del world.pods[name]
+    world.claim, world.named_claim = None, {"metadata": {"name": "mine"}}
+    world.job["spec"]["suspend"] = False
+    world.settle()
+    assert world.condition("Stalled")[0] == "False"
+    assert "claimUid" not in world.status
+    assert set(world.pods) == {"bach-prepare-0", "bach-prepare-1"}
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_pods_wait_for_their_network_policy(wanted: bool) -> None:
+    world = World(options=OPTIONS.__class__(image="x", network_policy=wanted))
+    world.refusals["bach-pods"] = Refusal(403, 'admission webhook "x" denied the request', NOW)
+    world.settle()
+    assert world.network_policy is None
+    assert bool(world.pods) != wanted
+    assert world.condition("Stalled") == (("True", "AdmissionDenied") if wanted else ("False", "NoObstacle"))
+
+
+def test_startup_deadline_counts_until_all_run_and_not_after() -> None:
+    world = prepared(make_job(runPolicy={"startupDeadlineSeconds": 30}))
+    world.run("bach-0-0")
+    world.wait_for_reason("bach-0-1", "ImagePullBackOff", "gone")
+    world.now = after(29)
+    world.settle()
+    assert world.state == "Starting"
+    assert world.last.requeue_after == pytest.approx(1)
+    world.now = after(31)
+    world.settle()
+    assert world.condition("Failed") == ("True", "StartupDeadlineExceeded")
+    assert "gone" in world.message("Failed")
+    well = running(make_job(runPolicy={"startupDeadlineSeconds": 30}))
+    well.now = after(1000)
+    well.settle()
+    assert well.state == "Running"
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "reason"),
+    [
+        (403, "exceeded quota: q, requested: pods=1", "QuotaExceeded"),
+        (403, 'admission webhook "x" denied the request', "AdmissionDenied"),
+        (403, 'cannot create resource "pods" in API group', "OperatorForbidden"),
+        (400, "admission webhook said no", "AdmissionDenied"),
+        (409, "the name is taken", "NameConflict"),
+    ],
+)
+def test_a_refused_pod_is_told_and_tried_again_later(code: int, message: str, reason: str) -> None:
+    world = World()
+    world.step()
+    world.refusals["bach-prepare-0"] = Refusal(code, message, NOW)
+    world.settle()
+    assert world.condition("Stalled") == ("True", reason)
+    assert world.pods == {}
+    assert world.last.requeue_after is not None
+    world.now = after(2.1)
+    assert kinds(world) == ["Pod"]

@@ -1,0 +1,98 @@
+"""plan() as tables: what a launcher tells is believed if it makes sense, and missed if it stands still."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from aurl_operator.actions import Delete
+from aurl_operator.progress_report import ProgressReport
+from unit.operator.builders import (
+    NOW,
+    after,
+    make_job,
+    running,
+)
+
+NODES = ("bach-0-0", "bach-0-1")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "step", "age", "state", "hangs"),
+    [
+        (74, 7, 0, "Training", False),  # the launchers come first, by 15 s
+        (76, 7, 0, "Training", True),
+        (76, 8, 0, "Training", False),
+        (76, 7, 16, "Training", False),
+        (76, 7, 0, "Finished", False),
+        (76, 7, None, "Training", False),
+    ],
+    ids=["in time", "stands still", "steps", "launcher out of reach", "is ending", "never heard of"],
+)
+def test_a_gang_that_stands_still(
+    seconds: float, step: int, age: float | None, state: str, hangs: bool
+) -> None:
+    world = running(make_job(runPolicy={"hangDeadlineSeconds": 60, "backoffLimit": 1}))
+    if age is not None:
+        world.report = ProgressReport({"step": 7, "totalSteps": 400}, 0, NOW)
+        world.settle()
+    world.now = after(seconds)
+    if age is not None:
+        body = {"step": step, "totalSteps": 400, "state": state}
+        world.report = ProgressReport(body, 0, after(seconds - age))
+    decided = world.look()
+    assert decided.requeue_after is not None
+    assert (decided.restarted_now == "Hang") == hangs
+    if hangs:
+        assert decided.status_first
+        assert decided.status is not None
+        failure = decided.status.last_failure
+        assert failure is not None
+        assert failure.message == "No new step for 76 s: attempt 0 stands still at step 7."
+        assert {a.name for a in decided.actions if isinstance(a, Delete)} == set(NODES)
+
+
+def test_a_gang_that_never_makes_a_first_step_is_restarted_within_its_budget() -> None:
+    world = running(make_job(runPolicy={"hangDeadlineSeconds": 60, "backoffLimit": 1}))
+    for attempt in (0, 1):
+        world.now += timedelta(seconds=76)
+        world.report = ProgressReport({"state": "Starting"}, attempt, world.now)
+        world.settle()
+        world.pods = {name: pod for name, pod in world.pods.items() if "prepare" in name}
+        if attempt == 0:
+            assert "before its first step" in world.status["lastFailure"]["message"]
+            world.settle()
+            world.run("bach-1-0", "bach-1-1")
+            world.settle()
+            assert world.state == "Running"
+    assert world.condition("Failed") == ("True", "BackoffLimitExceeded")
+    assert world.status["restarts"]["byClass"] == {"Hang": 1}
+
+
+def test_progress_is_taken_from_this_attempt_only_and_only_if_it_makes_sense() -> None:
+    world = running()
+    body: dict[str, Any] = {
+        "step": 100,
+        "totalSteps": 400,
+        "startStep": 0,
+        "loss": 2.34567,
+        "tokensPerSecond": 1234.5,
+        "lastCheckpoint": {"step": 80, "path": "p", "time": "2026-01-01T12:00:00Z"},
+        "firstStepAt": "2026-01-01T12:00:00Z",
+        "updatedAt": "2026-01-01T12:01:39Z",
+    }
+    world.report = ProgressReport(body, 1, NOW)
+    world.settle()
+    assert "progress" not in world.status
+    world.report = ProgressReport(body, 0, NOW)
+    world.settle()
+    progress = world.status["progress"]
+    assert (progress["step"], progress["percentage"], progress["loss"]) == (100, 25, 2.3457)
+    assert progress["estimatedRemainingSeconds"] == 300
+    assert world.status["lastCheckpoint"]["step"] == 80
+    world.now = after(60)
+    world.report = ProgressReport({"step": 500, "totalSteps": 400}, 0, world.now)
+    world.settle()
+    assert world.status["progress"]["step"] == 100
