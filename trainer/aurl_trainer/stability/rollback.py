@@ -67,6 +67,11 @@ class Rollback:
         restored.learning_rate_factor = rate_factor
         return restored
 
+    def finish_saves(self) -> None:
+        """Wait for the save that is being written: the job is about to end, and it may be its last one."""
+        if self.writer is not None:
+            self.journal.saves(self.writer.abandon())
+
     def to_best(self, step: int) -> Progress | None:
         """Restore weights and optimizer of the checkpoint of `step`; None when it does not exist."""
         exists = 0

@@ -157,6 +157,7 @@ class Supervisor:
         """Report the end and return the error that makes it."""
         message = f"{finding.message.removesuffix('.')}{why}."
         self.journal.anomaly(finding.kind, Action.STOP, message)
+        self.rollback.finish_saves()
         return DivergenceError(message)
 
 
