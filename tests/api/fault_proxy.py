@@ -161,6 +161,16 @@ class FaultProxy:
             lambda: sum(containing in stream.path and not stream.deaf for stream in self._streams)
         )
 
+    def writes(self) -> list[str]:
+        """What has arrived that was to change something, in order; the lease aside, answered or not."""
+        return self._call(
+            lambda: [
+                f"{method} {where}"
+                for _, method, where in self.requests
+                if method != "GET" and "/leases" not in where
+            ]
+        )
+
     # ---------------------------------------------------------------- inside
 
     def _do(self, coroutine: Coroutine[Any, Any, T]) -> T:

@@ -104,7 +104,7 @@ class OperatorProcess:
         }
 
     def writes(self) -> float:
-        """Requests so far that were to change something, the lease aside."""
+        """Requests answered so far that were to change something, the lease aside."""
         return sum(
             value
             for (name, labels), value in self.metrics().items()
@@ -118,16 +118,15 @@ class OperatorProcess:
         return "\naurl_operator_leader 1.0" in self.get("/metrics")[1]
 
     def freeze(self) -> None:
-        """SIGSTOP: the process stands still, its connections stay open."""
-        self._send(signal.SIGSTOP)
+        """SIGSTOP: from now on the process stands still, its connections stay open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         """SIGCONT."""
-        self._send(signal.SIGCONT)
-
-    def _send(self, number: int) -> None:
         assert self._process is not None
-        self._process.send_signal(number)
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """kill -9."""
