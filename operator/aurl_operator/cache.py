@@ -70,6 +70,10 @@ class Cache:
         """The objects of a kind that a job owns."""
         return (obj for found, obj in self._children.get(uid, {}).values() if found == kind)
 
+    def config_map(self, uid: str) -> Object | None:
+        """The ConfigMap of a job, or None."""
+        return next(self.children(uid, "ConfigMap"), None)
+
     def all_children(self, kind: Kind) -> list[Object]:
         """All objects of a kind."""
         return [obj for owned in self._children.values() for found, obj in owned.values() if found == kind]

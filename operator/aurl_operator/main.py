@@ -31,6 +31,7 @@ from aurl_operator.settings import Settings, read_settings
 from aurl_operator.validation import ConfigCheck, config_checker
 from aurl_operator.watches import Watch, Watches
 from aurl_operator.watching import watch
+from aurl_operator.webhook import Certificate, CertificateError, keep_renewed, serve_webhook
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     try:
         asyncio.run(run(settings, check_config))
+    except CertificateError as error:
+        log.error("%s", error)
+        return 1
     except OSError as error:
-        log.error("cannot serve on port %d: %s", settings.http_port, error)
+        log.error("cannot serve on port %d or %d: %s", settings.http_port, settings.webhook_port, error)
         return 1
     except Exception:
         log.exception("the operator ends by an error of its own")
@@ -56,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def run(settings: Settings, check_config: ConfigCheck) -> None:
-    """Wire everything together and run it until a signal comes. Raises OSError if a port is taken."""
+    """Wire everything together and run it until a signal comes.
+
+    Raises OSError if a port is taken and CertificateError if the webhook's certificate cannot be used.
+    """
     client, cache, stop = Client(), Cache(), asyncio.Event()
     options = settings.options(check_config)
     kinds = tuple(kind for kind in CHILDREN if kind != "NetworkPolicy" or settings.job_network_policy)
@@ -105,10 +112,17 @@ async def run(settings: Settings, check_config: ConfigCheck) -> None:
         kinds=kinds,
         watches=watches,
     )
-    server = await serve(settings.http_port, metrics, health)
+    servers = [await serve(settings.http_port, metrics, health)]
+    jobs: list[Coroutine[Any, Any, object]] = [stop.wait(), resync.run(), health.run(), leadership.run()]
+    if settings.webhook_certificates is not None:
+        # A replica that waits answers as well: it sees the same cluster.
+        certificate = Certificate(settings.webhook_certificates)
+        servers.append(
+            await serve_webhook(settings.webhook_port, certificate, cache.config_map, check_config)
+        )
+        jobs.append(keep_renewed(certificate))
     log.info("operator %s started", __version__)
     watching = asyncio.create_task(watch(registry, settings, lambda: _stop_at_signals(stop), client.closed))
-    jobs: list[Coroutine[Any, Any, object]] = [stop.wait(), resync.run(), health.run(), leadership.run()]
     tasks = [asyncio.create_task(job) for job in jobs]
     # Everything runs for ever: the first task that ends, by a signal or by a mistake, ends the rest.
     ended, _ = await asyncio.wait([watching, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -119,7 +133,8 @@ async def run(settings: Settings, check_config: ConfigCheck) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
-    await server.cleanup()
+    for server in servers:
+        await server.cleanup()
     for task in ended:
         task.result()
     log.info("operator stopped")

@@ -98,7 +98,7 @@ class Reconciler:
         return Children(
             pods=tuple(cache.children(who.uid, "Pod")),
             service=next(cache.children(who.uid, "Service"), None),
-            config_map=next(cache.children(who.uid, "ConfigMap"), None),
+            config_map=cache.config_map(who.uid),
             network_policy=next(cache.children(who.uid, "NetworkPolicy"), None),
             pod_groups=tuple(group for kind in podgroups.KINDS for group in cache.children(who.uid, kind)),
             claim=await self._own_claim(who, job),

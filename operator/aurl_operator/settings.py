@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from aurl_operator import __version__
 from aurl_operator.actions import Options
@@ -16,7 +17,10 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of one operator process; times are in seconds. `lease` is a namespace and a name."""
+    """Settings of one operator process; times are in seconds. `lease` is a namespace and a name.
+
+    Without `webhook_certificates` no webhook is served.
+    """
 
     trainer_image: str
     trainer_image_pull_policy: str
@@ -30,6 +34,8 @@ class Settings:
     lease: tuple[str, str] | None
     lease_seconds: int
     watch_idle_seconds: float
+    webhook_certificates: Path | None
+    webhook_port: int
 
     def options(self, check_config: ConfigCheck) -> Options:
         """The part that plan() needs."""
@@ -105,6 +111,13 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     flag(
         "--http-port", "AURL_HTTP_PORT", "8080", "port of /metrics, /healthz and /readyz; 0 takes a free one"
     )
+    flag(
+        "--webhook-certificates",
+        "AURL_WEBHOOK_CERTIFICATES",
+        "",
+        "directory with tls.crt and tls.key, with which the validating webhook is served; empty: it is not",
+    )
+    flag("--webhook-port", "AURL_WEBHOOK_PORT", "9443", "port of the validating webhook; 0 takes a free one")
     flag("--log-level", "AURL_LOG_LEVEL", "INFO", "lowest level to log: " + ", ".join(LOG_LEVELS))
     parser.add_argument("--version", action="version", version=__version__)
     parsed = parser.parse_args(arguments)
@@ -142,4 +155,6 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         lease=(lease[0], lease[1]) if lease else None,
         lease_seconds=int(number("lease-seconds", parsed.lease_seconds, 3, 300)),
         watch_idle_seconds=number("watch-idle-seconds", parsed.watch_idle_seconds, 1, 240),
+        webhook_certificates=Path(parsed.webhook_certificates) if parsed.webhook_certificates else None,
+        webhook_port=int(number("webhook-port", parsed.webhook_port, 0, 65535)),
     )

@@ -25,6 +25,15 @@ class ApiError(ClusterError):
         super().__init__(f"{method} {path}: {code or 'unreachable'} {message}")
 
 
+def _reason(body: str) -> str:
+    """What a Status object says, or the beginning of whatever else was answered."""
+    try:
+        message = json.loads(body)["message"]
+    except (ValueError, TypeError, KeyError):
+        return body[:500]
+    return str(message)[:1000]
+
+
 class Api:
     """One API server, as described by a kubeconfig that this package has written."""
 
@@ -51,7 +60,7 @@ class Api:
         finally:
             connection.close()
         if answer.status >= 300:
-            raise ApiError(method, path, answer.status, text.decode(errors="replace")[:500])
+            raise ApiError(method, path, answer.status, _reason(text.decode(errors="replace")))
         try:
             return dict(json.loads(text))
         except ValueError:

@@ -62,6 +62,7 @@ DEFAULT_KINDS = sorted(
         "ServiceAccount",
     ]
 )
+GIVEN_CERTIFICATE: Object = {"enabled": True, "secretName": "mine", "caBundle": "Y2E="}
 
 
 def test_strict_lint() -> None:
@@ -91,6 +92,12 @@ def test_strict_lint() -> None:
         ({"metrics": {"discovery": "podMonitor"}}, ["PodMonitor", "PodMonitor"], []),
         ({"networkPolicy": {"enabled": True}}, ["NetworkPolicy"], []),
         ({"podDisruptionBudget": {"enabled": True}}, ["PodDisruptionBudget"], []),
+        (
+            {"webhook": {"enabled": True}},
+            ["Certificate", "Issuer", "Service", "ValidatingWebhookConfiguration"],
+            [],
+        ),
+        ({"webhook": GIVEN_CERTIFICATE}, ["Service", "ValidatingWebhookConfiguration"], []),
     ],
 )
 def test_toggles(chart: Chart, values: Object, more: list[str], less: list[str]) -> None:
@@ -131,8 +138,9 @@ def test_manifests_satisfy_the_schemas_of_kubernetes(chart: Chart, version: str)
         "imagePullSecrets": [{"name": "registry"}],
         "tolerations": [{"operator": "Exists"}],
         "extraEnv": [{"name": "TZ", "value": "UTC"}],
+        "webhook": GIVEN_CERTIFICATE,
     }
-    for values in (everything, {"watchNamespaces": ["one"]}):
+    for values in (everything, {"watchNamespaces": ["one"], "webhook": GIVEN_CERTIFICATE}):
         for manifest in _render(chart, values):
             kubernetes_validate.validate(manifest, version, strict=True)
     broken = _one(_render(chart, {}), "Deployment")
@@ -192,6 +200,50 @@ def test_prometheus_finds_the_operator_in_one_way_only(chart: Chart) -> None:
         assert ("prometheus.io/scrape" in annotations) is annotated
 
 
+def test_a_given_certificate_needs_its_authority(chart: Chart) -> None:
+    """The API server would trust no other."""
+    with pytest.raises(HelmError, match=r"webhook\.caBundle is needed"):
+        _render(chart, {"webhook": {"enabled": True, "secretName": "mine"}})
+
+
+@pytest.mark.parametrize("given", [{"enabled": True}, GIVEN_CERTIFICATE])
+def test_the_webhook_leads_to_the_operator(chart: Chart, given: Object) -> None:
+    """From the API server's question over Service, certificate and port to what the operator reads."""
+    objects = _render(chart, {"webhook": given, "networkPolicy": {"enabled": True}})
+    configuration = _one(objects, "ValidatingWebhookConfiguration")
+    (webhook,) = configuration["webhooks"]
+    assert webhook["failurePolicy"] == "Ignore"
+    address = webhook["clientConfig"]["service"]
+    (service,) = (
+        each for each in objects if each["kind"] == "Service" and each["metadata"]["name"] == address["name"]
+    )
+    deployment = _one(objects, "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
+    assert service["spec"]["ports"][0]["port"] == address["port"]
+    (container,) = pod["containers"]
+    (port,) = (
+        each for each in container["ports"] if each["name"] == service["spec"]["ports"][0]["targetPort"]
+    )
+    settings = _settings(objects)
+    assert settings.webhook_port == port["containerPort"]
+    (mount,) = (each for each in container["volumeMounts"] if each["name"] == "webhook")
+    assert str(settings.webhook_certificates) == mount["mountPath"]
+    (volume,) = (each for each in pod["volumes"] if each["name"] == "webhook")
+    secret = volume["secret"]["secretName"]
+    if "secretName" in given:
+        assert (secret, webhook["clientConfig"]["caBundle"]) == ("mine", "Y2E=")
+    else:
+        certificate = _one(objects, "Certificate")
+        assert certificate["spec"]["secretName"] == secret
+        assert certificate["spec"]["dnsNames"] == [f"{address['name']}.aurl-system.svc"]
+        assert certificate["spec"]["issuerRef"]["name"] == _one(objects, "Issuer")["metadata"]["name"]
+        injected = configuration["metadata"]["annotations"]["cert-manager.io/inject-ca-from"]
+        assert injected == f"aurl-system/{certificate['metadata']['name']}"
+    allowed = [each["ports"][0]["port"] for each in _one(objects, "NetworkPolicy")["spec"]["ingress"]]
+    assert allowed == ["http", "webhook"]
+
+
 def _settings(objects: list[Object]) -> Settings:
     """What the operator makes of the container's environment."""
     environment = {each["name"]: str(each["value"]) for each in _container(objects)["env"]}
@@ -236,6 +288,8 @@ def test_values_reach_the_operator(chart: Chart) -> None:
         lease=("aurl-system", "aurl-aurl-operator"),
         lease_seconds=20,
         watch_idle_seconds=15,
+        webhook_certificates=None,
+        webhook_port=9443,
     )
 
 
