@@ -18,6 +18,8 @@ QUIET = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "NEEDRESTART_
 # are asked of dpkg.
 PROGRAM_OF: Mapping[str, str] = {
     "buildah": "buildah",
+    "chromium": "chromium",
+    "chromium-driver": "chromedriver",
     "conntrack": "conntrack",
     "containerd": "containerd",
     "etcd-server": "etcd",

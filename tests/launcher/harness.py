@@ -150,3 +150,21 @@ def processes_mentioning(text: str) -> list[int]:
         if alive and text.encode() in words and int(entry.name) != os.getpid():
             found.append(int(entry.name))
     return found
+
+
+def history(launcher: RunningLauncher) -> dict[str, Any]:
+    """What the launcher remembers of the job."""
+    return dict(json.loads(launcher.get("/history")))
+
+
+def steps(told: dict[str, Any], curve: str = "train") -> list[int]:
+    """The steps of a curve of that."""
+    return [row[0] for row in told[curve]["rows"]]
+
+
+def finished(start: Callable[..., RunningLauncher], **variables: object) -> RunningLauncher:
+    """A launcher whose ranks have ended well and that still serves."""
+    launcher = start("train", "train.py", linger_seconds=3600, **variables)
+    eventually("the termination message", lambda: launcher.termination_log.stat().st_size > 0)
+    eventually("the end in the history", lambda: history(launcher)["attempts"][-1]["state"])
+    return launcher

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,46 +17,15 @@ import pytest
 import yaml
 
 from launcher.harness import DEADLINE, clean_environment, eventually, processes_mentioning
+from launcher.music import JOB, write_scales
 
 STARTED: list[subprocess.Popen[str]] = []
-
-JOB = {
-    "apiVersion": "aurl.ai/v1alpha1",
-    "kind": "AurlTrainingJob",
-    "metadata": {"name": "scales"},
-    "spec": {
-        "numNodes": 2,
-        "dataset": {"source": {"directory": {"path": "midi"}}, "workers": 1},
-        "training": {
-            "steps": 100_000,
-            "contextLength": 32,
-            "threads": 1,
-            "model": {"dModel": 16, "layers": 1, "heads": 2},
-            "batch": {"globalBatchSize": 4, "microBatchSize": 2},
-            "schedule": {"warmupSteps": 2},
-            "checkpoint": {"everySteps": 100_000},
-            "evaluation": {"everySteps": 0, "batches": 1},
-            "logging": {"everySteps": 1},
-            "sample": {"count": 1, "maxTokens": 32},
-        },
-    },
-}
 
 
 @pytest.fixture
 def workplace(tmp_path: Path) -> Iterator[Path]:
     """A directory with a few scales as MIDI files, a broken one, and a job file."""
-    (tmp_path / "midi").mkdir()
-    for number in range(8):
-        file = mido.MidiFile(ticks_per_beat=480)
-        track = mido.MidiTrack()
-        file.tracks.append(track)
-        for step in range(120):
-            pitch = 48 + (step * (number + 1)) % 24
-            track.append(mido.Message("note_on", note=pitch, velocity=80, time=0))
-            track.append(mido.Message("note_off", note=pitch, velocity=0, time=240))
-        file.save(tmp_path / "midi" / f"scale-{number}.mid")
-    (tmp_path / "midi" / "broken.mid").write_bytes(b"MThd, but not really")
+    write_scales(tmp_path / "midi")
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
     yield tmp_path
     for process in STARTED:  # a test that failed may have left one; SIGTERM ends its ranks too
@@ -82,6 +53,9 @@ def test_an_interrupted_training_saves_and_the_same_command_continues(workplace:
         "a few steps",
         lambda: (log.exists() and "step=3 " in log.read_text()) or interrupted.poll() is not None,
     )
+    (url,) = re.findall("watch it at (http://[^ ]+/) ", output.read_text())  # of both roles
+    with urllib.request.urlopen(url, timeout=10) as page:
+        assert b"<title>Aurl job</title>" in page.read()
     interrupted.send_signal(signal.SIGINT)
     assert interrupted.wait(DEADLINE) == 143, output.read_text()
     assert "the same command continues from the last checkpoint" in output.read_text()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 from aurl_trainer.errors import DivergenceError, UserError
@@ -26,10 +28,20 @@ ERRORS = {
 }
 
 
-def told(run_dir: Path) -> str:
+def what_rank_0_told(run_dir: Path) -> str:
     """What rank 0 has told the launcher so far."""
     file = run_dir / "rank-0.json"
     return file.read_text() if file.exists() else ""
+
+
+def wait_until_remembered(step: int) -> None:
+    """Wait until the launcher has this step in its history."""
+    while True:
+        with urllib.request.urlopen(f"http://127.0.0.1:{os.environ['AURL_HTTP_PORT']}/history") as answer:
+            rows = json.load(answer)["train"]["rows"]
+        if rows and rows[-1][0] == step:
+            return
+        time.sleep(0.02)
 
 
 def wait_for_ever_on_a_lock() -> None:
@@ -48,19 +60,20 @@ def main() -> None:
     stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
     end = os.environ.get("SCRIPT_END", "finish")
+    start = int(os.environ.get("SCRIPT_START", "0"))
     mine = rank == int(os.environ.get("SCRIPT_RANK", "0"))
     with record_failure(run_dir, rank):
         reporter.begin(
             mode="transformer",
             precision="fp32",
             total_steps=4,
-            start_step=0,
+            start_step=start,
             sequence_length=64,
             batch_size=8,
         )
         reporter.initialised()
         reporter.state("Training")
-        for step in range(1, 5):
+        for step in range(start + 1, 5):
             with reporter.phase("step"):
                 reporter.heartbeat(step)
             reporter.log_step(
@@ -72,11 +85,15 @@ def main() -> None:
                 samples=8,
                 seconds=0.5,
             )
+            if "SCRIPT_SLOWLY" in os.environ:
+                reporter.publish()
+                wait_until_remembered(step)
         volume = Path(os.environ["AURL_VOLUME"])
         reporter.checkpoint(4, volume / "music" / "chorales" / "checkpoints" / "step-00000004", 0.1)
-        reporter.event("CheckpointDamaged", 4, "step-00000002 does not match its checksum.")
+        told = os.environ.get("SCRIPT_EVENT", "step-00000002 does not match its checksum.")
+        reporter.event("CheckpointDamaged", 4, told)
         # What rank 0 has reported must be there when another rank fails, or torchrun may end rank 0 before.
-        while mine and rank != 0 and "step-00000004" not in told(run_dir):
+        while mine and rank != 0 and "step-00000004" not in what_rank_0_told(run_dir):
             time.sleep(0.02)
         if end in ERRORS and mine:
             raise ERRORS[end]

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -33,16 +32,13 @@ from aurl_trainer.checkpoint.durable import (
     sync_directory,
     write_durably,
 )
+from aurl_trainer.checkpoint.layout import CHECKPOINT_NAME, MANIFEST, MARKER, STATE_FILE
 from aurl_trainer.checkpoint.state import evaluated_loss
 from aurl_trainer.checkpoint.tensorfile import safetensors_parts
 from aurl_trainer.errors import DamagedCheckpointError
 
-MARKER = "COMMITTED"
-MANIFEST = "manifest.json"
 MODEL_FILE, OPTIMIZER_FILE, EMA_FILE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 FORMAT = 1
-
-_NAME = re.compile(r"^step-(\d{8,})$")
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class Checkpoint:
     def healthy(self) -> bool:
         """Whether nothing pointed to a bad stretch when it was saved; False when it cannot be read."""
         try:
-            return bool(self.read_json("state.json")["progress"].get("healthy", True))
+            return bool(self.read_json(STATE_FILE)["progress"].get("healthy", True))
         except DamagedCheckpointError:
             return False
 
@@ -137,7 +133,7 @@ class CheckpointManager:
             return []
         found = []
         for path in self.directory.iterdir():
-            match = _NAME.match(path.name)
+            match = CHECKPOINT_NAME.match(path.name)
             if match and (path / MARKER).is_file():
                 found.append(Checkpoint(int(match.group(1)), path))
         return sorted(found, key=lambda checkpoint: checkpoint.step)
@@ -198,7 +194,7 @@ class CheckpointManager:
         if self.directory.is_dir():
             for path in self.directory.iterdir():
                 if path.name.startswith(".tmp-") or (
-                    _NAME.match(path.name) and not (path / MARKER).is_file()
+                    CHECKPOINT_NAME.match(path.name) and not (path / MARKER).is_file()
                 ):
                     remove_tree(path)
 
@@ -236,7 +232,7 @@ class CheckpointManager:
             MODEL_FILE: safetensors_parts(contents.model, stamp),
             OPTIMIZER_FILE: safetensors_parts(contents.optimizer, stamp),
             **({EMA_FILE: safetensors_parts(contents.ema, stamp)} if contents.ema else {}),
-            "state.json": [json_bytes(contents.state)],
+            STATE_FILE: [json_bytes(contents.state)],
             "config.json": [json_bytes(contents.config)],
             **{f"rank-{rank}.json": [text.encode()] for rank, text in enumerate(contents.ranks)},
         }
@@ -279,7 +275,7 @@ class CheckpointManager:
     def _loss(self, checkpoint: Checkpoint) -> float | None:
         if checkpoint.step not in self._losses:
             try:
-                loss = evaluated_loss(checkpoint.read_json("state.json"))
+                loss = evaluated_loss(checkpoint.read_json(STATE_FILE))
             except DamagedCheckpointError:  # which is told when it is needed
                 loss = None
             self._losses[checkpoint.step] = loss

@@ -57,9 +57,7 @@ class LocalRun:
                 variables,
                 output=output,
                 observe=follower,
-                announce=lambda port: follower.line(
-                    f"{role}: http://127.0.0.1:{port}/metrics  http://127.0.0.1:{port}/progress"
-                ),
+                announce=lambda port: self._announce(follower, role, port),
             )
             try:
                 outcome = launch.run()
@@ -69,6 +67,12 @@ class LocalRun:
         if outcome.state == FAILED:
             self._explain(outcome, log_path)
         return outcome
+
+    def _announce(self, follower: Follower, role: Role, port: int) -> None:
+        """Tell where the job's page is; the next role takes the same port, so that the page goes on."""
+        if self.http_port != port or role == "prepare":
+            follower.line(f"watch it at http://127.0.0.1:{port}/ (data: /metrics, /progress)")
+        self.http_port = port
 
     def _variables(self) -> dict[str, str]:
         return {

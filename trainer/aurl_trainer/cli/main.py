@@ -90,7 +90,7 @@ def _add_train(commands: Commands[argparse.ArgumentParser]) -> None:
         type=int,
         default=0,
         metavar="PORT",
-        help="port of /metrics and /progress (default: any)",
+        help="port of the job's page, /metrics and /progress (default: any)",
     )
 
     def train(options: argparse.Namespace) -> int:

@@ -18,12 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from aurl_trainer.launcher import cgroup, progress, rundir, stacks, termination
+from aurl_trainer.launcher import cgroup, jobpage, progress, rundir, stacks, termination
 from aurl_trainer.launcher.environment import ContractError, LaunchEnvironment
+from aurl_trainer.launcher.history import History
 from aurl_trainer.launcher.outcome import FAILED, INTERRUPTED, SUCCEEDED, Outcome, decide
 from aurl_trainer.launcher.processes import Child, SignalInbox, kill_leftovers, signal_all
 from aurl_trainer.launcher.progress import Role
-from aurl_trainer.launcher.server import METRICS_TYPE, LauncherServer, json_body
+from aurl_trainer.launcher.recorder import Recorder
+from aurl_trainer.launcher.server import JSON_TYPE, METRICS_TYPE, LauncherServer, json_body
+from aurl_trainer.launcher.shelf import Shelf, read_sample
 from aurl_trainer.launcher.stall import UNFINISHED, Stall, StallWatch
 
 log = logging.getLogger(__name__)
@@ -69,6 +72,7 @@ class Launch:
         self._asked: set[int] = set()
         self._watch = StallWatch()
         self._stall: Stall | None = None
+        self._recorder: Recorder | None = None
 
     def run(self) -> Outcome:
         """Do everything, from the first served request to the termination message; returns how it ended.
@@ -113,22 +117,33 @@ class Launch:
             raise ContractError(
                 f"AURL_RUN_DIR {environment.run_dir} cannot be written: {error.strerror}."
             ) from None
+        shelf = Shelf(environment.job_dir)
         routes = {
-            "/progress": ("application/json", lambda: json_body(self.progress())),
+            **jobpage.routes(),
+            "/progress": (JSON_TYPE, lambda: json_body(self.progress())),
+            "/history": (JSON_TYPE, self._history),
+            "/shelf": (JSON_TYPE, lambda: json_body(shelf.contents())),
             "/metrics": (METRICS_TYPE, self._metrics),
             "/healthz": ("text/plain; charset=utf-8", lambda: b"ok\n"),
         }
+        folders = {"/samples/": lambda name: read_sample(environment.job_dir, name)}
         try:
-            server = LauncherServer(environment.http_port, routes)
+            server = LauncherServer(environment.http_port, routes, folders)
         except OSError as error:
             raise ContractError(
                 f"AURL_HTTP_PORT {environment.http_port} cannot be bound: {error.strerror}."
             ) from None
         server.start()
+        if self.role == "train" and environment.node_rank == 0:
+            self._recorder = Recorder(environment.run_dir, environment.job_dir, environment.attempt)
         log.info("launcher: serving", extra={"port": server.port, "role": self.role})
         if self.announce is not None:
             self.announce(server.port)
         return server
+
+    def _history(self) -> bytes:
+        # Only the launcher beside rank 0 keeps one.
+        return self._recorder.body() if self._recorder is not None else json_body(History().document())
 
     def _metrics(self) -> bytes:
         # Loaded at the first scrape: the server should not wait for it.
@@ -196,6 +211,8 @@ class Launch:
                         "launcher: the ranks have ended; not waiting for torchrun's exit barrier any longer"
                     )
                     return
+            if self._recorder is not None:
+                self._recorder.look()
             if self.observe is not None:
                 self.observe(self.progress())
             inbox.wait(TICK)
@@ -262,6 +279,8 @@ class Launch:
                 "launcher: the termination message could not be written",
                 extra={"path": str(self.environment.termination_log)},
             )
+        if self._recorder is not None:
+            self._recorder.finish(outcome)
         if self.observe is not None:
             self.observe(self.progress())
         return message

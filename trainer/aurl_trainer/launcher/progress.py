@@ -36,6 +36,8 @@ def build(
         "nodeRank": environment.node_rank,
         "worldSize": environment.world_size,
         "role": role,
+        "mode": job.mode or None,
+        "precision": job.precision or None,
         "state": state or current_state(role, seen),
         "step": max((rank.step for rank in seen.ranks.values()), default=0),
         "totalSteps": job.total_steps or None,
@@ -113,6 +115,7 @@ def _preparation(seen: RunDirectory) -> dict[str, Any] | None:
         "filesDone": preparation.files_done,
         "filesTotal": preparation.files_total,
         "filesDropped": preparation.files_dropped,
+        "dataset": preparation.dataset,
     }
 
 

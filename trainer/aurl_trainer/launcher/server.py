@@ -1,7 +1,8 @@
-"""The launcher's HTTP server: /progress, /metrics and /healthz, answered in threads of its own."""
+"""The launcher's HTTP server: reads only, fixed routes, answered in threads of its own."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import socket
@@ -14,18 +15,36 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+JSON_TYPE = "application/json"
 REQUEST_TIMEOUT = 10.0
 """Seconds after which a client that does not finish its request is dropped."""
 
+MAX_CONNECTIONS = 64
+"""Connections that are served at a time; one too many is closed at once."""
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # Asked for anew each time, but only sent when it has changed (ETag).
+    "Cache-Control": "no-cache",
+}
+
 Route = tuple[str, Callable[[], bytes]]
+Folder = Callable[[str], tuple[str, bytes] | None]
+"""What answers a path below a prefix: its type and body, or None where there is nothing."""
 
 
 class LauncherServer:
-    """Serves fixed routes for as long as the launcher lives, whatever the ranks do."""
+    """Serves routes, and folders by prefix, for as long as the launcher lives, whatever the ranks do."""
 
-    def __init__(self, port: int, routes: dict[str, Route]) -> None:
+    def __init__(self, port: int, routes: dict[str, Route], folders: dict[str, Folder] | None = None) -> None:
         """Bind `port` on all addresses (0: any free port); raises OSError when it is taken."""
-        self._server = _Server(port, routes)
+        self._server = _Server(port, routes, folders or {})
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
 
     @property
@@ -50,9 +69,32 @@ class _Server(ThreadingHTTPServer):
     # A pod may have IPv4, IPv6 or both; one dual-stack socket serves them all.
     address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
 
-    def __init__(self, port: int, routes: dict[str, Route]) -> None:
-        self.routes = routes
+    def __init__(self, port: int, routes: dict[str, Route], folders: dict[str, Folder]) -> None:
+        self.routes, self.folders = routes, folders
+        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__(("", port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def produce(self, path: str) -> tuple[str, bytes] | None:
+        """Return type and body of the answer to `path`; None where there is nothing."""
+        route = self.routes.get(path)
+        if route is not None:
+            return route[0], route[1]()
+        for prefix, folder in self.folders.items():
+            if path.startswith(prefix):
+                return folder(path.removeprefix(prefix))
+        return None
 
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:
@@ -74,25 +116,38 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        route = self.server.routes.get(self.path.partition("?")[0])
-        if route is None:
-            self._answer(
-                HTTPStatus.NOT_FOUND, "text/plain", b"not found; try /progress, /metrics or /healthz\n"
-            )
-            return
-        content_type, produce = route
+        path = self.path.partition("?")[0]
         try:
-            body = produce()
+            answer = self.server.produce(path)
         except Exception as error:  # noqa: BLE001 - one bad answer must not end the server
-            log.error("an answer could not be made", extra={"path": self.path, "error": repr(error)})
+            log.error("an answer could not be made", extra={"path": path, "error": repr(error)})
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", f"{error!r}\n".encode())
             return
-        self._answer(HTTPStatus.OK, content_type, body)
+        if answer is None:
+            self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"not found; try /, /progress or /metrics\n")
+        else:
+            self._answer(HTTPStatus.OK, *answer)
 
     do_HEAD = do_GET  # noqa: N815 - the name is http.server's
 
+    def _refuse(self) -> None:
+        self._answer(HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", b"this server can only be read\n")
+
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse  # noqa: N815
+
     def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
-        self.send_response(status)
+        tag = f'"{hashlib.sha256(body).hexdigest()[:24]}"' if status == HTTPStatus.OK else None
+        known = tag is not None and tag == self.headers.get("If-None-Match")
+        self.send_response(HTTPStatus.NOT_MODIFIED if known else status)
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.send_header("Allow", "GET, HEAD")
+        for name, value in SECURITY_HEADERS.items():
+            self.send_header(name, value)
+        if tag is not None:
+            self.send_header("ETag", tag)
+        if known:
+            self.end_headers()
+            return
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -181,6 +181,7 @@ class RankReporter:
         job = self.job
         steps = step - (self._last_logged_step if self._last_logged_step is not None else step - 1)
         self._last_logged_step = step
+        job.logged_step = step
         job.loss, job.learning_rate, job.gradient_norm, job.mfu = loss, learning_rate, gradient_norm, mfu
         if job.initial_loss is None:
             job.initial_loss = loss
@@ -213,6 +214,7 @@ class RankReporter:
 
     def validation(self, step: int, loss: float, ema_loss: float | None = None) -> None:
         """Report the loss on the held-out split, in nats per token, of the weights and of their average."""
+        self.job.validation_step = step
         self.job.validation_loss, self.job.ema_validation_loss = loss, ema_loss
         self.snapshot.step = max(self.snapshot.step, step)
         self.publish()
@@ -265,6 +267,8 @@ class RankReporter:
         """Say that all ranks went back to `step`, and that `lost_steps` optimizer steps are lost by it."""
         self.job.rollbacks += 1
         self.job.lost_steps += lost_steps
+        # The latest values are of steps that are no more.
+        self.job.logged_step = self.job.validation_step = None
         self.snapshot.step = self._last_logged_step = step
         self.rewound(step)
         self.publish()

@@ -60,8 +60,12 @@ class JobSnapshot:
     precision: str = ""
     total_steps: int = 0
     start_step: int = 0
+    logged_step: int | None = None
+    """With which step the log interval ended that the latest values are of."""
     loss: float | None = None
     initial_loss: float | None = None
+    validation_step: int | None = None
+    """At which step this attempt last evaluated."""
     validation_loss: float | None = None
     ema_validation_loss: float | None = None
     loss_terms: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,130 @@
+"""Debian's Chromium without a screen, driven by its own chromedriver over the W3C WebDriver protocol."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from cluster import system
+from launcher.harness import eventually, free_port
+
+PACKAGES = ("chromium", "chromium-driver")
+
+# Nothing of these calls home or needs a display, a GPU or a sandbox of its own.
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
+)  # fmt: skip
+
+
+@dataclass
+class Browser:
+    """One window."""
+
+    session: str
+
+    def call(self, method: str, path: str, **body: Any) -> Any:
+        """Send one WebDriver command and return its value; AssertionError with what the browser says."""
+        answer = requests.request(
+            method, f"{self.session}{path}", json=body if method == "POST" else None, timeout=60
+        ).json()["value"]
+        assert not (isinstance(answer, dict) and "error" in answer), answer["message"]
+        return answer
+
+    def open(self, url: str) -> None:
+        """Load a page; what an earlier one wrote to the console is forgotten."""
+        self.call("POST", "/url", url="about:blank")
+        self.console()
+        self.call("POST", "/url", url=url)
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """Return what `script`, the body of a function, returns."""
+        return self.call("POST", "/execute/sync", script=script, args=list(arguments))
+
+    def texts(self, selector: str) -> list[str]:
+        """The text of each element that a CSS selector finds."""
+        return list(
+            self.run(
+                "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector
+            )
+        )
+
+    def text(self, selector: str) -> str:
+        """The text of the first of them; empty without one."""
+        return next(iter(self.texts(selector)), "")
+
+    def console(self) -> list[str]:
+        """What the page has written to the console since the last call, refused loads included."""
+        return [entry["message"] for entry in self.call("POST", "/se/log", type="browser")]
+
+    def resize(self, width: int, height: int) -> None:
+        """Give the page an area of this many pixels."""
+        self.devtools(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+
+    def prefer(self, colours: str) -> None:
+        """Ask pages for `light` or `dark`."""
+        features = [{"name": "prefers-color-scheme", "value": colours}]
+        self.devtools("Emulation.setEmulatedMedia", features=features)
+
+    def screenshot(self) -> bytes:
+        """The page from top to bottom as a PNG."""
+        shot = self.devtools("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        return base64.b64decode(shot["data"])
+
+    def devtools(self, command: str, **parameters: Any) -> Any:
+        """Send a command of Chromium's own protocol."""
+        return self.call("POST", "/goog/cdp/execute", cmd=command, params=parameters)
+
+
+@contextmanager
+def browser(folder: Path) -> Iterator[Browser]:
+    """Start a browser with an empty profile in `folder`; end it and its driver in the end."""
+    system.ensure(PACKAGES, print)
+    port = free_port()
+    driver = f"http://127.0.0.1:{port}"
+    with (folder / "chromedriver.log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(system.program("chromedriver")), f"--port={port}"], stdout=log, stderr=log
+        )
+    try:
+        eventually("chromedriver", lambda: _ready(driver), 60)
+        wanted = {
+            "browserName": "chrome",
+            "goog:loggingPrefs": {"browser": "ALL"},
+            "goog:chromeOptions": {
+                "binary": str(system.program("chromium")),
+                "args": [*FLAGS, f"--user-data-dir={folder / 'profile'}"],
+            },
+        }
+        answer = requests.post(
+            f"{driver}/session", json={"capabilities": {"alwaysMatch": wanted}}, timeout=120
+        ).json()["value"]
+        assert "sessionId" in answer, f"Chromium does not start: {answer}"
+        window = Browser(f"{driver}/session/{answer['sessionId']}")
+        try:
+            yield window
+        finally:
+            window.call("DELETE", "")
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _ready(driver: str) -> bool:
+    try:
+        return bool(requests.get(f"{driver}/status", timeout=2).json()["value"]["ready"])
+    except requests.ConnectionError:
+        return False

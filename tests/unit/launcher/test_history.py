@@ -1,0 +1,146 @@
+"""What is remembered of a job: bounded, evenly spaced, never of steps that were taken back."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aurl_trainer.launcher.history import MAX_ATTEMPTS, MAX_EVENTS, TRAIN, Curve, History, restored
+from aurl_trainer.launcher.server import json_body
+from aurl_trainer.monitor.snapshot import Event, JobSnapshot, RankSnapshot
+
+
+def told(step: int, *, pid: int = 1, start: int = 0, total: int = 1000, **values: Any) -> RankSnapshot:
+    """What rank 0 says after a log interval that ended with `step`."""
+    job = JobSnapshot(total_steps=total, start_step=start, logged_step=step, loss=1.0, **values)
+    return RankSnapshot(0, 0, 1, pid, step=step, updated_at=100.0 + step, job=job)
+
+
+def steps(curve: Curve) -> list[float | None]:
+    return [row[0] for row in curve.rows]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=300), st.integers(4, 40))
+def test_a_curve_is_bounded_and_keeps_its_ends(gaps: list[int], limit: int) -> None:
+    curve = Curve(("step", "value"), limit)
+    at = 0
+    for gap in gaps:
+        at += gap
+        curve.add([at, 1.0])
+        kept = [step for step in steps(curve) if step is not None]
+        assert len(kept) <= limit
+        assert kept[0] == gaps[0] and kept[-1] == at
+        assert all(before < after for before, after in pairwise(kept))
+
+
+def test_a_long_curve_is_evenly_spaced() -> None:
+    curve = Curve(("step", "value"), 100)
+    for step in range(100_000):
+        curve.add([step, 0.5])
+    gaps = [b - a for a, b in pairwise(step for step in steps(curve) if step is not None)][:-1]
+    assert len(gaps) >= 45
+    assert max(gaps) <= 2 * min(gaps)
+
+
+def test_a_restart_and_a_roll_back_take_back_what_came_after() -> None:
+    history = History()
+    for step in (10, 20, 30, 40):
+        history.take(told(step, validation_step=step, validation_loss=2.0))
+    history.begin(1, 1000.0)
+    history.take(told(25, pid=2, start=20))
+    assert steps(history.train) == [10, 20, 25]
+    assert steps(history.validation) == [10, 20]
+    assert history.attempts[-1].start_step == 20
+
+    back = told(25, pid=2, start=20)
+    back.step = 10
+    assert back.job is not None
+    back.job.logged_step = None  # the values are of steps that are no more
+    history.take(back)
+    assert steps(history.train) == [10]
+
+
+def test_values_without_a_number_are_left_out() -> None:
+    history = History()
+    history.take(told(1, gradient_norm=math.inf))
+    row = dict(zip(TRAIN, history.train.rows[0], strict=True))
+    assert row["gradientNorm"] is None and row["loss"] == 1.0 and row["step"] == 1
+    json_body(history.document())  # which refuses NaN
+
+
+def test_an_event_is_kept_once_and_only_the_newest_are() -> None:
+    history = History()
+    for number in range(MAX_EVENTS + 20):
+        rank = told(number + 1)
+        rank.events = [
+            Event(float(at), "LossSpike", at, f"the {at}th") for at in range(max(0, number - 5), number + 1)
+        ]
+        history.take(rank)
+    assert [event.step for event in history.events] == list(range(20, MAX_EVENTS + 20))
+
+
+def test_attempts_are_bounded_and_know_their_end() -> None:
+    history = History()
+    for number in range(MAX_ATTEMPTS + 5):
+        history.begin(number, float(number))
+    history.end("Failed", "OutOfMemory", "It was too large.", 99.0)
+    assert [attempt.number for attempt in history.attempts] == list(range(5, MAX_ATTEMPTS + 5))
+    assert [attempt.state for attempt in history.attempts[-2:]] == [None, "Failed"]
+
+
+def test_the_pace_is_that_of_this_attempt() -> None:
+    history = History()
+    history.take(told(10))
+    history.take(told(500, pid=2, start=490))
+    assert history.seconds_per_step() is None
+    for step in (502, 510):
+        history.take(told(step, pid=2, start=490))
+    assert history.seconds_per_step() == pytest.approx(1.0)
+
+
+def test_what_was_stored_comes_back() -> None:
+    history = History()
+    history.begin(3, 10.0)
+    for step in (5, 10):
+        history.take(told(step, validation_step=step, validation_loss=2.0))
+    history.events.append(Event(11.0, "LossSpike", None, "a spike"))
+    history.end("Succeeded", None, "The training is complete.", 20.0)
+    again = restored(json.loads(json_body(history.document())))
+    assert {**again.document(), "secondsPerStep": None} == {**history.document(), "secondsPerStep": None}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+entries = st.lists(
+    st.dictionaries(st.sampled_from(["time", "kind", "step", "message", "number", "started_at"]), json_values)
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"format": st.just(1), "events": entries | json_values, "attempts": entries | json_values},
+        optional={
+            "train": json_values
+            | st.fixed_dictionaries(
+                {"columns": st.just(list(TRAIN)), "rows": st.lists(st.lists(json_values, max_size=6))}
+            )
+        },
+    )
+)
+def test_a_damaged_store_costs_what_is_damaged_only(document: dict[str, Any]) -> None:
+    history = restored(document)
+    history.begin(1, 2.0)
+    rank = told(5)
+    rank.events = [Event(1e12, "LossSpike", 5, "a spike")]
+    history.take(rank)
+    assert history.train.last_step >= 5 or history.train.rows == []
+    json_body(history.document())

@@ -1,0 +1,232 @@
+"""What a job has done so far, over all of its attempts, in bounded space: curves, events, attempts. Pure.
+
+Steps and seconds since the epoch order everything; losses are nats per token. A curve that grows over its
+limit keeps evenly spaced points, so the whole job stays visible however long it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from aurl_trainer.monitor.snapshot import Event, JobSnapshot, RankSnapshot
+
+FORMAT = 1
+
+MAX_POINTS = 1000
+MAX_EVENTS = 200
+MAX_ATTEMPTS = 50
+
+RECENT_POINTS = 30
+"""Over how many of the newest points the pace is measured."""
+
+TRAIN = ("step", "time", "loss", "learningRate", "gradientNorm", "tokensPerSecond")
+VALIDATION = ("step", "time", "loss", "emaLoss")
+
+Row = list[float | None]
+
+
+class Curve:
+    """Rows over growing steps, at most `limit` of them; the newest is always there."""
+
+    def __init__(self, columns: tuple[str, ...], limit: int = MAX_POINTS) -> None:
+        self.columns, self.limit = columns, limit
+        self.rows: list[Row] = []
+        self._spacing = 1.0
+
+    @property
+    def last_step(self) -> float:
+        """The step of the newest row; -1 without one."""
+        return _step(self.rows[-1]) if self.rows else -1.0
+
+    def add(self, row: Row) -> None:
+        """Append a row of a later step; what is not finite is left out of it."""
+        if len(self.rows) > 1 and self.last_step - _step(self.rows[-2]) < self._spacing:
+            self.rows.pop()  # it stood there only as the newest
+        self.rows.append([_finite(value) for value in row])
+        if len(self.rows) > self.limit:
+            self._thin()
+
+    def rewind(self, step: float) -> None:
+        """Drop what is later than `step`."""
+        while self.rows and self.last_step > step:
+            self.rows.pop()
+
+    def restore(self, rows: object) -> None:
+        """Take the rows of a stored document, as far as they are rows of this curve."""
+        for row in rows if isinstance(rows, list) else ():
+            if _is_row(row, len(self.columns)) and row[0] > self.last_step:
+                self.add(row)
+
+    def _thin(self) -> None:
+        self._spacing = (self.last_step - _step(self.rows[0])) / (self.limit // 2)
+        kept = self.rows[:1]
+        for row in self.rows[1:-1]:
+            if _step(row) - _step(kept[-1]) >= self._spacing:
+                kept.append(row)
+        self.rows = [*kept, self.rows[-1]]
+
+
+@dataclass
+class Attempt:
+    """One life of the job's ranks; `state` is None while it runs, and for ever if its pod vanished."""
+
+    number: int
+    started_at: float
+    start_step: int | None = None
+    ended_at: float | None = None
+    state: str | None = None
+    failure_class: str | None = None
+    message: str | None = None
+
+
+@dataclass
+class History:
+    """Everything that is remembered; `version` grows with every change."""
+
+    train: Curve = field(default_factory=lambda: Curve(TRAIN))
+    validation: Curve = field(default_factory=lambda: Curve(VALIDATION))
+    events: list[Event] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    version: int = 0
+    _seen: tuple[int, int] | None = None
+    """Process and start step of the rank that the curves belong to."""
+
+    def begin(self, attempt: int, now: float) -> None:
+        """Start an attempt."""
+        self.attempts = [*self.attempts, Attempt(attempt, now)][-MAX_ATTEMPTS:]
+        self.version += 1
+
+    def end(self, state: str, failure_class: str | None, message: str, now: float) -> None:
+        """End the attempt that runs."""
+        if self.attempts:
+            attempt = self.attempts[-1]
+            attempt.state, attempt.failure_class, attempt.message = state, failure_class, message
+            attempt.ended_at = now
+            self.version += 1
+
+    def take(self, rank: RankSnapshot) -> None:
+        """Learn from what rank 0 tells."""
+        job = rank.job
+        if job is None or not job.total_steps:
+            return
+        if self._seen != (rank.pid, job.start_step):
+            self._seen = (rank.pid, job.start_step)
+            self._rewind(job.start_step)
+            if self.attempts:
+                self.attempts[-1].start_step = job.start_step
+            self.version += 1
+        if rank.step < max(self.train.last_step, self.validation.last_step):
+            self._rewind(rank.step)  # a roll-back
+        self._take_values(job, rank.updated_at)
+        self._take_events(rank.events)
+
+    def seconds_per_step(self) -> float | None:
+        """The recent pace of this attempt, pauses included; None before two points."""
+        begun = self._seen[1] if self._seen is not None else 0
+        rows = [row for row in self.train.rows[-RECENT_POINTS:] if _step(row) > begun]
+        if len(rows) < 2:
+            return None
+        steps, seconds = _step(rows[-1]) - _step(rows[0]), (rows[-1][1] or 0.0) - (rows[0][1] or 0.0)
+        return seconds / steps if seconds > 0 else None
+
+    def document(self) -> dict[str, Any]:
+        """Return all of it as JSON types."""
+        return {
+            "format": FORMAT,
+            "secondsPerStep": self.seconds_per_step(),
+            "train": {"columns": list(self.train.columns), "rows": list(self.train.rows)},
+            "validation": {"columns": list(self.validation.columns), "rows": list(self.validation.rows)},
+            "events": [dict(vars(event)) for event in self.events],
+            "attempts": [dict(vars(attempt)) for attempt in self.attempts],
+        }
+
+    def _rewind(self, step: int) -> None:
+        self.train.rewind(step)
+        self.validation.rewind(step)
+        self.version += 1
+
+    def _take_values(self, job: JobSnapshot, now: float) -> None:
+        if job.logged_step is not None and job.logged_step > self.train.last_step:
+            values = (job.loss, job.learning_rate, job.gradient_norm, job.tokens_per_second)
+            self.train.add([job.logged_step, now, *values])
+            self.version += 1
+        if job.validation_step is not None and job.validation_step > self.validation.last_step:
+            losses = (job.validation_loss, job.ema_validation_loss)
+            self.validation.add([job.validation_step, now, *losses])
+            self.version += 1
+
+    def _take_events(self, events: Iterable[Event]) -> None:
+        latest = self.events[-1].time if self.events else 0.0
+        known = {(event.time, event.message) for event in self.events}
+        # Ranks keep their newest events only, so an old one may come again but never in between.
+        new = [event for event in events if event.time >= latest and (event.time, event.message) not in known]
+        if new:
+            self.events = [*self.events, *new][-MAX_EVENTS:]
+            self.version += 1
+
+
+Kept = TypeVar("Kept", Event, Attempt)
+
+
+def restored(document: Mapping[str, Any] | None) -> History:
+    """Return the history that a stored document holds; what is not understood is left out."""
+    history = History()
+    if document is None or document.get("format") != FORMAT:
+        return history
+    for name, curve in (("train", history.train), ("validation", history.validation)):
+        stored = document.get(name)
+        if isinstance(stored, dict) and stored.get("columns") == list(curve.columns):
+            curve.restore(stored.get("rows"))
+    history.events = list(_objects(Event, document.get("events")))[-MAX_EVENTS:]
+    history.attempts = list(_objects(Attempt, document.get("attempts")))[-MAX_ATTEMPTS:]
+    return history
+
+
+_NUMBERS = frozenset({"time", "number", "started_at"})
+_TEXTS = frozenset({"kind", "message"})
+
+
+def _objects(kind: type[Kept], stored: object) -> Iterator[Kept]:
+    """Yield the entries that are what the code relies on: times are numbers and texts are texts."""
+    names = {entry.name for entry in fields(kind)}
+    for entry in stored if isinstance(stored, list) else ():
+        if not isinstance(entry, dict) or not entry.keys() <= names:
+            continue
+        numbers = all(_is_number(entry.get(name)) for name in _NUMBERS & names)
+        optional = all(_is_plain(value) for value in entry.values())
+        texts = kind is not Event or all(isinstance(entry.get(name), str) for name in _TEXTS)
+        if numbers and optional and texts:
+            with contextlib.suppress(TypeError):
+                yield kind(**entry)
+
+
+def _step(row: Row) -> float:
+    return row[0] or 0.0
+
+
+def _finite(value: float | None) -> float | None:
+    """Six significant digits are enough for a picture."""
+    if value is None or not math.isfinite(value):
+        return None
+    return value if abs(value) >= 1e6 or value == int(value) else float(f"{value:.6g}")
+
+
+def _is_row(row: object, width: int) -> bool:
+    return (
+        isinstance(row, list)
+        and len(row) == width
+        and all(value is None or _is_number(value) for value in row)
+        and row[0] is not None
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, str) or _is_number(value)

@@ -1,0 +1,228 @@
+// Fetches what the launcher tells every two seconds and shows it. Text goes in as text, never as HTML.
+import { Chart } from "./chart.js";
+
+const EVERY = 2000;
+const MUSIC_EVERY = 3; // rounds
+const element = (id) => document.getElementById(id);
+const setText = (id, text) => { if (element(id).textContent !== text) element(id).textContent = text; };
+
+const short = (value) => {
+  const size = Math.abs(value);
+  if (size >= 1e9) return `${+(value / 1e9).toPrecision(3)}G`;
+  if (size >= 1e6) return `${+(value / 1e6).toPrecision(3)}M`;
+  if (size >= 1e4) return `${+(value / 1e3).toPrecision(3)}k`;
+  if (size > 0 && size < 0.01) return (+value.toPrecision(2)).toExponential();
+  return `${+value.toPrecision(3)}`;
+};
+const whole = (value) => value.toLocaleString("en", { maximumFractionDigits: 0 });
+const known = (value, format) => (value === null || value === undefined ? "–" : format(value));
+const fixed = (digits) => (value) => value.toFixed(digits);
+const share = (value) => `${(100 * value).toFixed(0)} %`;
+
+function duration(seconds) {
+  const all = Math.max(0, Math.round(seconds)), days = Math.floor(all / 86400);
+  const hours = Math.floor(all / 3600) % 24, minutes = Math.floor(all / 60) % 60;
+  if (days) return `${days} d ${hours} h`;
+  if (hours) return `${hours} h ${minutes} min`;
+  return minutes ? `${minutes} min ${minutes < 10 ? `${all % 60} s` : ""}`.trim() : `${all} s`;
+}
+
+function bytes(value) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  while (value >= 1024 && unit < units.length - 1) { value /= 1024; unit += 1; }
+  return `${+value.toPrecision(3)} ${units[unit]}`;
+}
+
+// Today's moments as a time of day, others with their date.
+function moment(when) {
+  const date = new Date(when), time = date.toLocaleTimeString("en-GB");
+  return date.toDateString() === new Date().toDateString() ? time : `${date.toLocaleDateString("en-CA")} ${time.slice(0, 5)}`;
+}
+
+const charts = {
+  loss: new Chart(element("loss"), [{ name: "train" }, { name: "validation", dots: true }, { name: "validation, averaged weights", dots: true }], (value, exact) => (exact ? value.toFixed(4) : short(value))),
+  speed: new Chart(element("speed"), [{ name: "tokens/s" }], short, { zero: true }),
+  rate: new Chart(element("rate"), [{ name: "learning rate" }], (value, exact) => (exact ? value.toPrecision(4) : short(value)), { zero: true }),
+  norm: new Chart(element("norm"), [{ name: "norm" }], short),
+};
+
+function showHead(progress) {
+  const role = progress.role === "prepare" ? "preparation" : "training";
+  document.title = `${progress.job} · ${progress.state}`;
+  setText("job", progress.job);
+  setText("state", progress.state);
+  element("state").className = `pill ${{ Finished: "good", Failed: "bad", Starting: "", Saving: "busy" }[progress.state] ?? "busy"}`;
+  const ranks = `${progress.worldSize} rank${progress.worldSize === 1 ? "" : "s"}`;
+  setText("about", [
+    `namespace ${progress.namespace}`, `${role}, attempt ${progress.attempt}`, progress.mode, progress.precision,
+    role === "training" ? ranks : null, `began ${moment(progress.startedAt)}`,
+  ].filter(Boolean).join(" · "));
+}
+
+function showTraining(progress, history) {
+  const { step, totalSteps } = progress, pace = history.secondsPerStep;
+  setText("done", totalSteps === null ? `${progress.state} …` : `Step ${whole(step)} of ${whole(totalSteps)} · ${share(step / totalSteps)}`);
+  element("bar").value = totalSteps ? step / totalSteps : 0;
+  const left = totalSteps !== null && pace !== null && progress.state === "Training" ? `about ${duration((totalSteps - step) * pace)} left` : "";
+  setText("left", progress.stopReason ?? left);
+  showFigures([
+    ["loss", known(progress.loss, fixed(4))],
+    ["validation loss", known(progress.validationLoss, fixed(4))],
+    ["tokens/s", known(progress.tokensPerSecond, whole)],
+    ["tokens in all", known(progress.tokensTotal, short)],
+    ["learning rate", known(progress.learningRate, short)],
+    ...(progress.mfu === null ? [] : [["MFU", share(progress.mfu)]]),
+    ["goodput", known(progress.goodputRatio, share)],
+    ["attempts", whole(history.attempts.length)],
+    ...Object.entries(progress.evaluation).slice(0, 4).map(([name, value]) => [name, known(value, short)]),
+  ]);
+}
+
+function showPreparation(progress) {
+  const told = progress.preparation ?? { filesDone: 0, filesTotal: null, filesDropped: 0, dataset: null };
+  setText("done", told.filesTotal === null ? "Looking for files …" : `File ${whole(told.filesDone)} of ${whole(told.filesTotal)}`);
+  setText("left", "");
+  element("bar").value = told.filesTotal ? told.filesDone / told.filesTotal : 0;
+  showFigures([
+    ["files done", whole(told.filesDone)], ["files dropped", whole(told.filesDropped)],
+    ...(told.dataset === null ? [] : [["files used", whole(told.dataset.files)], ["tokens to train on", short(told.dataset.trainTokens)]]),
+  ]);
+}
+
+function showFigures(figures) {
+  element("figures").replaceChildren(...figures.map(([name, value]) => {
+    const figure = document.createElement("div");
+    figure.className = "figure";
+    figure.append(Object.assign(document.createElement("b"), { textContent: value }), Object.assign(document.createElement("span"), { textContent: name }));
+    return figure;
+  }));
+}
+
+function showCurves(history) {
+  const train = (name) => column(history.train, name), validation = (name) => column(history.validation, name);
+  const began = history.attempts.filter((attempt) => attempt.start_step)
+    .map((attempt) => ({ step: attempt.start_step, text: `attempt ${attempt.number} began at step ${attempt.start_step}` }));
+  const events = history.events.filter((event) => event.step !== null)
+    .map((event) => ({ step: event.step, text: `${event.kind}: ${event.message}`, event: true }));
+  const marks = [...began, ...events];
+  charts.loss.show([train("loss"), validation("loss"), validation("emaLoss")], marks);
+  charts.speed.show([train("tokensPerSecond")], began);
+  charts.rate.show([train("learningRate")], began);
+  charts.norm.show([train("gradientNorm")], marks);
+}
+
+function column({ columns, rows }, name) {
+  const index = columns.indexOf(name);
+  return rows.map((row) => [row[0], row[index]]);
+}
+
+function showEvents(events) {
+  const list = element("events").querySelector("ul");
+  const told = JSON.stringify(events);
+  if (list.told === told) return;
+  list.told = told;
+  list.replaceChildren(...events.slice().reverse().map(({ time, kind, step, message }) => {
+    const item = document.createElement("li"), text = document.createElement("span");
+    text.append(Object.assign(document.createElement("b"), { textContent: kind }), message);
+    if (step !== null) text.append(Object.assign(document.createElement("small"), { textContent: `step ${whole(step)}` }));
+    item.append(Object.assign(document.createElement("time"), { textContent: moment(time) }), text);
+    return item;
+  }));
+  if (!events.length) list.append(Object.assign(document.createElement("li"), { className: "empty", textContent: "Nothing out of the ordinary." }));
+}
+
+function showTable(id, rows, empty) {
+  const body = element(id).querySelector("tbody"), told = JSON.stringify(rows);
+  if (body.told === told) return;
+  body.told = told;
+  body.replaceChildren(...rows.map((cells) => {
+    const row = document.createElement("tr");
+    row.append(...cells.map(([text, className]) => Object.assign(document.createElement("td"), { textContent: text, className: className ?? "" })));
+    return row;
+  }));
+  if (!rows.length) {
+    const cell = Object.assign(document.createElement("td"), { className: "empty", textContent: empty, colSpan: 6 });
+    body.append(document.createElement("tr"));
+    body.firstChild.append(cell);
+  }
+}
+
+function showAttempts(attempts, state) {
+  const last = attempts.length - 1;
+  showTable("attempts", attempts.map((attempt, index) => {
+    const end = attempt.state ?? (index === last ? state : "Lost");
+    const look = { Succeeded: "is-good", Failed: "is-bad", Lost: "is-warn" }[end];
+    const until = attempt.ended_at ?? attempts[index + 1]?.started_at ?? Date.now() / 1000;
+    const why = attempt.message ?? (end === "Lost" ? "The pod went away without a word." : "");
+    return [
+      [whole(attempt.number)], [moment(1000 * attempt.started_at)], [known(attempt.start_step, whole)],
+      [attempt.state === null && index !== last ? "–" : duration(until - attempt.started_at)],
+      [attempt.failure_class ? `${end}: ${attempt.failure_class}` : end, look], [why, "text"],
+    ];
+  }).reverse(), "None yet.");
+}
+
+function showShelf(shelf) {
+  const looks = { healthy: "is-good", doubtful: "is-warn", damaged: "is-bad" };
+  showTable("checkpoints", shelf.checkpoints.map((found) => [
+    [whole(found.step)], [moment(found.time)], [known(found.bytes, bytes)], [known(found.validationLoss, fixed(4))],
+    [found.health, looks[found.health]],
+  ]), "None yet.");
+  const music = shelf.samples;
+  element("music").hidden = music === null;
+  if (music === null || element("music").version === music.version) return;
+  element("music").version = music.version;
+  setText("sampled", `sampled at step ${whole(music.step)}`);
+  const address = (name) => `samples/${music.folder}/${name}?v=${music.version}`;
+  const picture = music.files.find((name) => name.endsWith(".png"));
+  element("roll").hidden = picture === undefined;
+  if (picture !== undefined) element("roll").src = address(picture);
+  element("files").replaceChildren(...music.files.map((name) => Object.assign(document.createElement("a"), {
+    textContent: name, href: address(name), download: name.endsWith(".mid") ? `${document.title.split(" ")[0]}-${music.folder}-${name}` : "",
+  })));
+}
+
+function showAlarm(progress) {
+  const quiet = progress.heartbeatAgeSeconds;
+  const text = progress.state === "Training" && quiet > 60 ? `No rank of this pod has finished a step for ${duration(quiet)}.`
+    : progress.nodeRank > 0 ? `This is node ${progress.nodeRank}. Loss, curves and attempts of the whole job are on the page of node 0.` : "";
+  element("alarm").hidden = !text;
+  setText("alarm", text);
+}
+
+async function json(path) {
+  const answer = await fetch(path, { cache: "no-cache", signal: AbortSignal.timeout(8000) });
+  if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
+  return answer.json();
+}
+
+let round = 0, answeredAt = null;
+
+async function refresh() {
+  try {
+    const [progress, history] = await Promise.all([json("progress"), json("history")]);
+    const training = progress.role === "train";
+    for (const part of document.querySelectorAll(".curve, #attempts, #checkpoints")) part.hidden = !training;
+    showHead(progress);
+    if (training) {
+      showTraining(progress, history);
+      showCurves(history);
+      showAttempts(history.attempts, progress.state);
+    } else showPreparation(progress);
+    const kept = history.events.map((event) => ({ ...event, time: 1000 * event.time }));
+    showEvents(kept.length ? kept : progress.events);
+    showAlarm(progress);
+    answeredAt = Date.now();
+    if (round++ % MUSIC_EVERY === 0 || progress.state !== "Training") showShelf(await json("shelf"));
+    setText("age", `As of ${moment(answeredAt)}.`);
+    document.body.dataset.shown = String(round);
+  } catch (error) {
+    element("alarm").hidden = false;
+    setText("alarm", answeredAt === null ? `The launcher does not answer (${error.message}).`
+      : `The launcher has not answered since ${moment(answeredAt)}: the pod has ended or cannot be reached. What you see is what it told last.`);
+  }
+  setTimeout(refresh, EVERY);
+}
+
+refresh();

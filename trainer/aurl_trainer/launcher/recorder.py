@@ -1,0 +1,116 @@
+"""Keeps the job's history on the volume: read once, written now and then, never waited for.
+
+A volume may hang, and the launcher must go on: everything that touches it happens in threads of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aurl_trainer.launcher.history import History, restored
+from aurl_trainer.launcher.outcome import Outcome
+from aurl_trainer.launcher.server import json_body
+from aurl_trainer.monitor.snapshot import RankSnapshot, rank_file, read_json, read_snapshot, write_json
+
+log = logging.getLogger(__name__)
+
+HISTORY_FILE = "history.json"
+
+WRITE_INTERVAL = 10.0
+"""Seconds between two writes of a history that changes."""
+
+LAST_WRITE_SECONDS = 2.0
+"""How long the end of the launch may wait for the last write."""
+
+
+class Recorder:
+    """Follows rank 0 of this node and remembers it; before the stored history is read it only waits."""
+
+    def __init__(self, run_dir: Path, job_dir: Path, attempt: int) -> None:
+        self._snapshot = rank_file(run_dir, 0)
+        self._file = job_dir / HISTORY_FILE
+        self._attempt = attempt
+        self._history: History | None = None
+        self._lock = threading.Lock()
+        self._looked_at: int | None = None
+        self._written: int | None = None
+        self._next_write = 0.0
+        self._saved_step: int | None = None
+        self._body = (-1, b"")
+        self._volume = _in_background(self._load)
+
+    def look(self) -> None:
+        """Take what rank 0 has told since the last look."""
+        try:
+            changed = self._snapshot.stat().st_mtime_ns
+        except OSError:
+            return
+        with self._lock:
+            if self._history is None or changed == self._looked_at:
+                return
+            self._looked_at = changed
+            rank = read_snapshot(self._snapshot, RankSnapshot)
+            if rank is not None:
+                self._history.take(rank)
+                self._write_with_checkpoint(rank)
+        if time.monotonic() >= self._next_write and not self._volume.is_alive():
+            self._next_write = time.monotonic() + WRITE_INTERVAL
+            self._volume = _in_background(self._write)
+
+    def _write_with_checkpoint(self, rank: RankSnapshot) -> None:
+        """Be up to date at each checkpoint: another attempt continues from there."""
+        saved = rank.job.last_checkpoint if rank.job is not None else None
+        if saved is not None and saved.step != self._saved_step:
+            self._saved_step = saved.step
+            self._next_write = 0.0
+
+    def finish(self, outcome: Outcome) -> None:
+        """Take the last values and the end of the attempt, and write them, if the volume lets us."""
+        deadline = time.monotonic() + LAST_WRITE_SECONDS
+        self._next_write = float("inf")
+        self.look()
+        with self._lock:
+            if self._history is not None:
+                self._history.end(outcome.state, outcome.failure_class, outcome.message, time.time())
+        self._volume.join(LAST_WRITE_SECONDS)
+        if not self._volume.is_alive():
+            self._volume = _in_background(self._write)
+            self._volume.join(max(0.0, deadline - time.monotonic()))
+
+    def body(self) -> bytes:
+        """Return the answer of `/history`."""
+        with self._lock:
+            history = self._history if self._history is not None else History()
+            if self._body[0] != history.version:
+                self._body = (history.version, json_body(history.document()))
+            return self._body[1]
+
+    def _load(self) -> None:
+        history = restored(read_json(self._file))
+        history.begin(self._attempt, time.time())
+        with self._lock:
+            self._history = history
+
+    def _write(self) -> None:
+        with self._lock:
+            if self._history is None or self._history.version == self._written:
+                return
+            version, document = self._history.version, self._history.document()
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._file, document)
+            self._written = version
+        except OSError as error:
+            log.warning("launcher: the history cannot be written", extra={"reason": str(error)})
+
+
+def _in_background(work: Callable[[], Any]) -> threading.Thread:
+    """Not waited for at exit: a write to a dead volume never returns."""
+    thread = threading.Thread(target=work, name="history", daemon=True)
+    thread.start()
+    return thread
