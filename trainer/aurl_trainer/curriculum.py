@@ -106,6 +106,10 @@ class Curriculum:
         wanted = self._wanted(p)
         return max(length for length in self.lengths if length <= wanted)
 
+    def begins_length(self, step: int) -> bool:
+        """Whether optimizer step `step` is the first of a length, the job's first step aside."""
+        return step > 1 and self.length(step) != self.length(step - 1)
+
     def samples(self, samples: int, length: int) -> int:
         """Return how many samples of `length` hold the tokens of `samples` of the context's length."""
         return samples * (self.context_length // length)

@@ -322,6 +322,8 @@ def train(
             normaliser = ranks.world_size * tokens_per_step / max(valid, 1)
             if writer is not None:
                 writer.settle()
+            if curriculum.begins_length(step):
+                guard.forget_norms()  # what is new in longer samples has longer gradients
             divisor, rejected = guard.admit(gradients, normaliser, step)
             optimizer.step(rate, decay, divisor, rejected)
             if average is not None:

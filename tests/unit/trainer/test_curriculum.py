@@ -75,3 +75,18 @@ def test_lengths_that_do_not_fit_are_explained(curriculum: dict[str, Any], compl
     with pytest.raises(UserError) as error:
         JobFile.parse(document, "job.yaml")
     assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"kind": "linear", "startLength": 8},
+        {"kind": "cosine", "startLength": 8},
+        {"kind": "step", "startLength": 16, "everySteps": 30},
+    ],
+)
+def test_a_length_begins_where_it_differs_from_the_one_before(config: dict[str, Any]) -> None:
+    curriculum = Curriculum(CurriculumConfig.model_validate(config), 64, 100)
+    begins = [step for step in range(1, 101) if curriculum.begins_length(step)]
+    assert begins == [first for _, first in stages(**config)[1:]]

@@ -234,3 +234,18 @@ def test_state_survives_saving_and_a_changed_window() -> None:
     longer.restore(saved)
     assert longer.counters.tolist()[0] == 0
     assert longer.window.eq(0).all()
+
+
+def test_norms_of_another_kind_are_not_compared() -> None:
+    """As when the curriculum comes to longer samples: their gradients would all be left out, for ever."""
+    scene = Scene()
+    for _ in range(8):
+        assert scene.step(1.0)
+    assert not scene.step(50.0)
+    scene.guard.forget_norms()
+    assert not scene.step(float("nan"))
+    for size in (45.0, 55.0) * 4:
+        assert scene.step(size)
+    assert scene.step(52.0)
+    assert not scene.step(5000.0)
+    assert scene.guard.read().spikes == 2

@@ -6,7 +6,7 @@ gradient and therefore decide alike; of a sharded one each judges the same norm,
 
 State, all on the training device:
   window[W]   norms of the last W accepted steps (written round-robin)
-  counters    accepted, nonfinite, spikes, consecutive, last rejected step
+  counters    accepted since the norms were forgotten, nonfinite, spikes, consecutive, last rejected step
   scale       the loss scale of fp16, and its growth counter
 """
 
@@ -76,6 +76,10 @@ class UpdateGuard:
                 mine.copy_(tensors[name])
         if tensors["window"].shape != self.window.shape:
             self.counters[ACCEPTED] = 0
+
+    def forget_norms(self) -> None:
+        """Compare with no earlier norm: those to come are of another kind. Judges none until a window is full."""
+        self.counters[ACCEPTED].zero_()
 
     def read(self) -> GuardReading:
         """Return the state; the host waits for the device here."""
