@@ -92,6 +92,8 @@ def test_strict_lint() -> None:
         ({"metrics": {"discovery": "podMonitor"}}, ["PodMonitor", "PodMonitor"], []),
         ({"networkPolicy": {"enabled": True}}, ["NetworkPolicy"], []),
         ({"podDisruptionBudget": {"enabled": True}}, ["PodDisruptionBudget"], []),
+        ({"metrics": {"prometheusRule": {"enabled": True}}}, ["PrometheusRule"], []),
+        ({"metrics": {"dashboards": {"enabled": True}}}, ["ConfigMap", "ConfigMap", "ConfigMap"], []),
         (
             {"webhook": {"enabled": True}},
             ["Certificate", "Issuer", "Service", "ValidatingWebhookConfiguration"],
@@ -244,6 +246,31 @@ def test_the_webhook_leads_to_the_operator(chart: Chart, given: Object) -> None:
     assert allowed == ["http", "webhook"]
 
 
+def test_rules_and_dashboards_arrive_as_they_are(chart: Chart) -> None:
+    """What is tested as a file is what Prometheus and Grafana get."""
+    base = "https://git.example.org/aurl"
+    metrics = {
+        "prometheusRule": {"enabled": True, "runbookBaseUrl": base},
+        "dashboards": {"enabled": True, "namespace": "monitoring", "annotations": {"folder": "Aurl"}},
+        "monitorLabels": {"release": "prometheus"},
+    }
+    objects = _render(chart, {"metrics": metrics})
+    rule = _one(objects, "PrometheusRule")
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    text = (CHART / "rules/aurl.yaml").read_text().replace("url: docs/", f"url: {base}/docs/")
+    assert rule["spec"] == yaml.safe_load(text)
+    boards = {}
+    for each in objects:
+        if each["kind"] == "ConfigMap":
+            assert each["metadata"]["labels"]["grafana_dashboard"] == "1"
+            assert each["metadata"]["namespace"] == "monitoring"
+            assert each["metadata"]["annotations"] == {"folder": "Aurl"}
+            boards |= each["data"]
+    assert {name: json.loads(text) for name, text in boards.items()} == {
+        path.name: json.loads(path.read_text()) for path in (CHART / "dashboards").glob("*.json")
+    }
+
+
 def _settings(objects: list[Object]) -> Settings:
     """What the operator makes of the container's environment."""
     environment = {each["name"]: str(each["value"]) for each in _container(objects)["env"]}
@@ -389,7 +416,7 @@ def test_the_crd_stays_unless_told_otherwise(chart: Chart) -> None:
 def _leaves(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
     for key, value in values.items():
         here = f"{path}.{key}" if path else key
-        if isinstance(value, dict) and value and key not in ("requests", "limits", "capabilities"):
+        if isinstance(value, dict) and value and key not in ("requests", "limits", "capabilities", "labels"):
             yield from _leaves(value, here)
         else:
             yield here
