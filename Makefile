@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := tests:operator:trainer
 export PYTHONUNBUFFERED := 1
+# Packages are installed without bytecode; each is compiled once, by its first import, whatever the caller's shell says.
+export PYTHONDONTWRITEBYTECODE :=
 
 JOB ?= configs/jobs/chorales.yaml
 # Words after `make test`, for instance PYTEST='-k resume -x'
@@ -47,11 +49,15 @@ bench-data: env  ## preparation and loading of music, into build/bench/data.json
 	$(BIN)/python -m bench.data $(BENCH)
 bench-sample: env  ## sampling on one CPU thread, into build/bench/sample.json (1 minute)
 	$(BIN)/python -m bench.sample $(BENCH)
+bench-operator: env  ## the operator beside the Job controller, and recovery, into build/bench/operator.json (15 minutes)
+	$(BIN)/python -m bench.operator $(BENCH)
 bench-jsb: env  ## the published chorale benchmark, into build/bench/jsb.json (DATA=Jsb16thSeparated.json)
 	$(BIN)/python -m bench.jsb --data $(DATA) $(BENCH)
 format: env  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix operator trainer tests
 	$(BIN)/ruff format operator trainer tests
+dashboards: env  ## write the Grafana dashboards of the chart from charts/dashboards
+	$(BIN)/python charts/dashboards
 generate: env  ## write the CRD, the job reference and the operator's copy of the schema from the typed models
 	$(BIN)/python -m aurl_trainer schema > operator/aurl_operator/schema/job.json.tmp
 	mv operator/aurl_operator/schema/job.json.tmp operator/aurl_operator/schema/job.json
@@ -59,6 +65,7 @@ generate: env  ## write the CRD, the job reference and the operator's copy of th
 generate-check: env  ## fail when a generated file is stale
 	diff -u operator/aurl_operator/schema/job.json <($(BIN)/python -m aurl_trainer schema) || { echo 'operator/aurl_operator/schema/job.json is stale: run `make generate`'; exit 1; }
 	$(BIN)/python -m aurl_operator.crd --check
+	$(BIN)/python charts/dashboards --check
 images: env  ## build the operator and trainer images from images/
 	$(BIN)/python -m cluster images
 
@@ -100,4 +107,4 @@ clean:  ## delete build products (not the cluster, not the caches)
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-down train test lint unit ranks api e2e bench-trainer bench-data bench-sample bench-jsb format generate generate-check images cluster-up cluster-down install env lock clean help
+.PHONY: demo demo-down train test lint unit ranks api e2e bench-trainer bench-data bench-sample bench-operator bench-jsb format dashboards generate generate-check images cluster-up cluster-down install env lock clean help

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -125,16 +126,25 @@ def config_data(spec: JobSpec) -> dict[str, str]:
     document = {"dataset": spec.dataset, "training": spec.training}
     accepted = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_NOT_REMEMBERED)
     return {
-        CONFIG_KEY: yaml.safe_dump(document, sort_keys=True, allow_unicode=True),
+        CONFIG_KEY: _as_yaml(json.dumps(document, sort_keys=True)),
         ACCEPTED_KEY: json.dumps(accepted, sort_keys=True, separators=(",", ":")),
     }
+
+
+@lru_cache(maxsize=4096)
+def _as_yaml(document: str) -> str:
+    """A JSON document as YAML; remembered, as it is asked for in every round and takes a millisecond."""
+    return str(yaml.safe_dump(json.loads(document), sort_keys=True, allow_unicode=True))
 
 
 def accepted_spec(config_map: Mapping[str, Any] | None) -> JobSpec | None:
     """The specification that a job's ConfigMap was made from, None where it cannot be read."""
     raw = dig(config_map, "data", ACCEPTED_KEY)
-    if not isinstance(raw, str):
-        return None
+    return _parse_accepted(raw) if isinstance(raw, str) else None
+
+
+@lru_cache(maxsize=4096)
+def _parse_accepted(raw: str) -> JobSpec | None:
     try:
         return JobSpec.model_validate_json(raw)
     except (ValidationError, ValueError, RecursionError):

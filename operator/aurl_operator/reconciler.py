@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 #: plan() is asked again after its actions succeeded: one reconciliation does all that can be done now.
 MAX_ROUNDS: Final = 6
+#: Seconds for which a claim that the user named is taken to exist: many jobs may start on one at once.
+CLAIM_TRUSTED_SECONDS: Final = 2.0
+CLAIMS_KEPT: Final = 1024
 
 
 class Conflict(Exception):
@@ -51,6 +55,7 @@ class Reconciler:
         self._recorder, self._metrics, self._options, self._now = recorder, metrics, options, now
         self._applier = Applier(client, cache)
         self._refusals: dict[str, dict[str, Refusal]] = {}
+        self._claims: dict[tuple[str, str], tuple[float, Object]] = {}
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring one job on; seconds until it must be looked at again, None for never.
@@ -123,7 +128,17 @@ class Reconciler:
         waiting = dig(job, "status", "launch", "createdTime") is None
         if not name or not waiting or is_finished(read_status(job.get("status"))):
             return None
-        return await self._claim(who, name)
+        place, now = (who.namespace, name), asyncio.get_running_loop().time()
+        seen = self._claims.get(place)
+        if seen is not None and now - seen[0] < CLAIM_TRUSTED_SECONDS:
+            return seen[1]
+        claim = await self._claim(who, name)
+        self._claims.pop(place, None)
+        if claim is not None:
+            self._claims[place] = now, claim
+            while len(self._claims) > CLAIMS_KEPT:
+                self._claims.pop(next(iter(self._claims)))
+        return claim
 
     async def _claim(self, who: Identity, name: str) -> Object | None:
         try:

@@ -13,6 +13,7 @@ import kopf
 from aurl_operator.handlers import CHILDREN
 from aurl_operator.names import CHILD_SELECTOR
 from aurl_operator.settings import Settings
+from aurl_operator.stateless import NoDiffBase, NoProgress
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ def configure(settings: kopf.OperatorSettings, watch_idle_seconds: float) -> Non
     settings.networking.error_backoffs = EndlessBackoff()
     settings.queueing.idle_timeout = 1
     settings.queueing.worker_limit = None
+    settings.persistence.diffbase_storage = NoDiffBase()
+    settings.persistence.progress_storage = NoProgress()
     # kopf would kill the process this long after its watches ended, but they begin anew.
     settings.process.ultimate_exiting_timeout = None
 

@@ -30,6 +30,8 @@ class OperatorProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._stream: IO[bytes] | None = None
         self.port = 0
+        self.seconds_to_ready = 0.0
+        """From the start of the process until it had seen the whole cluster and worked."""
 
     def __enter__(self) -> OperatorProcess:
         self.start()
@@ -41,6 +43,12 @@ class OperatorProcess:
         if self._process is not None:
             self.thaw()
             self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
 
     def start(self, *, wait: bool = True) -> None:
         """Start it; wait until it has seen the whole cluster."""
@@ -54,9 +62,11 @@ class OperatorProcess:
         }
         self._stream = self._log.open("ab")
         command = [sys.executable, "-m", "aurl_operator", "--http-port", str(self.port), *self._flags]
+        began = time.monotonic()
         self._process = subprocess.Popen(command, env=environment, stdout=self._stream, stderr=self._stream)
         if wait:
             self.wait_ready()
+            self.seconds_to_ready = round(time.monotonic() - began, 2)
 
     def wait_ready(self, seconds: float = 40) -> None:
         """Wait until /readyz says so."""

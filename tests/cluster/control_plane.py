@@ -64,6 +64,8 @@ class ControlPlane:
     # With a kubelet there is a scheduler, and the node controllers have something to look at.
     with_nodes: bool = False
     with_controller_manager: bool = True
+    # More flags of the controller-manager; a benchmark lifts its limits.
+    controller_flags: Sequence[str] = ()
 
     @property
     def url(self) -> str:
@@ -215,6 +217,7 @@ class ControlPlane:
             "--node-monitor-grace-period=20s",
             "--node-monitor-period=2s",
             *scope,
+            *self.controller_flags,
         ]
 
     def _scheduler(self) -> list[str | Path]:
@@ -245,8 +248,14 @@ class ApiServer:
     No kubelet, no scheduler: the test plays them, by patching the status of pods.
     """
 
-    def __init__(self, *, with_controller_manager: bool = True, echo: Echo = print) -> None:
-        self._with_controller_manager = with_controller_manager
+    def __init__(
+        self,
+        *,
+        with_controller_manager: bool = True,
+        controller_flags: Sequence[str] = (),
+        echo: Echo = print,
+    ) -> None:
+        self._with_controller_manager, self._controller_flags = with_controller_manager, controller_flags
         self._echo = echo
         self._plane: ControlPlane | None = None
 
@@ -270,6 +279,7 @@ class ApiServer:
                 pki=keys,
                 ports=Ports(api=api, etcd=etcd, etcd_peer=peer),
                 with_controller_manager=self._with_controller_manager,
+                controller_flags=self._controller_flags,
             )
             try:
                 self._plane.start(self._echo)
