@@ -31,9 +31,9 @@ test: env  ## lint, unit tests, tests on a real API server, end to end on a real
 	$(MAKE) --no-print-directory lint generate-check
 	$(MAKE) --no-print-directory unit ranks api e2e
 lint: env  ## ruff and mypy
-	$(BIN)/ruff check operator trainer tests
-	$(BIN)/ruff format --check operator trainer tests
-	$(BIN)/mypy operator/aurl_operator trainer/aurl_trainer tests
+	$(BIN)/ruff check operator trainer tests charts
+	$(BIN)/ruff format --check operator trainer tests charts
+	$(BIN)/mypy operator/aurl_operator trainer/aurl_trainer tests charts/dashboards
 unit: env  ## the tests that need no server
 	$(BIN)/python -m pytest tests/unit tests/launcher $(PYTEST)
 # A process of its own: ranks are forked from a server that has imported torch, which the data tests' server has not.
@@ -54,8 +54,8 @@ bench-operator: env  ## the operator beside the Job controller, and recovery, in
 bench-jsb: env  ## the published chorale benchmark, into build/bench/jsb.json (DATA=Jsb16thSeparated.json)
 	$(BIN)/python -m bench.jsb --data $(DATA) $(BENCH)
 format: env  ## let ruff rewrite what it can
-	$(BIN)/ruff check --fix operator trainer tests
-	$(BIN)/ruff format operator trainer tests
+	$(BIN)/ruff check --fix operator trainer tests charts
+	$(BIN)/ruff format operator trainer tests charts
 dashboards: env  ## write the Grafana dashboards of the chart from charts/dashboards
 	$(BIN)/python charts/dashboards
 generate: env  ## write the CRD, the job reference and the operator's copy of the schema from the typed models

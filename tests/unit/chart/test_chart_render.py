@@ -259,7 +259,7 @@ def test_rules_and_dashboards_arrive_as_they_are(chart: Chart) -> None:
     assert rule["metadata"]["labels"]["release"] == "prometheus"
     text = (CHART / "rules/aurl.yaml").read_text().replace("url: docs/", f"url: {base}/docs/")
     assert rule["spec"] == yaml.safe_load(text)
-    boards = {}
+    boards: dict[str, str] = {}
     for each in objects:
         if each["kind"] == "ConfigMap":
             assert each["metadata"]["labels"]["grafana_dashboard"] == "1"
