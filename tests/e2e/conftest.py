@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -28,8 +30,11 @@ def kube(cluster: Cluster, images: dict[str, Image]) -> Kube:
 
 @pytest.fixture(scope="session")
 def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Debian's Prometheus, scraping the cluster's pods."""
-    with running(cluster.kubeconfig, tmp_path_factory.mktemp("prometheus")) as server:
+    """Debian's Prometheus, scraping the cluster's pods; AURL_KEEP_PROMETHEUS names where its data stays."""
+    kept = os.environ.get("AURL_KEEP_PROMETHEUS")
+    directory = Path(kept).resolve() if kept else tmp_path_factory.mktemp("prometheus")
+    directory.mkdir(parents=True, exist_ok=True)
+    with running(cluster.kubeconfig, directory) as server:
         yield server
 
 
