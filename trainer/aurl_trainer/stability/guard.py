@@ -78,7 +78,7 @@ class UpdateGuard:
             self.counters[ACCEPTED] = 0
 
     def forget_norms(self) -> None:
-        """Compare with no earlier norm: the next are of another kind. Judge none before the window is full."""
+        """Compare with no earlier norm: the next are of another kind. Judge none before a full window."""
         self.counters[ACCEPTED].zero_()
 
     def read(self) -> GuardReading:
