@@ -162,6 +162,9 @@ class Leadership:
         """
         if self._election is not None:
             await self._resync.until_done()
+        else:
+            # What the first resync and the watches told before this term began went to nobody.
+            self._resync.announce()
         await term.run()
 
     async def resign(self) -> None:

@@ -60,6 +60,11 @@ class Resync:
                 log.warning("resync failed, next try in %.0f s: %s", delay, error)
                 await asyncio.sleep(delay)
 
+    def announce(self) -> None:
+        """Have every job that is known looked at."""
+        for obj in self._cache.jobs():
+            self._enqueue((text(dig(obj, "metadata", "namespace")), text(dig(obj, "metadata", "name"))))
+
     async def _once(self) -> None:
         # Children first: a job that is seen before its pods would be thought to have none.
         await asyncio.gather(*(self._compare_children(kind) for kind in self._kinds))
@@ -71,8 +76,7 @@ class Resync:
                 gone = self._cache.drop_job(obj)
                 if gone:
                     self._enqueue(gone)
-        for obj in self._cache.jobs():
-            self._enqueue((text(dig(obj, "metadata", "namespace")), text(dig(obj, "metadata", "name"))))
+        self.announce()
         self.finished_at = time.monotonic()
         self.seen.set()
         self._on_done(time.time())
