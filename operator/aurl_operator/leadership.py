@@ -163,8 +163,7 @@ class Leadership:
         if self._election is not None:
             await self._resync.until_done()
         else:
-            # What the first resync and the watches told before this term began went to nobody.
-            self._resync.announce()
+            self._resync.enqueue_all()  # there was no queue yet when they were listed
         await term.run()
 
     async def resign(self) -> None:
