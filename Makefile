@@ -51,6 +51,8 @@ bench-sample: env  ## sampling on one CPU thread, into build/bench/sample.json (
 	$(BIN)/python -m bench.sample $(BENCH)
 bench-operator: env  ## the operator beside the Job controller, and recovery, into build/bench/operator.json (15 minutes)
 	$(BIN)/python -m bench.operator $(BENCH)
+bench-startup: env  ## how long launcher and operator take to their first answer, into build/bench/startup.json (2 minutes)
+	$(BIN)/python -m bench.startup $(BENCH)
 bench-jsb: env  ## the published chorale benchmark, into build/bench/jsb.json (DATA=Jsb16thSeparated.json)
 	$(BIN)/python -m bench.jsb --data $(DATA) $(BENCH)
 format: env  ## let ruff rewrite what it can
@@ -107,4 +109,4 @@ clean:  ## delete build products (not the cluster, not the caches)
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-down train test lint unit ranks api e2e bench-trainer bench-data bench-sample bench-operator bench-jsb format dashboards generate generate-check images cluster-up cluster-down install env lock clean help
+.PHONY: demo demo-down train test lint unit ranks api e2e bench-trainer bench-data bench-sample bench-operator bench-startup bench-jsb format dashboards generate generate-check images cluster-up cluster-down install env lock clean help
