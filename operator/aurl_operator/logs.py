@@ -1,41 +1,73 @@
-"""JSON lines on standard error: one event, one line, with the job it is about."""
+"""Logs on standard error, with the job they are about: JSON lines, or text on a terminal.
+
+The fields are those of docs/architecture.md, and the trainer writes the same.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import IO, Any, Final
 
-#: Keys that a caller may attach with `extra=`.
-_EXTRA: Final = ("job", "namespace", "attempt", "reason", "resource", "code", "seconds")
+#: Keys that a caller may attach with `extra=`, in the order in which they are written.
+_EXTRA: Final = ("namespace", "job", "attempt", "rank", "step", "reason", "resource", "code", "seconds")
 
 
 class JsonFormatter(logging.Formatter):
     """One JSON object per record."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line of JSON; tracebacks are in the key `exception`."""
+        """The record as one line of JSON, its traceback included."""
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": moment.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
-            "logger": record.name,
             "message": record.getMessage(),
+            **_extra(record),
         }
-        line.update({key: record.__dict__[key] for key in _EXTRA if record.__dict__.get(key) is not None})
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+            line["traceback"] = self.formatException(record.exc_info)
+        line["logger"] = record.name
+        return json.dumps(line, default=str, ensure_ascii=False)
 
 
-def set_up_logging(level: str) -> None:
-    """Send everything to standard error as JSON; libraries only from WARNING on."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
+class TextFormatter(logging.Formatter):
+    """One line for a person: time, job, what happened, and the values."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text, followed by its traceback where there is one."""
+        values = _extra(record)
+        namespace, job = values.pop("namespace", None), values.pop("job", None)
+        who = f"{namespace}/{job}: " if job else ""
+        mark = "" if record.levelno < logging.WARNING else f"{record.levelname} "
+        told = "".join(f"  {key}={value}" for key, value in values.items())
+        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        text = f"{clock} {mark}{who}{record.getMessage()}{told}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def set_up_logging(
+    level: str, environment: Mapping[str, str] = os.environ, *, stream: IO[str] | None = None
+) -> None:
+    """Send everything to standard error (or `stream`); libraries only from WARNING on.
+
+    `AURL_LOG_FORMAT` is `json` or `text`; without it a terminal gets text and everything else JSON lines.
+    """
+    stream = stream if stream is not None else sys.stderr
+    chosen = environment.get("AURL_LOG_FORMAT") or ("text" if stream.isatty() else "json")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(TextFormatter() if chosen == "text" else JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("aurl_operator").setLevel(level)
     # kopf tells at INFO that it starts and stops tasks, and prints every object's event.
     logging.getLogger("kopf").setLevel(logging.WARNING)
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    return {key: record.__dict__[key] for key in _EXTRA if record.__dict__.get(key) is not None}

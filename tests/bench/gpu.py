@@ -64,14 +64,14 @@ def _train(place: Path, volume: Path, shape: dict[str, Any]) -> dict[str, Any]:
     if done.returncode:
         return {"error": done.stderr[-2000:]}
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-    steps = [line for line in lines if line["event"] == "step"][2:]  # the first intervals warm up
+    steps = [line for line in lines if line["message"] == "step"][2:]  # the first intervals warm up
     best = max(steps, key=lambda line: line["tokens_per_second"])
     job = json.loads((run / "rank-0.json").read_text())
     return {
         "tokens_per_second": round(best["tokens_per_second"]),
         "mfu": round(best["mfu"], 4),
         "device_peak_mib": round(job["memory"]["device_peak"] / 2**20),
-        "recompiled_graphs": next(line for line in lines if line["event"] == "training ends")[
+        "recompiled_graphs": next(line for line in lines if line["message"] == "training ends")[
             "recompiled_graphs"
         ],
         "configuration": training,

@@ -68,7 +68,7 @@ class RunningLauncher:
         self.port = free_port()
         contract = {
             "JOB_NAME": "chorales", "JOB_NAMESPACE": "music", "JOB_UID": "uid-1", "ATTEMPT": "2",
-            "CONFIG": str(folder / "job.yaml"), "VOLUME": str(folder / "volume"),
+            "NODE_RANK": "0", "CONFIG": str(folder / "job.yaml"), "VOLUME": str(folder / "volume"),
             "RUN_DIR": str(self.run_dir), "TERMINATION_LOG": str(self.termination_log),
             "HTTP_PORT": str(self.port), "GRACE_SECONDS": "20", "LINGER_SECONDS": "0",
         }  # fmt: skip

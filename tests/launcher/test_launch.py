@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from launcher.harness import RunningLauncher, eventually, free_port, processes_mentioning
+from launcher.harness import (
+    RunningLauncher,
+    clean_environment,
+    eventually,
+    free_port,
+    processes_mentioning,
+)
 
 Start = Callable[..., RunningLauncher]
 
@@ -50,6 +59,10 @@ def test_a_successful_launch_is_served_until_the_last_scrape_and_explained(start
         "0",
         "1",
     }
+
+    # What has been mapped into the process tells best what it has imported by now.
+    mapped = Path(f"/proc/{launcher.process.pid}/maps").read_text()
+    assert not [name for name in ("torch", "numpy", "pydantic", "yaml", "matplotlib") if f"/{name}" in mapped]
 
     launcher.terminate()
     assert launcher.wait() == 0
@@ -234,3 +247,32 @@ def test_a_broken_contract_is_one_sentence(start: Start, variables: dict[str, st
     assert launcher.wait() == 2
     assert words in launcher.message()["message"]
     assert "Traceback" not in launcher.log.read_text()
+
+
+def test_every_line_of_a_pods_log_is_json_with_the_same_fields(start: Start) -> None:
+    launcher = start(
+        "train", "train.py", nproc_per_node=2, script_env={"SCRIPT_END": "user-error", "SCRIPT_RANK": "1"}
+    )
+    assert launcher.wait() == 2
+    lines = [json.loads(line) for line in launcher.log.read_text().splitlines()]
+    for line in lines:
+        who = [line[field] for field in ("namespace", "job", "attempt", "nodeRank")]
+        assert who == ["music", "chorales", 2, 0]
+        assert {"time", "level", "message", "logger"} <= line.keys()
+    begun = [line for line in lines if line["message"] == "the rank begins"]
+    assert sorted((line["rank"], line["step"]) for line in begun) == [(0, 0), (1, 0)]
+    plain = [line for line in lines if line["message"] == "plain words, as a hook may print them"]
+    assert [(line["logger"], "rank" in line) for line in plain] == [("output", False)] * 2
+    # The traceback is one line, and torchrun tells at its own level that a rank has failed.
+    (failed,) = [line for line in lines if "traceback" in line]
+    assert (failed["rank"], failed["level"]) == (1, "critical")
+    assert "lower it to 64 or less" in failed["message"] and "train.py" in failed["traceback"]
+    assert [line for line in lines if line["logger"] == "output" and line["level"] == "error"]
+    assert lines[-1]["message"].startswith("launcher: ") and lines[-1]["rank"] == 1
+
+    shown = subprocess.run(
+        [sys.executable, "-m", "aurl_trainer", "logs"],
+        stdin=launcher.log.open(), env=clean_environment(), capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert re.search(r"^\d\d:\d\d:\d\d rank 0: the rank begins  step=0$", shown, re.MULTILINE)
+    assert re.search(r"^\d\d:\d\d:\d\d CRITICAL rank 1: UserError: .*\nTraceback ", shown, re.MULTILINE)

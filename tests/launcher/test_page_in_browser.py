@@ -81,6 +81,10 @@ def test_a_real_training(start: Start, window: Browser, tmp_path: Path) -> None:
     assert launcher.get(link.removeprefix(url)).startswith(b"MThd")
     assert window.console() == []
 
+    logged = [json.loads(line) for line in launcher.log.read_text().splitlines()]
+    assert [line["step"] for line in logged if line["message"] == "step" and line["rank"] == 0][-1] == 30
+    assert {(line["namespace"], line["job"], line["attempt"]) for line in logged} == {("music", "scales", 2)}
+
     for width in (400, 1280):
         window.resize(width, 900)
         assert window.run("return document.documentElement.scrollWidth") == width

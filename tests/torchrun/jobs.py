@@ -159,7 +159,7 @@ class Job:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return the log lines of one event."""
-        return [line for line in self.log() if line["event"] == name]
+        return [line for line in self.log() if line["message"] == name]
 
     def pids(self) -> dict[int, int]:
         """Return the process id of each rank that has begun."""

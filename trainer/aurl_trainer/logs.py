@@ -1,7 +1,8 @@
 """Logging for launcher, ranks and command line: JSON lines in pods, readable text on a terminal.
 
-Every line has `time`, `level` and `event` (the message), the identity of its process as far as it is known
-(`job`, `attempt`, `nodeRank`, `rank`), and whatever the call gave as `extra`.
+The fields of a line are those of docs/architecture.md: `time`, `level` and `message`, the identity of the
+process as far as it is known (`namespace`, `job`, `attempt`, `nodeRank`, `rank`), and what the call gave as
+`extra`. The operator writes the same.
 """
 
 from __future__ import annotations
@@ -12,10 +13,19 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import IO, Any
+from types import TracebackType
+from typing import IO, Any, Final
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-_IDENTITY = {"job": "AURL_JOB_NAME", "attempt": "AURL_ATTEMPT", "nodeRank": "AURL_NODE_RANK", "rank": "RANK"}
+_IDENTITY: Final = {
+    "namespace": "AURL_JOB_NAMESPACE",
+    "job": "AURL_JOB_NAME",
+    "attempt": "AURL_ATTEMPT",
+    "nodeRank": "AURL_NODE_RANK",
+    "rank": "RANK",
+}
+_NUMBERS: Final = ("attempt", "nodeRank", "rank")
+_TOLD_OTHERWISE: Final = frozenset(_IDENTITY) | {"time", "level", "message", "logger", "traceback"}
 
 
 def setup(
@@ -24,6 +34,7 @@ def setup(
     """Send all logs of this process to `stream` (default stderr).
 
     `AURL_LOG_FORMAT` is `json` or `text`; without it a terminal gets text and everything else JSON lines.
+    With JSON, an exception that nobody catches is one line too.
     """
     stream = stream if stream is not None else sys.stderr
     chosen = environment.get("AURL_LOG_FORMAT") or ("text" if stream.isatty() else "json")
@@ -35,12 +46,38 @@ def setup(
     for noisy in ("torch", "matplotlib", "symusic", "PIL"):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
     logging.captureWarnings(True)
+    if chosen != "text":
+        sys.excepthook = _log_uncaught
+
+
+def json_stream() -> logging.StreamHandler[Any] | None:
+    """Return the handler that writes our JSON lines; None when we write text."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and isinstance(handler.formatter, JsonFormatter):
+            return handler
+    return None
+
+
+def _log_uncaught(
+    kind: type[BaseException], exception: BaseException, traceback: TracebackType | None
+) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, exception, traceback)
+        return
+    first = next(iter(str(exception).splitlines()), "")
+    told = f"{kind.__name__}: {first}" if first else kind.__name__
+    logging.getLogger("aurl_trainer").critical(told, exc_info=(kind, exception, traceback))
 
 
 def identity(environment: Mapping[str, str]) -> dict[str, str | int]:
     """Return who this process is within its job, from the environment."""
     known = {key: environment[name] for key, name in _IDENTITY.items() if environment.get(name)}
-    return {key: int(value) if value.isdigit() and key != "job" else value for key, value in known.items()}
+    return {key: int(value) if value.isdigit() and key in _NUMBERS else value for key, value in known.items()}
+
+
+def timestamp(seconds: float) -> str:
+    """Return epoch seconds as RFC 3339 in UTC with milliseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class JsonFormatter(logging.Formatter):
@@ -53,11 +90,9 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line of JSON; values that JSON does not know appear as text."""
         line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC)
-            .isoformat(timespec="milliseconds")
-            .replace("+00:00", "Z"),
+            "time": timestamp(record.created),
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            "message": record.getMessage(),
             **self._identity,
             **_extra(record),
         }
@@ -77,11 +112,35 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as text, followed by its traceback where there is one."""
-        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        mark = "" if record.levelno < logging.WARNING else f"{record.levelname} "
-        values = "  ".join(f"{key}={_short(value)}" for key, value in _extra(record).items())
-        text = f"{clock} {mark}{self._who}{record.getMessage()}" + (f"  {values}" if values else "")
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        traceback = self.formatException(record.exc_info) if record.exc_info else None
+        clock = datetime.fromtimestamp(record.created)
+        return _text(clock, record.levelname, self._who, record.getMessage(), _extra(record), traceback)
+
+
+def readable(line: str) -> str:
+    """Return a JSON line of ours, or of the operator's, as text for a person; any other line as it is."""
+    try:
+        fields = json.loads(line)
+        clock = datetime.fromisoformat(fields["time"]).astimezone()
+        level, message = str(fields["level"]).upper(), str(fields["message"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return line.rstrip("\n")
+    who = ""
+    if "rank" in fields:
+        who = f"rank {fields['rank']}: "
+    elif str(fields.get("logger")).startswith("aurl_operator") and fields.get("job"):
+        who = f"{fields.get('namespace')}/{fields['job']}: "
+    values = {key: value for key, value in fields.items() if key not in _TOLD_OTHERWISE}
+    return _text(clock, level, who, message, values, fields.get("traceback"))
+
+
+def _text(
+    clock: datetime, level: str, who: str, message: str, values: Mapping[str, Any], traceback: str | None
+) -> str:
+    mark = f"{level} " if level in ("WARNING", "ERROR", "CRITICAL") else ""
+    told = "  ".join(f"{key}={_short(value)}" for key, value in values.items())
+    text = f"{clock.strftime('%H:%M:%S')} {mark}{who}{message}" + (f"  {told}" if told else "")
+    return f"{text}\n{traceback}" if traceback else text
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+from aurl_trainer import logs
 from aurl_trainer.errors import DivergenceError, UserError
 from aurl_trainer.launcher.rundir import result_file
 from aurl_trainer.monitor.failure import record_failure, run_directory
@@ -52,6 +54,9 @@ def wait_for_ever_on_a_lock() -> None:
 
 
 def main() -> None:
+    logs.setup()
+    print("plain words, as a hook may print them")
+    logging.getLogger("aurl_trainer.fake").info("the rank begins", extra={"step": 0})
     run_dir = run_directory()
     assert run_dir is not None
     reporter = RankReporter.from_environment()

@@ -66,7 +66,7 @@ def logged(environment: dict[str, str]) -> str:
 def test_json_logs_are_one_object_per_line() -> None:
     (line,) = logged({"AURL_JOB_NAME": "123", "AURL_ATTEMPT": "2", "RANK": "0"}).splitlines()
     record = json.loads(line)
-    assert (record["event"], record["level"], record["step"], record["path"]) == (
+    assert (record["message"], record["level"], record["step"], record["path"]) == (
         "it broke",
         "warning",
         7,

@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_checkpoints(commands)
     _add_config(commands)
+    _add_logs(commands)
     _add_launch(commands)
     return parser
 
@@ -298,6 +299,21 @@ def _add_config(commands: Commands[argparse.ArgumentParser]) -> None:
     command.set_defaults(run=explain)
     command = commands.add_parser("schema", help="print the JSON schema of `dataset` and `training`")
     command.set_defaults(run=schema)
+
+
+def _add_logs(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "logs", help="make the JSON lines on standard input readable: kubectl logs -f POD | aurl-trainer logs"
+    )
+
+    def show(options: argparse.Namespace) -> int:
+        from aurl_trainer.logs import readable
+
+        for line in sys.stdin:
+            print(readable(line), flush=True)
+        return 0
+
+    command.set_defaults(run=show)
 
 
 def _add_launch(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -6,6 +6,7 @@ every child.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shlex
@@ -18,10 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from aurl_trainer import logs
 from aurl_trainer.launcher import cgroup, jobpage, progress, rundir, stacks, termination
 from aurl_trainer.launcher.environment import ContractError, LaunchEnvironment
 from aurl_trainer.launcher.history import History
 from aurl_trainer.launcher.outcome import FAILED, INTERRUPTED, SUCCEEDED, Outcome, decide
+from aurl_trainer.launcher.output import ChildOutput
 from aurl_trainer.launcher.processes import Child, SignalInbox, kill_leftovers, signal_all
 from aurl_trainer.launcher.progress import Role
 from aurl_trainer.launcher.recorder import Recorder
@@ -166,14 +169,21 @@ class Launch:
         kills_before = cgroup.oom_kills()
         command = self._command()
         log.info("launcher: starting", extra={"command": shlex.join(command)})
-        child = Child(command, self._child_environment(), self.output)
+        collected = self._collected_output()
+        child = Child(
+            command, self._child_environment(), self.output if collected is None else collected.pipe
+        )
         try:
+            if collected is not None:
+                collected.pipe.close()
             self._follow(child, inbox)
         finally:
             child.reap()
             exit_code = child.exit_code
             child.signal_group(signal.SIGKILL)
             kill_leftovers(self._rank_pids())
+            if collected is not None:
+                collected.drain()
         return decide(
             self._read(),
             expected=self._ranks(),
@@ -182,6 +192,19 @@ class Launch:
             oom_kills=cgroup.oom_kills() - kills_before,
             stall=self._stall,
         )
+
+    def _collected_output(self) -> ChildOutput | None:
+        """Where we write JSON lines, so do our children; None where their output goes its own way."""
+        handler = logs.json_stream()
+        if self.output is not None or handler is None:
+            return None
+
+        def write(line: str) -> None:
+            with handler.lock or contextlib.nullcontext():
+                handler.stream.write(f"{line}\n")
+                handler.flush()
+
+        return ChildOutput(write, self.variables)
 
     def _follow(self, child: Child, inbox: SignalInbox) -> None:
         """Return when the child is gone or has to be killed."""

@@ -1,0 +1,67 @@
+"""What children write: every line becomes one line of JSON, and no line is lost or torn."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from aurl_trainer.launcher.output import MAX_LINE, ChildOutput
+
+POD = {"AURL_JOB_NAME": "chorales", "AURL_ATTEMPT": "2", "RANK": "7"}
+OURS = json.dumps({"time": "2026-01-01T00:00:00.000Z", "level": "info", "message": "step", "rank": 1})
+
+
+def passed_on(*pieces: bytes) -> list[dict[str, Any]]:
+    written: list[str] = []
+    output = ChildOutput(written.append, POD)
+    for piece in pieces:
+        output.pipe.write(piece)
+    output.drain()
+    assert all("\n" not in line for line in written)
+    return [json.loads(line) for line in written]
+
+
+def test_our_lines_pass_as_they_are_and_others_are_wrapped() -> None:
+    ours, printed, empty = passed_on(f"{OURS}\n".encode(), b"plain words\n\n", b"{}\n")
+    assert ours == json.loads(OURS)
+    assert (printed["message"], printed["level"]) == ("plain words", "info")
+    assert (printed["job"], printed["attempt"], printed["logger"]) == ("chorales", 2, "output")
+    assert "rank" not in printed  # whose words these are is not known
+    assert empty["message"] == "{}"
+
+
+def test_lines_come_in_pieces_and_the_last_has_no_end() -> None:
+    whole = f"{OURS}\n".encode()
+    told = passed_on(whole[:10], whole[10:] + b"half ", b"a line\nthe ", b"end")
+    assert [line["message"] for line in told] == ["step", "half a line", "the end"]
+
+
+def test_a_torn_line_of_ours_is_no_json_and_is_wrapped() -> None:
+    (torn,) = passed_on(OURS[:-9].encode() + b"\n")
+    assert torn["message"] == OURS[:-9]
+
+
+def test_torch_tells_its_level() -> None:
+    lines = (
+        b"E1125 18:00:00 1 torch/x.py:1] failed\n",
+        b"[W1125 18:00:00.1 socket.cpp:1] slow\n",
+        b"Error: no\n",
+    )
+    assert [line["level"] for line in passed_on(*lines)] == ["error", "warning", "info"]
+
+
+def test_neither_endless_lines_nor_wild_bytes_do_harm() -> None:
+    told = passed_on(b"x" * (2 * MAX_LINE + 10), b"\n\xff\xfe\x00\n")
+    assert sum(len(line["message"]) for line in told[:-1]) == 2 * MAX_LINE + 10
+    assert all(len(line["message"]) <= 2 * MAX_LINE for line in told)
+    assert "\ufffd" in told[-1]["message"]
+
+
+def test_a_log_that_nobody_takes_stops_nobody() -> None:
+    def broken(line: str) -> None:
+        raise BrokenPipeError
+
+    output = ChildOutput(broken, POD)
+    for _ in range(100):
+        output.pipe.write(b"x" * 10_000 + b"\n")  # more than a pipe holds
+    output.drain()
