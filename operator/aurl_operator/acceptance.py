@@ -15,11 +15,17 @@ from aurl_operator.validation import ConfigCheck, check_spec
 
 @dataclass(frozen=True)
 class Acceptance:
-    """The specification to follow, None if there is none; why what is wanted was refused, if it was."""
+    """The specification to follow, None if there is none; why what is wanted was refused, if it was.
+
+    `message` tells what becomes of the job as well; `complaint` only what is wrong, for those who can still
+    be kept from it. `changed`: the fields of the specification that may not change while the job runs.
+    """
 
     spec: JobSpec | None
     reason: str = ""
     message: str = ""
+    complaint: str = ""
+    changed: tuple[str, ...] = ()
 
 
 def accept(
@@ -46,29 +52,36 @@ def accept(
         return Acceptance(wanted) if sound else _invalid(problems)
     if wanted is None or not sound:
         message = f"The job goes on as it was; the new specification is invalid: {_sentence(problems)}"
-        return Acceptance(accepted, "InvalidSpec", message)
+        complaint = f"The specification is invalid: {_sentence(problems)}"
+        return Acceptance(accepted, "InvalidSpec", message, complaint)
     mutable = mutable_fields(accepted)
     elastic = accepted.elastic
     if elastic is not None and not elastic.min_nodes <= wanted.num_nodes <= elastic.max_nodes:
         mutable -= {"num_nodes"}
     followed = accepted.model_copy(update={name: getattr(wanted, name) for name in mutable})
-    changed = [
-        f"spec.{field.alias or name}"
+    changed = tuple(
+        field.alias or name
         for name, field in JobSpec.model_fields.items()
         if name not in mutable and getattr(wanted, name) != getattr(accepted, name)
-    ]
+    )
     if not changed:
         return Acceptance(followed)
-    message = (
-        f"The job goes on as it was; {', '.join(changed)} cannot change while it runs: suspend it first."
+    complaint = refused_change(changed)
+    return Acceptance(
+        followed, "ChangeRefused", f"The job goes on as it was; {complaint}", complaint, changed
     )
-    return Acceptance(followed, "ChangeRefused", message)
+
+
+def refused_change(fields: tuple[str, ...]) -> str:
+    """Why these fields of the specification keep their value, in one sentence."""
+    paths = ", ".join(f"spec.{field}" for field in fields)
+    return f"{paths} cannot change while the job runs: suspend it first."
 
 
 def _invalid(problems: tuple[Problem, ...]) -> Acceptance:
     name = any(problem.path == "metadata.name" for problem in problems)
     message = f"The specification is invalid: {_sentence(problems)}"
-    return Acceptance(None, "InvalidName" if name else "InvalidSpec", message)
+    return Acceptance(None, "InvalidName" if name else "InvalidSpec", message, message)
 
 
 def _sentence(problems: tuple[Problem, ...]) -> str:

@@ -1,77 +1,130 @@
-"""Answers whether a job may be created or changed, by the same checks as reconcile. Pure."""
+"""Answers the reviews of a validating webhook: refuses at once what reconcile would refuse later. Pure.
+
+Whatever is none of its business is allowed, and so is every change that leaves the specification as it was:
+labels, finalizers and a suspension must be possible on a job that newer rules find invalid.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aurl_operator.acceptance import accept
+from aurl_operator.acceptance import accept, refused_change
+from aurl_operator.api.base import GROUP, PLURAL
 from aurl_operator.api.spec import MANAGED_BY
 from aurl_operator.names import Identity
-from aurl_operator.reading import dig, text
+from aurl_operator.objects import config_data
+from aurl_operator.queue import Key
+from aurl_operator.reading import dig, integer, mapping, text
 from aurl_operator.status_reader import is_finished, read_status
 from aurl_operator.validation import ConfigCheck, parse_spec
 
-#: What the API server appends to `generateName`; the name itself is not made yet when a job is reviewed.
-_GENERATED: Final = "x" * 5
-#: Gives the ConfigMap of a job, by its UID, where there is one.
-ConfigMapOf = Callable[[str], Mapping[str, Any] | None]
+API_VERSION: Final = "admission.k8s.io/v1"
+KIND: Final = "AdmissionReview"
+#: What the API server appends to metadata.generateName.
+_GENERATED: Final = "xxxxx"
+_HTTP_INVALID: Final = 422
 
 
 class MalformedReviewError(ValueError):
-    """What was sent is no AdmissionReview that can be answered."""
+    """What was sent is no AdmissionReview that could be answered."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether the API server may store the object, and if not, why, in one sentence."""
+class Admission:
+    """What requests are judged by.
 
-    allowed: bool
-    message: str = ""
-
-
-def answer(review: object, config_map_of: ConfigMapOf, check_config: ConfigCheck) -> dict[str, Any]:
-    """The AdmissionReview (admission.k8s.io/v1) that answers one. Raises MalformedReviewError."""
-    request = dig(review, "request")
-    uid = text(dig(request, "uid"))
-    if not isinstance(request, Mapping) or not uid:
-        raise MalformedReviewError("The body is no AdmissionReview with a request and its uid.")
-    verdict = judge(request, config_map_of, check_config)
-    response: dict[str, Any] = {"uid": uid, "allowed": verdict.allowed}
-    if not verdict.allowed:
-        response["status"] = {"code": 422, "reason": "Invalid", "message": verdict.message}
-    return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
-
-
-def judge(request: Mapping[str, Any], config_map_of: ConfigMapOf, check_config: ConfigCheck) -> Verdict:
-    """Judge the job of an admission request.
-
-    Only what a user changes is refused: labels, finalizers and the like of a job whose specification is not
-    touched pass, whatever it says, or a job from before the webhook could never be mended or deleted.
+    `job` and `config_map` are what the operator has seen: a job by namespace and name, its ConfigMap by its
+    UID. `namespaces` are those of this operator, none for all of them.
     """
-    new, old = request.get("object"), request.get("oldObject")
-    if request.get("operation") not in ("CREATE", "UPDATE") or dig(new, "metadata", "deletionTimestamp"):
-        return Verdict(True)
-    before, wanted = dig(old, "spec"), dig(new, "spec")
-    if isinstance(old, Mapping):
-        if before == wanted:
-            return Verdict(True)
-        if dig(before, "managedBy") != dig(wanted, "managedBy"):
-            return Verdict(False, "spec.managedBy cannot be changed after creation.")
-    if dig(wanted, "managedBy") not in (None, MANAGED_BY):
-        return Verdict(True)
-    job = _identity(request, new)
-    status = read_status(dig(old, "status"))
-    started = status.start_time is not None and not is_finished(status)
-    spec, problems = parse_spec(wanted)
-    found = accept(job, spec, problems, config_map_of(job.uid), started, check_config)
-    return Verdict(not found.reason, found.message)
+
+    job: Callable[[Key], Mapping[str, Any] | None]
+    config_map: Callable[[str], Mapping[str, Any] | None]
+    check_config: ConfigCheck
+    namespaces: Collection[str] = ()
+
+    def refusal(self, request: Mapping[str, Any]) -> str:
+        """Why a request is refused, in one sentence; empty if it is allowed. Raises MalformedReviewError."""
+        resource = mapping(request.get("resource"))
+        operation = request.get("operation")
+        namespace, name = text(request.get("namespace")), text(request.get("name"))
+        if (resource.get("group"), resource.get("resource")) != (GROUP, PLURAL):
+            return ""
+        if operation not in ("CREATE", "UPDATE") or (self.namespaces and namespace not in self.namespaces):
+            return ""
+        obj, old = request.get("object"), mapping(request.get("oldObject"))
+        if not isinstance(obj, Mapping):
+            raise MalformedReviewError(f"The request.object of this {operation} is no object.")
+        match request.get("subResource"):
+            case None | "":
+                return self._judge(obj, old if operation == "UPDATE" else None, namespace)
+            case "scale":
+                known = self.job((namespace, name))
+                nodes = integer(dig(obj, "spec", "replicas"))
+                wanted = {**mapping(known), "spec": {**mapping(dig(known, "spec")), "numNodes": nodes}}
+                return self._judge(wanted, known, namespace) if known is not None else ""
+        return ""
+
+    def _judge(self, job: Mapping[str, Any], old: Mapping[str, Any] | None, namespace: str) -> str:
+        """Why a job may not become what it is to be; `old` is None for a new one."""
+        spec, before = mapping(job.get("spec")), mapping(dig(old, "spec"))
+        if dig(job, "metadata", "deletionTimestamp") or (old is not None and _same(spec, before)):
+            return ""
+        manager = spec.get("managedBy", MANAGED_BY)
+        if old is not None and manager != before.get("managedBy", MANAGED_BY):
+            return "spec.managedBy cannot be changed after creation."
+        if manager != MANAGED_BY:
+            return ""
+        who = Identity(_name(job), namespace, text(dig(job, "metadata", "uid")) or "new", 0, False)
+        status = read_status(dig(old, "status"))
+        started = status.start_time is not None and not is_finished(status)
+        wanted, problems = parse_spec(spec)
+        memory = self.config_map(who.uid) or _memory(before)
+        accepted = accept(who, wanted, problems, memory, started, self.check_config)
+        if accepted.reason != "ChangeRefused":
+            return accepted.complaint
+        # Edits that were made while this webhook was away are told in the job's conditions.
+        edited = tuple(field for field in accepted.changed if spec.get(field) != before.get(field))
+        return refused_change(edited) if edited else ""
 
 
-def _identity(request: Mapping[str, Any], obj: object) -> Identity:
-    """Whose specification it is; a name that the server has yet to make is as long as it will be."""
-    given = text(dig(obj, "metadata", "name"))
-    prefix = text(dig(obj, "metadata", "generateName"))
-    name, uid = given or f"{prefix}{_GENERATED}", text(dig(obj, "metadata", "uid"))
-    return Identity(name, text(request.get("namespace")), uid, generation=0, deleting=False)
+def read_review(raw: bytes) -> Mapping[str, Any]:
+    """The request of a review as the API server sends it. Raises MalformedReviewError."""
+    try:
+        review = json.loads(raw)
+    except RecursionError as error:
+        raise MalformedReviewError("The body is nested too deeply.") from error
+    except ValueError as error:
+        raise MalformedReviewError("The body is no JSON.") from error
+    if dig(review, "kind") != KIND or dig(review, "apiVersion") != API_VERSION:
+        raise MalformedReviewError(f"The body is no {KIND} of {API_VERSION}.")
+    request = dig(review, "request")
+    if not isinstance(request, Mapping) or not text(request.get("uid")):
+        raise MalformedReviewError("The review holds no request with a uid.")
+    return request
+
+
+def answer(request: Mapping[str, Any], refusal: str) -> dict[str, Any]:
+    """The review to send back: refused for a reason, or allowed without one."""
+    response: dict[str, Any] = {"uid": request["uid"], "allowed": not refusal}
+    if refusal:
+        response["status"] = {"code": _HTTP_INVALID, "reason": "Invalid", "message": refusal}
+    return {"apiVersion": API_VERSION, "kind": KIND, "response": response}
+
+
+def _same(spec: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether two specifications differ in nothing but the suspension, which is always possible."""
+    return {**spec, "suspend": None} == {**before, "suspend": None}
+
+
+def _name(job: Mapping[str, Any]) -> str:
+    name, prefix = (text(dig(job, "metadata", key)) for key in ("name", "generateName"))
+    return name or f"{prefix}{_GENERATED}"
+
+
+def _memory(before: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The ConfigMap that the operator would have made for a specification; for a job it has not seen yet."""
+    spec, _ = parse_spec(before)
+    return {"data": config_data(spec)} if spec is not None else None

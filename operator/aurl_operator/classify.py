@@ -94,12 +94,13 @@ def _cause(pod: PodView, now: datetime) -> Cause | None:
         message = f"Pod {pod.name} was stopped ({reason}): {detail}"
         failure_class: FailureClass = "Preemption" if taken else "Infrastructure"
         return Cause(_failure(pod, now, failure_class, reason, message), _CERTAIN, pod.left or at)
+    if pod.phase == "Unknown" or (pod.leaving and pod.silent):
+        # Before Kubernetes 1.26 the eviction from a lost node looks like any other deletion.
+        message = f"Node {pod.node or '(unknown)'} of pod {pod.name} no longer reports"
+        return Cause(_failure(pod, now, "Infrastructure", "NodeLost", message), _CERTAIN, pod.left or at)
     if pod.leaving:
         message = f"Pod {pod.name} was deleted while it was needed"
         return Cause(_failure(pod, now, "Infrastructure", "PodDeleted", message), _CERTAIN, pod.left or at)
-    if pod.phase == "Unknown":
-        message = f"Node {pod.node or '(unknown)'} of pod {pod.name} no longer reports"
-        return Cause(_failure(pod, now, "Infrastructure", "NodeLost", message), _CERTAIN, at)
     if ended is None:
         message = f"Pod {pod.name} failed before its container started: {pod.message or 'no reason given'}"
         return Cause(_failure(pod, now, "Infrastructure", "PodFailed", message), _CERTAIN, at)

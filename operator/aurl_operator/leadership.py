@@ -163,7 +163,8 @@ class Leadership:
         if self._election is not None:
             await self._resync.until_done()
         else:
-            self._resync.enqueue_all()  # there was no queue yet when they were listed
+            # What the first resync and the watches told before this term began went to nobody.
+            self._resync.announce()
         await term.run()
 
     async def resign(self) -> None:

@@ -15,8 +15,10 @@ from typing import Any
 import kopf
 
 from aurl_operator import __version__
+from aurl_operator.admission import Admission
 from aurl_operator.api.base import PLURAL
 from aurl_operator.cache import Cache
+from aurl_operator.certificate import ServerCertificate
 from aurl_operator.client import ApiError, Client, Unreachable
 from aurl_operator.handlers import CHILDREN, register
 from aurl_operator.health import Health
@@ -31,7 +33,7 @@ from aurl_operator.settings import Settings, read_settings
 from aurl_operator.validation import ConfigCheck, config_checker
 from aurl_operator.watches import Watch, Watches
 from aurl_operator.watching import watch
-from aurl_operator.webhook import Certificate, CertificateError, keep_renewed, serve_webhook
+from aurl_operator.webhook import serve_webhook
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     try:
         asyncio.run(run(settings, check_config))
-    except CertificateError as error:
-        log.error("%s", error)
-        return 1
     except OSError as error:
         log.error("cannot serve on port %d or %d: %s", settings.http_port, settings.webhook_port, error)
         return 1
@@ -60,10 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def run(settings: Settings, check_config: ConfigCheck) -> None:
-    """Wire everything together and run it until a signal comes.
-
-    Raises OSError if a port is taken and CertificateError if the webhook's certificate cannot be used.
-    """
+    """Wire everything together and run it until a signal comes. Raises OSError if a port is taken."""
     client, cache, stop = Client(), Cache(), asyncio.Event()
     options = settings.options(check_config)
     kinds = tuple(kind for kind in CHILDREN if kind != "NetworkPolicy" or settings.job_network_policy)
@@ -116,11 +112,10 @@ async def run(settings: Settings, check_config: ConfigCheck) -> None:
     jobs: list[Coroutine[Any, Any, object]] = [stop.wait(), resync.run(), health.run(), leadership.run()]
     if settings.webhook_certificates is not None:
         # A replica that waits answers as well: it sees the same cluster.
-        certificate = Certificate(settings.webhook_certificates)
-        servers.append(
-            await serve_webhook(settings.webhook_port, certificate, cache.config_map, check_config)
-        )
-        jobs.append(keep_renewed(certificate))
+        certificate = ServerCertificate(settings.webhook_certificates)
+        admission = Admission(cache.job, cache.config_map, check_config, settings.namespaces)
+        servers.append(await serve_webhook(settings.webhook_port, certificate, admission, metrics))
+        jobs.append(certificate.run())
     log.info("operator %s started", __version__)
     watching = asyncio.create_task(watch(registry, settings, lambda: _stop_at_signals(stop), client.closed))
     tasks = [asyncio.create_task(job) for job in jobs]

@@ -85,6 +85,14 @@ class Metrics:
         for name in get_args(FailureClass):
             self.restarts.labels(name)
             self.failures.labels(name)
+        self.admissions = Counter(
+            "aurl_operator_admissions_total",
+            "Reviews of the validating webhook by result.",
+            ["result"],
+            registry=self.registry,
+        )
+        for result in ("allowed", "refused", "malformed", "error"):
+            self.admissions.labels(result)
         self.submit_to_pods = Histogram(
             "aurl_operator_submit_to_pods_created_seconds",
             "From the creation of a job to the existence of all its worker pods (first attempt).",

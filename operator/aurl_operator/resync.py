@@ -60,8 +60,8 @@ class Resync:
                 log.warning("resync failed, next try in %.0f s: %s", delay, error)
                 await asyncio.sleep(delay)
 
-    def enqueue_all(self) -> None:
-        """Have every known job looked at."""
+    def announce(self) -> None:
+        """Have every job that is known looked at."""
         for obj in self._cache.jobs():
             self._enqueue((text(dig(obj, "metadata", "namespace")), text(dig(obj, "metadata", "name"))))
 
@@ -76,7 +76,7 @@ class Resync:
                 gone = self._cache.drop_job(obj)
                 if gone:
                     self._enqueue(gone)
-        self.enqueue_all()
+        self.announce()
         self.finished_at = time.monotonic()
         self.seen.set()
         self._on_done(time.time())

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,12 +16,14 @@ import yaml
 from api.operator_process import OperatorProcess
 from api.playground import Playground, wait_for
 from aurl_operator.crd import resource
+from cluster import system
 from cluster.api import Api, ApiError
 from cluster.control_plane import ApiServer
 
 CRD_FILE = Path(__file__).resolve().parents[2] / "charts/aurl-operator/files/crd.yaml"
 CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 CRD_NAME = "aurltrainingjobs.aurl.ai"
+Kubectl = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +33,32 @@ def api(api_server: ApiServer) -> Api:
 
 
 @pytest.fixture(scope="module")
-def job_kind(api: Api) -> Iterator[None]:
-    """The CRD as the chart has it for this server."""
-    definition = yaml.safe_load(resource.without_cel(CRD_FILE.read_text()))
+def kubectl(api_server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Kubectl:
+    """The kubectl of this machine, on the API server; installed from Debian where there is none."""
+    system.ensure(system.KUBECTL, print)
+    caches = tmp_path_factory.mktemp("discovery")
+
+    def run(*arguments: str, given: object = None, cache: str = "shared") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                str(system.program("kubectl")),
+                f"--kubeconfig={api_server.kubeconfig}",
+                f"--cache-dir={caches / cache}",
+                *arguments,
+            ],
+            input=None if given is None else json.dumps(given),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+@contextmanager
+def defined(api: Api, definition: dict[str, Any]) -> Iterator[None]:
+    """The kind, for the time of a `with`."""
 
     def create() -> bool:
         try:
@@ -45,6 +74,23 @@ def job_kind(api: Api) -> Iterator[None]:
     wait_for("the kind to be served", lambda: api.status("/apis/aurl.ai/v1alpha1/aurltrainingjobs") == 200)
     yield
     api.delete(f"{CRD_PATH}/{CRD_NAME}")
+
+
+@pytest.fixture(scope="module")
+def job_kind(api: Api) -> Iterator[None]:
+    """The CRD as the chart has it for this server."""
+    with defined(api, yaml.safe_load(resource.without_cel(CRD_FILE.read_text()))):
+        yield
+
+
+def loose_definition() -> dict[str, Any]:
+    """A definition that takes anything as spec and status, as an older one might."""
+    definition: dict[str, Any] = yaml.safe_load(resource.without_cel(CRD_FILE.read_text()))
+    (version,) = definition["spec"]["versions"]
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    properties = {"spec": anything, "status": anything}
+    version["schema"]["openAPIV3Schema"] = {"type": "object", "properties": properties}
+    return definition
 
 
 @pytest.fixture(scope="module")

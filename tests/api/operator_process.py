@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -33,7 +33,7 @@ class OperatorProcess:
         self.seconds_to_ready = 0.0
         """From the start of the process until it had seen the whole cluster and worked."""
 
-    def __enter__(self) -> OperatorProcess:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -122,6 +122,14 @@ class Playground:
 
         return wait_for(f"state {state} of job {name}", look, seconds)
 
+    def failure(self, name: str, seconds: float = SECONDS) -> Object:
+        """Wait until the job has had a failure: the latest one."""
+        return wait_for(f"a failure of job {name}", lambda: self.status(name).get("lastFailure"), seconds)
+
+    def gone(self, name: str, seconds: float = SECONDS) -> None:
+        """Wait until nothing that belonged to a job is left."""
+        wait_for(f"everything of job {name} to be gone", lambda: not self.children(name), seconds)
+
     def stalled(self, name: str, reason: str, seconds: float = SECONDS) -> Object:
         """Wait until the job is stalled for a reason; that condition."""
 
@@ -135,11 +143,12 @@ class Playground:
         """The events about a job."""
         return [e for e in self.objects("events") if e["involvedObject"]["name"] == name]
 
-    def event(self, name: str, reason: str) -> Object:
+    def event(self, name: str, reason: str, seconds: float = SECONDS) -> Object:
         """Wait for an event about a job."""
         return wait_for(
             f"event {reason} of job {name}",
             lambda: next((e for e in self.events(name) if e["reason"] == reason), None) or {},
+            seconds,
         )
 
     # ---------------------------------------------------------------- objects

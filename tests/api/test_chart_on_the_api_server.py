@@ -19,11 +19,15 @@ CHART = Path(__file__).resolve().parents[2] / "charts/aurl-operator"
 NAMESPACE, TENANT = "chart-test", "chart-tenant"
 CRD_NAME = "aurltrainingjobs.aurl.ai"
 GROUP = "aurl.ai"
+RBAC = "rbac.authorization.k8s.io"
+OPERATOR = f"system:serviceaccount:{NAMESPACE}:aurl-aurl-operator"
+GROUPS = ["system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}", "system:authenticated"]
 # No kubelet runs the operator here.
 HELD: helm.Values = {"replicaCount": 0}
 
 READ = ("get", "list", "watch")
 WRITE = ("create", "update", "patch", "delete")
+VERBS = (*READ, *WRITE, "deletecollection", "bind", "escalate", "impersonate", "use", "*")
 NEEDED: dict[tuple[str, str], set[str]] = {
     (GROUP, "aurltrainingjobs"): {*READ, "delete"},
     (GROUP, "aurltrainingjobs/status"): {"patch"},
@@ -37,20 +41,60 @@ NEEDED: dict[tuple[str, str], set[str]] = {
     ("", "events"): {"create", "patch"},
 }
 FORBIDDEN: tuple[tuple[str, str], ...] = (
+    ("*", "*"),
     ("", "secrets"),
     ("", "pods/exec"),
+    ("", "pods/attach"),
+    ("", "pods/portforward"),
+    ("", "pods/proxy"),
     ("", "pods/log"),
+    ("", "pods/status"),
+    ("", "pods/binding"),
+    ("", "pods/eviction"),
     ("", "pods/ephemeralcontainers"),
+    ("", "services/proxy"),
+    ("", "endpoints"),
     ("", "serviceaccounts"),
     ("", "serviceaccounts/token"),
     ("", "nodes"),
+    ("", "nodes/proxy"),
     ("", "namespaces"),
+    ("", "persistentvolumes"),
+    ("", "resourcequotas"),
+    ("", "limitranges"),
+    ("", "users"),
+    ("", "groups"),
     ("apps", "deployments"),
-    ("rbac.authorization.k8s.io", "roles"),
-    ("rbac.authorization.k8s.io", "clusterrolebindings"),
+    ("apps", "daemonsets"),
+    ("batch", "jobs"),
+    ("storage.k8s.io", "storageclasses"),
+    ("scheduling.k8s.io", "priorityclasses"),
+    ("policy", "podsecuritypolicies"),
+    (RBAC, "roles"),
+    (RBAC, "rolebindings"),
+    (RBAC, "clusterroles"),
+    (RBAC, "clusterrolebindings"),
     ("apiextensions.k8s.io", "customresourcedefinitions"),
+    ("apiregistration.k8s.io", "apiservices"),
     ("admissionregistration.k8s.io", "validatingwebhookconfigurations"),
+    ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
+    ("certificates.k8s.io", "certificatesigningrequests"),
+    ("authentication.k8s.io", "tokenreviews"),
+    (GROUP, "aurltrainingjobs/finalizers"),
+    (GROUP, "aurltrainingjobs/scale"),
 )
+JOBS: tuple[str, ...] = ("aurltrainingjobs", "aurltrainingjobs/status", "aurltrainingjobs/scale")
+EDITOR: dict[str, set[str]] = {
+    "aurltrainingjobs": {*READ, *WRITE, "deletecollection"},
+    "aurltrainingjobs/status": set(),
+    "aurltrainingjobs/scale": {"get", "update", "patch"},
+}
+#: What the roles that every cluster has may do with jobs, once the chart has added to them.
+PEOPLE: dict[str, dict[str, set[str]]] = {
+    "view": {**{key: set() for key in JOBS}, "aurltrainingjobs": set(READ)},
+    "edit": EDITOR,
+    "admin": EDITOR,
+}
 
 
 def _crd_is_gone(api: client.ApiClient) -> bool:
@@ -88,10 +132,11 @@ def _allowed(
     """Return the verbs that a user has on a resource, as `kubectl auth can-i` finds out."""
     name, _, sub = resource.partition("/")
     allowed = set()
-    for verb in (*READ, *WRITE):
+    for verb in VERBS:
         review = {
             "spec": {
                 "user": user,
+                "groups": GROUPS if user == OPERATOR else ["system:authenticated"],
                 "resourceAttributes": {
                     "namespace": namespace,
                     "verb": verb,
@@ -108,7 +153,21 @@ def _allowed(
     return allowed
 
 
-OPERATOR = f"system:serviceaccount:{NAMESPACE}:aurl-aurl-operator"
+def _check_matrix(admin: client.ApiClient, namespace: str, needed: dict[tuple[str, str], set[str]]) -> None:
+    """Compare every verb on every resource that matters with what the operator is to have in a namespace."""
+    for group, resource in [*NEEDED, *FORBIDDEN]:
+        allowed = _allowed(admin, OPERATOR, namespace, group, resource)
+        assert allowed == needed.get((group, resource), set()), f"{resource} in {namespace}"
+
+
+def _check_lease(admin: client.ApiClient) -> None:
+    """One Lease, in the operator's own namespace."""
+    lease = ("coordination.k8s.io", "leases")
+    assert _allowed(admin, OPERATOR, TENANT, *lease) == set()
+    assert _allowed(admin, OPERATOR, NAMESPACE, *lease) == {"create"}
+    mine = "aurl-aurl-operator"
+    assert _allowed(admin, OPERATOR, NAMESPACE, *lease, named=mine) == {"create", "get", "update"}
+    assert _allowed(admin, OPERATOR, NAMESPACE, *lease, named="other") == {"create"}
 
 
 def test_install_upgrade_uninstall(admin: client.ApiClient, api_server: ApiServer) -> None:
@@ -138,6 +197,7 @@ def test_install_upgrade_uninstall(admin: client.ApiClient, api_server: ApiServe
             "networkPolicy": {"enabled": True, "ingressFrom": [{"namespaceSelector": {}}]},
             "podDisruptionBudget": {"enabled": True},
             "commonLabels": {"team": "music"},
+            "webhook": {"enabled": True, "secretName": "given", "caBundle": "Y2E=", "timeoutSeconds": 1},
         },
     )
     deployment = apps.read_namespaced_deployment("aurl-aurl-operator", NAMESPACE)
@@ -145,10 +205,18 @@ def test_install_upgrade_uninstall(admin: client.ApiClient, api_server: ApiServe
     assert {each.name: each.value for each in container.env}["AURL_LOG_LEVEL"] == "DEBUG"
     assert deployment.metadata.labels["team"] == "music"
     assert client.NetworkingV1Api(admin).list_namespaced_network_policy(NAMESPACE).items
+    hooks = client.AdmissionregistrationV1Api(admin)
+    assert [hook.metadata.name for hook in hooks.list_validating_webhook_configuration().items] == [
+        f"{NAMESPACE}-aurl-aurl-operator"
+    ]
+    # No operator answers, and no job is kept waiting for that.
+    custom.create_namespaced_custom_object(*where, {**job, "metadata": {"name": "unseen"}})
+    custom.delete_namespaced_custom_object(*where, "unseen")
 
     helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
     with pytest.raises(ApiException, match="404"):
         apps.read_namespaced_deployment("aurl-aurl-operator", NAMESPACE)
+    assert not hooks.list_validating_webhook_configuration().items
     assert client.ApiextensionsV1Api(admin).read_custom_resource_definition(CRD_NAME)
     assert custom.get_namespaced_custom_object(*where, "survivor")["metadata"]["uid"] == uid
 
@@ -164,15 +232,9 @@ def test_the_operator_has_the_rights_it_needs_and_no_others(
     """Cluster-wide: the same in every namespace."""
     _install(api_server, {})
     try:
-        for (group, resource), verbs in NEEDED.items():
-            assert _allowed(admin, OPERATOR, TENANT, group, resource) == verbs, resource
-        for group, resource in FORBIDDEN:
-            assert _allowed(admin, OPERATOR, TENANT, group, resource) == set(), resource
-        lease = ("coordination.k8s.io", "leases")
-        assert _allowed(admin, OPERATOR, TENANT, *lease) == set()
-        assert _allowed(admin, OPERATOR, NAMESPACE, *lease) == {"create"}
-        mine = "aurl-aurl-operator"
-        assert _allowed(admin, OPERATOR, NAMESPACE, *lease, named=mine) == {"create", "get", "update"}
+        _check_matrix(admin, TENANT, NEEDED)
+        _check_matrix(admin, "", NEEDED)
+        _check_lease(admin)
     finally:
         helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
 
@@ -181,10 +243,39 @@ def test_namespaced_mode_gives_rights_in_the_named_namespaces_only(
     admin: client.ApiClient, api_server: ApiServer
 ) -> None:
     """A Role per watched namespace, and nothing cluster-wide."""
-    _install(api_server, {"watchNamespaces": [TENANT]})
+    _install(api_server, {"watchNamespaces": [TENANT], "jobNetworkPolicy": False})
     try:
-        for (group, resource), verbs in NEEDED.items():
-            assert _allowed(admin, OPERATOR, TENANT, group, resource) == verbs, resource
-            assert _allowed(admin, OPERATOR, "default", group, resource) == set(), resource
+        rest = {key: verbs for key, verbs in NEEDED.items() if key[1] != "networkpolicies"}
+        _check_matrix(admin, TENANT, rest)
+        for elsewhere in ("default", NAMESPACE, "kube-system", ""):
+            _check_matrix(admin, elsewhere, {})
+        _check_lease(admin)
     finally:
+        helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
+
+
+def test_people_have_the_rights_of_their_role_on_jobs(admin: client.ApiClient, api_server: ApiServer) -> None:
+    """Who may view a namespace sees its jobs, who may edit it runs them; nobody writes a status."""
+    rbac = client.RbacAuthorizationV1Api(admin)
+    _install(api_server, {})
+    try:
+        for role in PEOPLE:
+            binding = {
+                "metadata": {"name": role},
+                "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role},
+                "subjects": [{"apiGroup": RBAC, "kind": "User", "name": role}],
+            }
+            rbac.create_namespaced_role_binding(TENANT, binding)
+        # The controller manager adds the chart's rules to the roles.
+        wait_for("the aggregation", lambda: _allowed(admin, "view", TENANT, GROUP, JOBS[0]))
+        wait_for("the aggregation", lambda: _allowed(admin, "admin", TENANT, GROUP, JOBS[0]))
+        for user, rights in {**PEOPLE, "stranger": {key: set[str]() for key in JOBS}}.items():
+            for resource in JOBS:
+                allowed = _allowed(admin, user, TENANT, GROUP, resource)
+                assert allowed == rights[resource], f"{user}: {resource}"
+                assert _allowed(admin, user, "default", GROUP, resource) == set(), user
+        assert _allowed(admin, "view", TENANT, "", "secrets") == set()
+    finally:
+        for role in PEOPLE:
+            rbac.delete_namespaced_role_binding(role, TENANT)
         helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)

@@ -6,17 +6,16 @@ import copy
 import itertools
 import json
 import secrets
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from api.conftest import Kubectl
 from aurl_operator.crd import resource
-from cluster import system
 from cluster.control_plane import ApiServer
 
 pytestmark = pytest.mark.api
@@ -24,7 +23,6 @@ pytestmark = pytest.mark.api
 ROOT = Path(__file__).resolve().parents[2]
 CRD = ROOT / "charts/aurl-operator/files/crd.yaml"
 Object = dict[str, Any]
-Kubectl = Callable[..., "subprocess.CompletedProcess[str]"]
 
 GOOD: Object = {
     "apiVersion": "aurl.ai/v1alpha1",
@@ -41,30 +39,6 @@ GOOD: Object = {
         "training": {"steps": 400, "model": {"dropout": 0.1}},
     },
 }
-
-
-@pytest.fixture(scope="module")
-def kubectl(api_server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Kubectl:
-    """The kubectl of this machine, on the API server; installed from Debian where there is none."""
-    system.ensure(system.KUBECTL, print)
-    caches = tmp_path_factory.mktemp("discovery")
-
-    def run(*arguments: str, given: object = None, cache: str = "shared") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [
-                str(system.program("kubectl")),
-                f"--kubeconfig={api_server.kubeconfig}",
-                f"--cache-dir={caches / cache}",
-                *arguments,
-            ],
-            input=None if given is None else json.dumps(given),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    return run
 
 
 @pytest.fixture(scope="module")

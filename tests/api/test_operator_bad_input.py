@@ -1,4 +1,7 @@
-"""Bad input on a real API server: a condition and an event in one sentence, and no crash-looping pods."""
+"""Bad input on a real API server: a condition and an event in one sentence, and no crash-looping pods.
+
+What else may stand in a job's way is in test_surfacing.py.
+"""
 
 from __future__ import annotations
 
@@ -20,63 +23,12 @@ pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
 SOON = 15.0
 
 
-def test_a_missing_claim_is_told_and_its_appearance_cures(ground: Playground) -> None:
-    ground.create_job("claimless", storage={"claimName": "nowhere"})
-    told = ground.stalled("claimless", "ClaimNotFound", SOON)
-    assert "'nowhere'" in told["message"]
-    assert ground.event("claimless", "ClaimNotFound")["type"] == "Warning"
-    assert ground.pods("claimless") == {}
-    claim = {
-        "metadata": {"name": "nowhere"},
-        "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
-    }
-    ground.create("persistentvolumeclaims", claim)
-    ground.wait_pods("claimless", "claimless-prepare-0")
-    wait_for("the obstacle to go", lambda: ground.condition("claimless", "Stalled")["status"] == "False")
-    ground.delete_job("claimless")
-    # The garbage collector looks for new kinds every 30 s.
-    wait_for("the job's objects to go", lambda: not ground.children("claimless"), 90)
-    assert [c["metadata"]["name"] for c in ground.objects("persistentvolumeclaims")] == ["nowhere"]
-
-
 def test_a_startup_deadline_ends_the_wait(ground: Playground) -> None:
     ground.create_job("late", storage={"claimName": "nowhere"}, runPolicy={"startupDeadlineSeconds": 2})
     ground.state("late", "Failed", SOON)
     failed = ground.condition("late", "Failed")
     assert failed["reason"] == "StartupDeadlineExceeded"
     assert "nowhere" in failed["message"]
-
-
-def test_an_image_that_cannot_be_pulled(ground: Playground) -> None:
-    ground.create_job("imageless", image="registry.test/nothing:v0")
-    pod = "imageless-prepare-0"
-    ground.wait_pods("imageless", pod)
-    ground.cannot_start(pod, "ErrImagePull", "registry.test/nothing:v0: not found")
-    told = ground.stalled("imageless", "ImagePullBackOff", SOON)
-    assert "registry.test/nothing:v0" in told["message"]
-    ground.cannot_start(pod, "ImagePullBackOff", 'Back-off pulling image "registry.test/nothing:v0"')
-    wait_for("the second message", lambda: "Back-off" in ground.condition("imageless", "Stalled")["message"])
-    assert len([e for e in ground.events("imageless") if e["reason"] == "ImagePullBackOff"]) == 1
-    assert set(ground.pods("imageless")) == {pod}
-    ground.run(pod)
-    wait_for("the cure", lambda: ground.condition("imageless", "Stalled")["status"] == "False")
-
-
-def test_more_than_any_node_has(ground: Playground) -> None:
-    ground.create_job("huge", resourcesPerNode={"requests": {"memory": "100Ti"}})
-    ground.wait_pods("huge", "huge-prepare-0")
-    ground.unschedulable("huge-prepare-0", "0/1 nodes are available: 1 Insufficient memory.")
-    assert "Insufficient memory" in ground.stalled("huge", "Unschedulable", SOON)["message"]
-    assert "Insufficient memory" in ground.event("huge", "Unschedulable")["message"]
-
-
-def test_a_pod_that_finds_its_node_late_makes_no_noise(ground: Playground) -> None:
-    ground.create_job("binding")
-    ground.wait_pods("binding", "binding-prepare-0")
-    ground.unschedulable("binding-prepare-0", "pod has unbound immediate PersistentVolumeClaims")
-    ground.prepare("binding")
-    ground.train("binding")
-    assert [e["reason"] for e in ground.events("binding") if e["type"] == "Warning"] == []
 
 
 def test_a_deleted_namespace_is_no_failure(ground: Playground, operator: OperatorProcess) -> None:

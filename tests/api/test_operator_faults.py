@@ -110,6 +110,24 @@ def test_cut_connections_are_survived(ground: Playground, proxy: FaultProxy) -> 
     assert ground.status("severed")["restarts"]["total"] == 0
 
 
+def test_blocked_connections_are_survived(
+    ground: Playground, proxy: FaultProxy, operator: OperatorProcess
+) -> None:
+    """As behind a firewall that has forgotten them: they stay open, nothing is answered, none is cut."""
+    ground.create_job("blocked")
+    ground.prepare("blocked")
+    workers = ("blocked-0-0", "blocked-0-1")
+    ground.wait_pods("blocked", *workers)
+    rule = proxy.add("hang", containing="/namespaces/", times=3)
+    assert proxy.deafen("") > 0
+    for name in workers:
+        ground.run(name)
+    ground.state("blocked", "Running", 35)
+    assert rule.hits > 0
+    assert ground.status("blocked")["restarts"]["total"] == 0
+    assert len(ground.pods("blocked")) == 3
+
+
 def test_slow_answers_only_slow_things_down(ground: Playground, proxy: FaultProxy) -> None:
     proxy.add("slow", seconds=0.2)
     ground.create_job("slowly")
@@ -141,7 +159,7 @@ def test_an_error_within_a_watch_does_not_end_the_operator(
     brought_up(ground, "anew")
 
 
-def test_a_silently_dead_watch_is_told_by_the_health_page(
+def test_conformance_a_watch_that_is_silently_dead_is_noticed(
     ground: Playground, proxy: FaultProxy, operator: OperatorProcess
 ) -> None:
     wait_for("the watch of pods", lambda: proxy.watches(PODS_WATCH))

@@ -183,11 +183,3 @@ def test_a_leader_that_cannot_reach_the_api_server_stops_before_another_begins(
         proxy.cut()
         wait_for("the first one to see who leads", lambda: holder(ground) in cut.get("/readyz")[1])
         assert not cut.leads()
-
-
-def test_one_without_a_lease_begins_with_the_jobs_that_are_there(
-    ground: Playground, api_server: ApiServer, tmp_path: Path
-) -> None:
-    ground.create_job("waiting")
-    with OperatorProcess(api_server.kubeconfig, tmp_path / "log"):
-        ground.wait_pods("waiting", "waiting-prepare-0")  # long before the next resync

@@ -1,185 +1,357 @@
-"""The validating webhook, asked by a real API server over TLS."""
+"""The validating webhook on a real API server, as the chart registers it, with a CA of its own.
+
+The API server takes anything as a job here: what is refused, the webhook refuses.
+"""
 
 from __future__ import annotations
 
 import base64
+import copy
+import json
+import shutil
 import ssl
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from helm_python import Chart
 
+from api.conftest import Kubectl, defined, loose_definition
 from api.operator_process import OperatorProcess
-from api.playground import Playground, wait_for
+from api.playground import JOB, Playground, wait_for
+from cluster import pki
 from cluster.api import Api, ApiError
 from cluster.control_plane import ApiServer, free_ports
 
 pytestmark = pytest.mark.api
 
-CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
-NAME = "aurl-test"
-
-
-def make_certificate(directory: Path) -> str:
-    """A self-signed certificate for this machine, as a mounted Secret has it; its authority in base64."""
-    directory.mkdir(exist_ok=True)
-    key, certificate = directory / "new.key", directory / "new.crt"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-            *("-nodes", "-days", "2", "-subj", "/CN=aurl-webhook", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", key, "-out", certificate),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    key.replace(directory / "tls.key")
-    certificate.replace(directory / "tls.crt")
-    return base64.b64encode((directory / "tls.crt").read_bytes()).decode()
-
-
-@dataclass(frozen=True)
-class Webhook:
-    """A running operator that the API server asks."""
-
-    api: Api
-    operator: OperatorProcess
-    directory: Path
-    url: str
-
-    def configure(self, authority: str) -> None:
-        """Have the API server ask it, and trust it; without an answer nothing passes."""
-        rule = {
-            "apiGroups": ["aurl.ai"],
-            "apiVersions": ["v1alpha1"],
-            "operations": ["CREATE", "UPDATE"],
-            "resources": ["aurltrainingjobs"],
-        }
-        webhook = {
-            "name": "jobs.aurl.ai",
-            "admissionReviewVersions": ["v1"],
-            "sideEffects": "None",
-            "failurePolicy": "Fail",
-            "rules": [rule],
-            "clientConfig": {"url": self.url, "caBundle": authority},
-        }
-        body = {"metadata": {"name": NAME}, "webhooks": [webhook]}
-        self.api.delete(f"{CONFIGURATIONS}/{NAME}")
-        self.api.request("POST", CONFIGURATIONS, body)
-
-    def post(self, body: bytes) -> tuple[int, str]:
-        """Send something to it."""
-        trusting = ssl.create_default_context(cafile=str(self.directory / "tls.crt"))
-        request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=5, context=trusting) as answer:
-                return int(answer.status), answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
+Object = dict[str, Any]
+ROOT = Path(__file__).resolve().parents[2]
+HOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+LABEL = "webhook-test"
 
 
 @pytest.fixture(scope="module")
-def webhook(
-    api_server: ApiServer, api: Api, job_kind: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Webhook]:
-    """An operator with a webhook."""
-    directory = tmp_path_factory.mktemp("webhook")
-    authority = make_certificate(directory / "certificates")
-    (port,) = free_ports(1)
-    flags = ("--webhook-certificates", str(directory / "certificates"), "--webhook-port", str(port))
-    with OperatorProcess(api_server.kubeconfig, directory / "log", *flags) as operator:
-        found = Webhook(api, operator, directory / "certificates", f"https://127.0.0.1:{port}/validate")
-        found.configure(authority)
-        yield found
-        api.delete(f"{CONFIGURATIONS}/{NAME}")
+def job_kind(api: Api) -> Iterator[None]:
+    """A server that checks nothing itself."""
+    with defined(api, loose_definition()):
+        yield
 
 
-def refusal(ground: Playground, name: str, **changes: object) -> str:
-    """What the user is told; empty where the job is taken."""
-    try:
-        ground.create_job(name, **changes)
-    except ApiError as error:
-        return str(error)
-    return ""
+class Certificates:
+    """A directory as a Secret is mounted, and the CA that its certificate is from."""
+
+    def __init__(self, home: Path) -> None:
+        self._home, self.directory = home, home / "mounted"
+        self.directory.mkdir()
+        self._number = 0
+
+    def issue(self) -> pki.Pki:
+        """Put a new certificate, of a new CA, in place of the one before."""
+        self._number += 1
+        made = pki.ensure(self._home / f"pki-{self._number}", ["127.0.0.1"], "none")
+        for name, source in (("tls.crt", made.certificate("apiserver")), ("tls.key", made.key("apiserver"))):
+            shutil.copy(source, self.directory / f"{name}.new")
+            (self.directory / f"{name}.new").replace(self.directory / name)
+        return made
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """What the operator's certificate directory holds."""
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def authority(certificates: Certificates) -> pki.Pki:
+    """The CA of the certificate with which the operator starts."""
+    return certificates.issue()
+
+
+class Hooked(OperatorProcess):
+    """An operator that serves the webhook."""
+
+    def __init__(self, kubeconfig: Path, log: Path, certificates: Path, *flags: str) -> None:
+        (self.hook_port,) = free_ports(1)
+        hook = ("--webhook-port", str(self.hook_port), "--webhook-certificates", str(certificates))
+        super().__init__(kubeconfig, log, *hook, *flags)
+
+    @property
+    def url(self) -> str:
+        """Where the API server finds the webhook."""
+        return f"https://127.0.0.1:{self.hook_port}/validate"
+
+    def post(self, raw: bytes, trusted: pki.Pki) -> tuple[int, str]:
+        """What the webhook answers to a body; 0 where the connection fails."""
+        context = ssl.create_default_context(cafile=str(trusted.ca))
+        try:
+            asked = urllib.request.Request(self.url, raw)
+            with urllib.request.urlopen(asked, timeout=10, context=context) as answer:
+                return int(answer.status), answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+
+@pytest.fixture(scope="module")
+def operator(
+    api_server: ApiServer,
+    job_kind: None,
+    certificates: Certificates,
+    authority: pki.Pki,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Hooked]:
+    """The operator with its webhook."""
+    log = tmp_path_factory.mktemp("operator") / "log"
+    with Hooked(api_server.kubeconfig, log, certificates.directory) as process:
+        yield process
+    for line in process.log_lines():
+        assert line["level"] not in ("error", "critical"), line
+
+
+def registration(policy: str, url: str, authority: pki.Pki) -> Object:
+    """The configuration as the chart renders it; only the way to the webhook leads to this machine."""
+    bundle = base64.b64encode(authority.ca.read_bytes()).decode()
+    hook = {"enabled": True, "secretName": "given", "caBundle": bundle, "failurePolicy": policy}
+    files = Chart.load(str(ROOT / "charts/aurl-operator")).render(
+        {"webhook": hook}, name="aurl", namespace="aurl-system"
+    )
+    found = [
+        document
+        for text in files.values()
+        if "ValidatingWebhookConfiguration" in text
+        for document in yaml.safe_load_all(text)
+        if document and document["kind"] == "ValidatingWebhookConfiguration"
+    ]
+    (made,) = found
+    made["metadata"]["name"] = "webhook-test"
+    (webhook,) = made["webhooks"]
+    assert webhook["clientConfig"].pop("service")["path"] == "/validate"
+    webhook["clientConfig"]["url"] = url
+    webhook["namespaceSelector"] = {"matchLabels": {LABEL: "yes"}}
+    return dict(made)
+
+
+def register(api: Api, policy: str, url: str, authority: pki.Pki) -> None:
+    """Have the API server ask the webhook from now on."""
+    if api.status(f"{HOOKS}/webhook-test") == 200:
+        api.delete(f"{HOOKS}/webhook-test")
+    api.request("POST", HOOKS, registration(policy, url, authority))
 
 
 @pytest.fixture
-def asked(webhook: Webhook, ground: Playground) -> Playground:
-    """A namespace in which the API server is known to ask: it learns of a configuration after a moment."""
-    crooked = {"elastic": {"minNodes": 4, "maxNodes": 2}}
-    wait_for("the webhook to be asked", lambda: "denied the request" in refusal(ground, "probe", **crooked))
-    return ground
+def hooked(api: Api, operator: Hooked, authority: pki.Pki, ground: Playground) -> Iterator[Playground]:
+    """A namespace in which the API server asks the operator, and takes no answer for a no."""
+    api.request("PATCH", f"/api/v1/namespaces/{ground.namespace}", {"metadata": {"labels": {LABEL: "yes"}}})
+    register(api, "Fail", operator.url, authority)
+
+    def asked() -> bool:
+        try:
+            ground.create_job("probe", numNodes=0)
+        except ApiError as error:
+            return "denied the request" in str(error)
+        ground.delete_job("probe")
+        return False
+
+    wait_for("the API server to ask", asked)
+    yield ground
+    api.delete(f"{HOOKS}/webhook-test")
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"elastic": {"minNodes": 4, "maxNodes": 2}}, ["spec.elastic.minNodes", "is 4", "maxNodes"]),
-        ({"elastic": {"minNodes": 3, "maxNodes": 4}}, ["spec.numNodes", "is 2", "3 to 4"]),
-        ({"gangScheduling": {"provider": "Kueue"}}, ["spec.gangScheduling.queue", "LocalQueue"]),
-        ({"podTemplate": {"env": [{"name": "AURL_RANK", "value": "1"}]}}, ["AURL_RANK", "operator"]),
-        ({"podTemplate": {"labels": {"aurl.ai/attempt": "7"}}}, ["aurl.ai/attempt", "operator"]),
-        (
-            {"podTemplate": {"volumes": [{"name": "x", "mountPath": "/mnt/aurl/x", "emptyDir": {}}]}},
-            ["spec.podTemplate.volumes[0].mountPath"],
-        ),
-    ],
-)
-def test_what_the_schema_cannot_say_is_refused_at_apply(
-    asked: Playground, change: dict[str, object], words: list[str]
+def manifest(ground: Playground, name: str, changes: Object) -> Object:
+    """A job file; `changes` replace fields of the specification, None removes them."""
+    made = copy.deepcopy(JOB)
+    made["metadata"] = {"name": name, "namespace": ground.namespace}
+    spec = made["spec"] | changes
+    made["spec"] = {key: value for key, value in spec.items() if value is not None}
+    return made
+
+
+ELASTIC: Object = {"elastic": {"minNodes": 1, "maxNodes": 3}}
+REFUSED: list[tuple[str, str, Object, str]] = [
+    ("a name whose pods overflow 63 characters", "b" * 51, {}, "use 50 characters at most"),
+    ("a name that is no DNS name", "bach.chorales", {}, "cannot name a Service"),
+    ("zero workers", "zero", {"numNodes": 0}, "spec.numNodes: "),
+    ("elastic bounds", "bounds", ELASTIC | {"numNodes": 4}, "is 4 but spec.elastic allows 1 to 3"),
+    ("minimum over maximum", "order", {"elastic": {"minNodes": 3, "maxNodes": 1}}, "spec.elastic.minNodes"),
+    ("a reference elsewhere", "far", {"storage": {"claimName": "other/claim"}}, "spec.storage.claimName"),
+    ("two volumes", "two", {"storage": {"claimName": "a", "claimTemplate": {"size": "1Gi"}}}, "exactly one"),
+    ("Kueue without queue", "queue", {"gangScheduling": {"provider": "Kueue"}}, "must name a LocalQueue"),
+    (
+        "elastic Volcano",
+        "both",
+        ELASTIC | {"gangScheduling": {"provider": "Volcano"}},
+        "leave out spec.elastic",
+    ),
+    (
+        "a reserved label",
+        "own",
+        {"podTemplate": {"labels": {"aurl.ai/role": "x"}}},
+        "belongs to the operator",
+    ),
+    ("a privilege", "root", {"podTemplate": {"hostPID": True}}, "spec.podTemplate.hostPID"),
+    ("a misspelt key", "typo", {"training": {"stepz": 4}}, "'stepz' was unexpected"),
+    ("a value out of bounds", "bound", {"training": {"steps": 0}}, "spec.training.steps"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "said"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
+def test_kubectl_apply_is_refused_in_one_sentence(
+    hooked: Playground, kubectl: Kubectl, name: str, changes: Object, said: str
 ) -> None:
-    said = refusal(asked, "wrong", **change)
-    assert 'admission webhook "jobs.aurl.ai" denied the request: The specification is invalid' in said
-    assert all(word in said for word in words), said
-    assert asked.api.status(f"{asked._jobs}/wrong") == 404
+    applied = kubectl("apply", "--validate=false", "-f", "-", given=manifest(hooked, name, changes))
+    assert applied.returncode != 0, applied.stdout
+    (line,) = applied.stderr.strip().splitlines()
+    assert 'admission webhook "jobs.aurl.ai" denied the request: The specification is invalid: ' in line
+    assert said in line
+    assert line.endswith(".")
 
 
-def test_zero_workers_and_long_names_never_reach_it(asked: Playground) -> None:
-    """The definition's own bounds refuse them first, with or without a webhook."""
-    assert "spec.numNodes" in refusal(asked, "none", numNodes=0)
-    assert "metadata.name" in refusal(asked, "n" * 64)
+def test_the_project_s_job_files_pass(hooked: Playground, kubectl: Kubectl) -> None:
+    files = sorted((ROOT / "configs/jobs").glob("*.yaml"))
+    assert files
+    for path in files:
+        arguments = ("apply", "--validate=false", "--dry-run=server", "-n", hooked.namespace, "-f", str(path))
+        applied = kubectl(*arguments)
+        assert applied.returncode == 0, f"{path.name}: {applied.stderr}"
 
 
-def test_a_running_job_is_edited_only_where_it_may(asked: Playground) -> None:
-    asked.create_job("busy")
-    asked.prepare("busy")
-    asked.train("busy")
-    with pytest.raises(ApiError, match=r"spec\.numNodes cannot change while it runs: suspend it first"):
-        asked.patch_job("busy", {"numNodes": 3})
-    with pytest.raises(ApiError, match=r"spec\.training cannot change"):
-        asked.patch_job("busy", {"training": {"steps": 7}})
-    assert asked.job("busy")["spec"]["numNodes"] == 2
-    asked.patch_job("busy", {"runPolicy": {"backoffLimit": 7}})
-    # Suspended, it may change.
-    asked.patch_job("busy", {"suspend": True, "numNodes": 3})
-    asked.state("busy", "Suspended")
-    asked.patch_job("busy", {"suspend": False})
-    asked.wait_pods("busy", "busy-1-0", "busy-1-1", "busy-1-2")
-    # Even a job that could not be made today can be marked and deleted.
-    asked.api.request("PATCH", f"{asked._jobs}/busy", {"metadata": {"labels": {"team": "music"}}})
-    asked.delete_job("busy")
+def test_edits_of_a_running_job(hooked: Playground, kubectl: Kubectl) -> None:
+    def edit(changes: Object) -> str:
+        patch = json.dumps({"spec": changes})
+        arguments = ("patch", "atj", "fixed", "-n", hooked.namespace, "--type=merge", "-p", patch)
+        return kubectl(*arguments).stderr.strip()
+
+    hooked.create_job("fixed", **ELASTIC)
+    hooked.prepare("fixed")
+    hooked.train("fixed")
+    for changes, said in (
+        ({"image": "other"}, "spec.image cannot change while the job runs: suspend it first."),
+        ({"training": {"steps": 5}}, "spec.training cannot change"),
+        ({"elastic": {"maxNodes": 5}}, "spec.elastic cannot change"),
+        ({"numNodes": 4}, "spec.numNodes: is 4 but spec.elastic allows 1 to 3"),
+        ({"runPolicy": {"backoffLimit": -1}}, "spec.runPolicy.backoffLimit"),
+    ):
+        assert said in edit(changes)
+    scale = ("scale", "atj/fixed", "-n", hooked.namespace)
+    assert "spec.elastic allows 1 to 3" in kubectl(*scale, "--replicas=4").stderr
+    assert hooked.condition("fixed", "Stalled")["status"] == "False"
+    assert edit({"runPolicy": {"activeDeadlineSeconds": 3600}}) == ""
+    assert kubectl(*scale, "--replicas=1").returncode == 0
+    hooked.train("fixed", attempt=1, nodes=1)
+    assert edit({"suspend": True}) == ""
+    hooked.state("fixed", "Suspended")
+    # What a suspended job goes on with may be anything that is sound.
+    assert edit({"image": "other", "numNodes": 2, "elastic": None, "suspend": False}) == ""
+    wait_for("two workers", lambda: sum("-prepare-" not in name for name in hooked.pods("fixed")) == 2)
+    assert "spec.numNodes cannot change" in kubectl(*scale, "--replicas=1").stderr
 
 
-def test_nonsense_is_answered_and_harms_nothing(webhook: Webhook, asked: Playground) -> None:
-    for body in (b"", b"{", b"[]", b"\xff\xfe", b'{"request": {"uid": 1}}', b"[" * 100_000):
-        code, text = webhook.post(body)
-        assert code == 400, (body[:20], code, text)
-        assert text.startswith("The body is no")
-    assert webhook.post(b"x" * 2**23)[0] == 413
-    code, text = webhook.post(b'{"request": {"uid": "q", "operation": "CREATE", "object": 7}}')
-    assert (code, '"allowed": false' in text) == (200, True)
-    assert refusal(asked, "sound") == ""
-    assert [line for line in webhook.operator.log_lines() if line["level"] == "error"] == []
+def test_conformance_managed_by_is_immutable(hooked: Playground) -> None:
+    hooked.create_job("ours", suspend=True)
+    hooked.create_job("foreign", managedBy="kueue.x-k8s.io/multikueue")
+    for name, manager in (("ours", "somebody"), ("foreign", "aurl.ai/operator"), ("foreign", None)):
+        with pytest.raises(ApiError, match=r"spec\.managedBy cannot be changed"):
+            hooked.patch_job(name, {"managedBy": manager})
 
 
-def test_a_renewed_certificate_is_taken_without_a_restart(webhook: Webhook, ground: Playground) -> None:
-    authority = make_certificate(webhook.directory)
-    wait_for("the new certificate", lambda: "certificate was renewed" in webhook.operator.log())
-    webhook.configure(authority)
-    crooked = {"elastic": {"minNodes": 4, "maxNodes": 2}}
-    wait_for("the server to ask again", lambda: "denied the request" in refusal(ground, "probe", **crooked))
-    wait_for("a sound job to pass", lambda: refusal(ground, "sound") == "")
+def test_malformed_reviews_are_answered(operator: Hooked, authority: pki.Pki) -> None:
+    head = b'{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"'
+    kind = b'{"group": "aurl.ai", "version": "v1alpha1", "resource": "aurltrainingjobs"}'
+    for raw, code in (
+        (b"", 400),
+        (b"{", 400),
+        (b"[]", 400),
+        (b"\xff", 400),
+        (b"[" * 100_000, 400),
+        (head + b"}", 400),
+        (head + b', "request": 5}', 400),
+        (head + b', "request": {"uid": "u"}}', 200),
+        (head + b', "request": {"uid": "u", "resource": %b, "operation": "CREATE"}}' % kind, 400),
+        (
+            head + b', "request": {"uid": "u", "resource": %b, "operation": "CREATE", "object": {}}}' % kind,
+            200,
+        ),
+        (b" " * (9 * 2**20), 413),
+    ):
+        assert operator.post(raw, authority)[0] == code, raw[:200]
+    assert operator.get("/healthz") == (200, "ok")
+    assert operator.metric("aurl_operator_admissions_total", result="error") == 0
+    assert operator.metric("aurl_operator_admissions_total", result="malformed") > 5
+
+
+def test_a_replica_that_waits_answers_as_well(
+    api_server: ApiServer,
+    ground: Playground,
+    certificates: Certificates,
+    authority: pki.Pki,
+    job_kind: None,
+    tmp_path: Path,
+) -> None:
+    lease = ("--lease", f"{ground.namespace}/aurl", "--lease-seconds", "30")
+    where = (api_server.kubeconfig, tmp_path / "one", certificates.directory)
+    with Hooked(*where, *lease) as leader:
+        wait_for("the first replica to lead", leader.leads)
+        with Hooked(where[0], tmp_path / "two", where[2], *lease) as waiting:
+            body = {
+                "apiVersion": "admission.k8s.io/v1",
+                "kind": "AdmissionReview",
+                "request": {
+                    "uid": "u",
+                    "operation": "CREATE",
+                    "resource": {"group": "aurl.ai", "version": "v1alpha1", "resource": "aurltrainingjobs"},
+                    "namespace": ground.namespace,
+                    "object": manifest(ground, "zero", {"numNodes": 0}),
+                },
+            }
+            answers = [each.post(json.dumps(body).encode(), authority) for each in (leader, waiting)]
+            assert not waiting.leads()
+            assert answers[0] == answers[1]
+            assert json.loads(answers[0][1])["response"]["allowed"] is False
+
+
+def test_a_renewed_certificate_is_taken_without_a_restart(
+    operator: Hooked, certificates: Certificates, authority: pki.Pki
+) -> None:
+    assert operator.post(b"", authority)[0] == 400
+    # Half of a pair does not replace the one that serves.
+    key = (certificates.directory / "tls.key").read_bytes()
+    (certificates.directory / "tls.key").write_text("no key")
+    wait_for("the complaint", lambda: "cannot read the webhook's certificate" in operator.log())
+    assert operator.post(b"", authority)[0] == 400
+    (certificates.directory / "tls.key").write_bytes(key)
+    renewed = certificates.issue()
+    wait_for("the new certificate", lambda: operator.post(b"", renewed)[0] == 400)
+    assert operator.post(b"", authority)[0] == 0
+    for name, source in (("tls.crt", "apiserver"), ("tls.key", "apiserver")):
+        old = authority.certificate(source) if name == "tls.crt" else authority.key(source)
+        shutil.copy(old, certificates.directory / name)
+    wait_for("the first certificate", lambda: operator.post(b"", authority)[0] == 400)
+
+
+def test_an_operator_that_is_away_blocks_nobody_unless_that_is_wished(
+    api: Api, hooked: Playground, operator: Hooked, authority: pki.Pki
+) -> None:
+    operator.stop()
+    try:
+        with pytest.raises(ApiError, match="failed calling webhook"):
+            hooked.create_job("shut")
+        register(api, "Ignore", operator.url, authority)
+
+        def let_through() -> bool:
+            try:
+                hooked.create_job("open")
+            except ApiError as error:
+                assert "failed calling webhook" in str(error)
+                return False
+            return True
+
+        wait_for("the API server to ask no more", let_through)
+    finally:
+        operator.start()
+    hooked.state("open", "Preparing")

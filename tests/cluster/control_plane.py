@@ -22,6 +22,7 @@ from cluster.processes import Processes, identity_of
 # Without nodes: what makes namespaces usable and deletes what is owned. Above all not `podgc`, which tidies
 # away pods that a test has bound to a node that does not exist.
 _CONTROLLERS_WITHOUT_NODES = (
+    "clusterrole-aggregation",
     "deployment",
     "disruption",
     "endpoint",

@@ -99,6 +99,11 @@ def test_strict_lint() -> None:
             ["Certificate", "Issuer", "Service", "ValidatingWebhookConfiguration"],
             [],
         ),
+        (
+            {"webhook": {"enabled": True, "issuerRef": {"kind": "ClusterIssuer", "name": "ours"}}},
+            ["Certificate", "Service", "ValidatingWebhookConfiguration"],
+            [],
+        ),
         ({"webhook": GIVEN_CERTIFICATE}, ["Service", "ValidatingWebhookConfiguration"], []),
     ],
 )
@@ -123,6 +128,8 @@ def test_toggles(chart: Chart, values: Object, more: list[str], less: list[str])
         ({"watchNamespaces": ["Upper"]}, "watchNamespaces"),
         ({"service": {"port": 0}}, "port"),
         ({"image": {"digest": "sha256:short"}}, "digest"),
+        ({"webhook": {"failurePolicy": "Maybe"}}, "failurePolicy"),
+        ({"webhook": {"caBundle": "-----BEGIN"}}, "caBundle"),
     ],
 )
 def test_wrong_values_are_refused(chart: Chart, values: Object, complaint: str) -> None:
@@ -233,6 +240,8 @@ def test_the_webhook_leads_to_the_operator(chart: Chart, given: Object) -> None:
     assert str(settings.webhook_certificates) == mount["mountPath"]
     (volume,) = (each for each in pod["volumes"] if each["name"] == "webhook")
     secret = volume["secret"]["secretName"]
+    # A Secret that is late must not keep the operator from running jobs.
+    assert volume["secret"]["optional"] is True
     if "secretName" in given:
         assert (secret, webhook["clientConfig"]["caBundle"]) == ("mine", "Y2E=")
     else:

@@ -112,6 +112,20 @@ def test_values_on_the_operations_page_are_the_charts() -> None:
             at = at["properties"][part]
 
 
+def test_every_metric_of_the_operator_is_in_the_architecture_and_no_other() -> None:
+    metrics = Metrics(tuple, lambda: 0.0, lambda: 0.0, lambda: True)
+    counters = {"counter": "_total"}
+    served = {f"{each.name}{counters.get(each.type, '')}" for each in metrics.registry.collect()}
+    rows = (ROOT / "docs/architecture.md").read_text().splitlines()
+    told = {
+        name
+        for row in rows
+        if row.startswith("| `aurl_op")
+        for name in re.findall(r"`(aurl_operator_\w+)`", row)
+    }
+    assert told == {name for name in served if name.startswith("aurl_operator_")}
+
+
 def test_metrics_on_the_operations_page_are_the_operators() -> None:
     metrics = Metrics(tuple, lambda: 0.0, lambda: 0.0, lambda: True)
     families = [family.name for family in metrics.registry.collect()]

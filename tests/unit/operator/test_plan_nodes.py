@@ -217,6 +217,13 @@ def test_a_node_that_no_longer_reports_is_told_before_its_pods_are_evicted() -> 
     status["conditions"] = [{"type": "Ready", "status": "True"}]
     world.settle()
     assert world.condition("Stalled")[0] == "False"
+    # What evicts its pods in the end says nothing of the node; that it was silent does.
+    status["conditions"] = [{"type": "Ready", "status": "False"}]
+    world.ask_to_leave("bach-0-1")
+    world.settle()
+    failure = world.status["lastFailure"]
+    assert (failure["class"], failure["reason"], failure["node"]) == ("Infrastructure", "NodeLost", "far")
+    assert [entry["node"] for entry in world.status["nodeFailures"]] == ["far"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""A term begins with a look at every job, whether a lease decides who leads or nobody else is there."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from aurl_operator.cache import Cache
+from aurl_operator.client import Client
+from aurl_operator.leadership import Leadership, Term
+from aurl_operator.queue import Key, KeyedQueue
+from aurl_operator.resync import Resync
+from unit.operator.builders import Object, make_job
+
+
+class FakeClient:
+    """An API server with two jobs."""
+
+    def __init__(self) -> None:
+        self.ready = asyncio.Event()
+        self.ready.set()
+
+    async def request(self, method: str, kind: str, namespace: str, name: str = "", **_: Any) -> Object:
+        items = [make_job("one"), make_job("two")]
+        for number, job in enumerate(items):
+            job["metadata"]["uid"] = f"uid-{number}"
+        return {"items": items}
+
+
+class FakeTerm:
+    """Takes keys, does nothing."""
+
+    def __init__(self) -> None:
+        self.queue, self.taken = KeyedQueue(), set[Key]()
+
+    async def run(self) -> None:
+        while True:
+            key = await self.queue.get()
+            self.taken.add(key)
+            self.queue.done(key)
+
+
+def test_without_a_lease_every_job_that_was_there_before_is_looked_at() -> None:
+    async def scenario() -> set[Key]:
+        term, cache = FakeTerm(), Cache()
+        client = cast(Client, FakeClient())
+        resync = Resync(client, cache, (), (), 300, lambda key: leadership.enqueue(key), lambda _: None)
+        leadership = Leadership(resync, lambda: cast(Term, term))
+        tasks = [asyncio.create_task(resync.run()), asyncio.create_task(leadership.run())]
+        async with asyncio.timeout(10):
+            while len(term.taken) < 2:
+                await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return term.taken
+
+    assert asyncio.run(scenario()) == {("music", "one"), ("music", "two")}
