@@ -38,9 +38,8 @@ PATIENCE: Final = 60.0
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of all threads of a process so far."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    """Processor time of all threads of a process so far, those that have ended included."""
+    return time.clock_gettime(~pid << 3 | 2)  # what clock_getcpuclockid(3) would give on Linux
 
 
 def start(

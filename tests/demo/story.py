@@ -66,6 +66,10 @@ def run(console: Console, plan: Plan = Plan()) -> dict[str, Any]:
     kube.ensure_namespace(plan.namespace)
     kube.delete_job(plan.namespace, plan.job)  # of an earlier run
     echo(f"kubectl apply -n {plan.namespace} -f {_shown(plan.job_file)}")
+    forward = (
+        f"kubectl --kubeconfig={cluster.kubeconfig} -n {plan.namespace} port-forward pod/{plan.job}-0-0 9402"
+    )
+    echo(f"its page while it trains, at http://localhost:9402/: {forward}")
     applied_at = time.time()
     kube.kubectl("-n", plan.namespace, "apply", "-f", str(plan.job_file))
     story = follow(kube, plan.namespace, plan.job, applied_at, DEADLINE_SECONDS, console)

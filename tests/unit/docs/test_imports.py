@@ -30,7 +30,11 @@ def imported(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("package", "stranger"), [(OPERATOR, "aurl_trainer"), (OPERATOR, "torch"), (TRAINER, "aurl_operator")]
+    ("package", "stranger"),
+    [
+        *((OPERATOR, stranger) for stranger in ("aurl_trainer", "torch", "kubernetes", "requests")),
+        (TRAINER, "aurl_operator"),
+    ],
 )
 def test_packages_keep_apart(package: Path, stranger: str) -> None:
     files = sorted(package.rglob("*.py"))
