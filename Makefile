@@ -17,6 +17,8 @@ PYTEST ?=
 BENCH ?=
 # The data of `make bench-jsb`: the JSON file of the public dataset with separate voices
 DATA ?=
+# What the end-to-end tests have scraped, for `make screenshots`: AURL_KEEP_PROMETHEUS=build/prometheus make e2e
+PROMETHEUS ?= build/prometheus
 
 ##@ See it work
 demo: env  ## a real cluster, the operator, one job on Bach chorales; ends with music in build/demo/
@@ -60,6 +62,8 @@ format: env  ## let ruff rewrite what it can
 	$(BIN)/ruff format operator trainer tests charts
 dashboards: env  ## write the Grafana dashboards of the chart from charts/dashboards
 	$(BIN)/python charts/dashboards
+screenshots: env  ## pictures of the dashboards from what a Prometheus has scraped (PROMETHEUS=directory)
+	$(BIN)/python -m screenshots --prometheus $(PROMETHEUS)
 generate: env  ## write the CRD, the job reference and the operator's copy of the schema from the typed models
 	$(BIN)/python -m aurl_trainer schema > operator/aurl_operator/schema/job.json.tmp
 	mv operator/aurl_operator/schema/job.json.tmp operator/aurl_operator/schema/job.json
@@ -109,4 +113,5 @@ clean:  ## delete build products (not the cluster, not the caches)
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo demo-down train test lint unit ranks api e2e bench-trainer bench-data bench-sample bench-operator bench-startup bench-jsb format dashboards generate generate-check images cluster-up cluster-down install env lock clean help
+# Every target that `make help` lists is a word, not a file.
+.PHONY: env lock $(shell sed -n 's/^\([a-z0-9-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))

@@ -30,6 +30,7 @@ def shortened(file: str) -> dict[str, Any]:
     spec["training"] |= {"steps": STEPS, "checkpoint": {"everySteps": 10}}
     spec["training"]["evaluation"] = {"everySteps": 10, "batches": 1}
     spec["training"]["logging"] = {"everySteps": 2}
+    spec["training"]["schedule"] = {"warmupSteps": 4}
     spec["training"]["sample"] = {"count": 1, "maxTokens": 96}
     return job
 
@@ -53,7 +54,7 @@ def test_an_autoencoder_trains_from_its_job_file(
     name = job["metadata"]["name"]
     kube.apply(namespace, job)
     story = follow(kube, namespace, name, time.time(), 240, Console())
-    assert story.state == "Succeeded", story.line()
+    assert story.state == "Succeeded", story.failure
     assert (story.step, story.restarts) == (STEPS, 0)
     assert story.initial_loss is not None and story.loss is not None
     assert story.loss < story.initial_loss
