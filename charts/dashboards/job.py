@@ -5,27 +5,30 @@ from __future__ import annotations
 from board import Dashboard, Panel, Query, Row, Variable
 
 JOB = 'namespace=~"$namespace", training_job=~"$job"'
-RANK = f'{JOB}, rank=~"$rank"'
 
 
-def of(metric: str, *more: str) -> str:
-    """A metric of the chosen job."""
+#: A gang that starts again has other pods: their series are joined, so that a line goes on.
+JOINED = "without (instance, pod)"
+
+
+def raw(metric: str, *more: str) -> str:
+    """The series of each pod of the chosen job."""
     return f"{metric}{{{', '.join([JOB, *more])}}}"
 
 
+def of(metric: str, *more: str) -> str:
+    """A metric of the chosen job, whichever pods tell it."""
+    return f"max {JOINED} ({raw(metric, *more)})"
+
+
 def of_ranks(metric: str, *more: str) -> str:
-    """A metric of the chosen ranks."""
-    return f"{metric}{{{', '.join([RANK, *more])}}}"
-
-
-def rate_of_ranks(metric: str) -> str:
-    """Growth per second of a counter of the chosen ranks."""
-    return f"rate({of_ranks(metric)}[$__rate_interval])"
+    """A metric of the chosen ranks, whichever pods tell it."""
+    return of(metric, 'rank=~"$rank"', *more)
 
 
 def rate(metric: str, *more: str) -> str:
     """Growth per second of a counter of the chosen job."""
-    return f"rate({of(metric, *more)}[$__rate_interval])"
+    return f"sum {JOINED} (rate({raw(metric, *more)}[$__rate_interval]))"
 
 
 TRAINING = Row(
@@ -111,7 +114,7 @@ STABILITY = Row(
             "Anomalies",
             "What was found and what was done about it, in this attempt.",
             "short",
-            [Query(f"sum by (kind, action) ({of('aurl_train_anomalies_total')})", "{{kind}}: {{action}}")],
+            [Query(of("aurl_train_anomalies_total"), "{{kind}}: {{action}}")],
         ),
     ),
 )
@@ -160,7 +163,7 @@ SPEED = Row(
             "Waiting for data",
             "Share of its time that each rank waits for its next batch.",
             "percentunit",
-            [Query(rate_of_ranks("aurl_train_data_wait_seconds_total"), "rank {{rank}}")],
+            [Query(rate("aurl_train_data_wait_seconds_total", 'rank=~"$rank"'), "rank {{rank}}")],
         ),
         Panel(
             "Work of each rank",
@@ -229,7 +232,7 @@ SURVIVAL = Row(
             "Attempt",
             "Each gang restart begins another one.",
             "none",
-            [Query(f"max by (attempt) ({of('aurl_train_info')}) * 0 + 1", "attempt {{attempt}}")],
+            [Query(f"max by (attempt) ({raw('aurl_train_info')})", "attempt {{attempt}}")],
             width=6,
         ),
         Panel(
@@ -253,7 +256,7 @@ SURVIVAL = Row(
             "State",
             "What each pod of the job does.",
             "short",
-            [Query(f"{of('aurl_train_state')} == 1", "")],
+            [Query(f"{raw('aurl_train_state')} == 1", "")],
             kind="table",
             width=8,
         ),

@@ -79,12 +79,13 @@ def serving(data: Path) -> Iterator[Prometheus]:
 def stretch(prometheus: Prometheus, series: str) -> tuple[float, float]:
     """When a series was first and last seen."""
     now = time.time()
-    found = prometheus.over(series, now - 7 * 86400, now, step=60)
+    found = prometheus.over(f"count_over_time({series}[2m])", now - 7 * 86400, now, step=60)
     times = [time for each in found for time, _ in each["values"]]
     if not times:
         raise SystemExit(f"Prometheus has no series {series}; scrape a run that has, see tests/screenshots.")
-    close = prometheus.over(series, min(times) - 60, max(times) + 60, step=2)
-    times = [time for each in close for time, _ in each["values"]]
+    # When its samples were taken: a query goes on to tell the last one for five minutes.
+    close = prometheus.over(f"timestamp({series})", min(times) - 120, max(times) + 60, step=2)
+    times = [float(text) for each in close for _, text in each["values"]]
     return min(times), max(times)
 
 
@@ -116,6 +117,7 @@ def bundle(place: Path) -> None:
         *('--define:process.env.NODE_ENV="production"', "--loader:.svg=dataurl", "--log-level=warning"),
     ]
     subprocess.run(command, cwd=HERE, check=True)
+    shutil.copy(HERE / "node_modules/uplot/dist/uPlot.min.css", place / "bundle.css")
 
 
 def photograph(place: Path, dashboard: dict[str, Any], image: Path) -> None:
@@ -178,7 +180,10 @@ def main() -> None:
                 "dark": True,
             }
             (place / "data.js").write_text(f"window.AURL = {json.dumps(data)};")
-            page = '<!doctype html><meta charset="utf-8"><body style="margin:0"><div id="root"></div>'
+            page = '<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="bundle.css">'
+            # Grafana's global style, as far as it is needed.
+            page += "<style>button { color: inherit; background: none; border: 0; font: inherit }</style>"
+            page += '<body style="margin:0"><div id="root"></div>'
             scripts = '<script src="data.js"></script><script src="bundle.js"></script>'
             (place / "index.html").write_text(page + scripts)
             image = IMAGES / f"dashboard-{path.stem.removeprefix('aurl-')}.png"

@@ -2,27 +2,16 @@
 import React, { useMemo } from 'react';
 import { createRoot } from 'react-dom/client';
 import {
-  applyFieldOverrides,
   createTheme,
   DataFrame,
   FieldColorModeId,
-  FieldConfigSource,
   FieldType,
-  getFieldDisplayValues,
+  getDisplayProcessor,
   ThemeContext,
   toDataFrame,
 } from '@grafana/data';
-import { GraphDrawStyle, StackingMode, TooltipDisplayMode, SortOrder, LegendDisplayMode } from '@grafana/schema';
-import {
-  BarGauge,
-  BigValue,
-  BigValueColorMode,
-  BigValueGraphMode,
-  PanelChrome,
-  Table,
-  TimeSeries,
-  UPlotConfigBuilder,
-} from '@grafana/ui';
+import { GraphDrawStyle, LegendDisplayMode, StackingMode, VisibilityMode } from '@grafana/schema';
+import { BarGauge, BigValue, BigValueColorMode, BigValueGraphMode, PanelChrome, TimeSeries } from '@grafana/ui';
 
 type Series = { metric: Record<string, string>; values: [number, string][] };
 type Answer = { legend: string; series: Series[] };
@@ -63,30 +52,25 @@ function frames(panel: Panel): DataFrame[] {
       })
     )
   );
-  const fieldConfig: FieldConfigSource = {
-    defaults: {
-      ...panel.fieldConfig.defaults,
+  const { custom, ...shown } = panel.fieldConfig.defaults;
+  return made.map((frame, index) => {
+    const field = frame.fields[1];
+    field.config = {
+      ...field.config,
+      ...shown,
       color: { mode: FieldColorModeId.PaletteClassic },
-      custom: { ...panel.fieldConfig.defaults.custom, spanNulls: 30_000 },
-    },
-    overrides: [],
-  };
-  return applyFieldOverrides({
-    data: made,
-    fieldConfig,
-    replaceVariables: (text: string) => text,
-    theme,
-    timeZone: 'utc',
-    fieldConfigRegistry: undefined as any,
-  }).map((frame, index) => {
-    frame.fields[1].state = { ...frame.fields[1].state, seriesIndex: index };
-    frame.fields[1].config.custom = {
-      drawStyle: GraphDrawStyle.Line,
-      lineWidth: 2,
-      fillOpacity: 8,
-      stacking: { mode: StackingMode.None, group: 'A' },
-      ...fieldConfig.defaults.custom,
+      custom: {
+        drawStyle: GraphDrawStyle.Line,
+        lineWidth: 2,
+        fillOpacity: 8,
+        stacking: { mode: StackingMode.None, group: 'A' },
+        ...custom,
+        spanNulls: 30_000,
+        showPoints: VisibilityMode.Auto,
+      },
     };
+    field.state = { ...field.state, seriesIndex: index };
+    frame.fields.forEach((each) => (each.display = getDisplayProcessor({ field: each, theme, timeZone: 'utc' })));
     return frame;
   });
 }
@@ -115,21 +99,21 @@ function Body({ panel, width, height }: { panel: Panel; width: number; height: n
         timeRange={{ from: from * 1000, to: to * 1000, raw: { from: '', to: '' } } as any}
         timeZone="utc"
         legend={{ displayMode: LegendDisplayMode.List, placement: 'bottom', showLegend: true, calcs: [] }}
-        options={{ tooltip: { mode: TooltipDisplayMode.None, sort: SortOrder.None } } as any}
       />
     );
   }
   if (panel.type === 'stat') {
-    const field = data[0].fields[1];
+    const newest = data[data.length - 1];
+    const field = newest.fields[1];
     return (
       <BigValue
         theme={theme}
         width={width}
         height={height}
-        value={field.display!(last(data[0]))}
+        value={field.display!(last(newest))}
         colorMode={BigValueColorMode.Value}
         graphMode={BigValueGraphMode.Area}
-        sparkline={{ y: field as any, x: data[0].fields[0] as any }}
+        sparkline={{ y: field as any, x: newest.fields[0] as any }}
       />
     );
   }
@@ -189,6 +173,17 @@ function Body({ panel, width, height }: { panel: Panel; width: number; height: n
   );
 }
 
+// One panel that cannot be drawn says so, and leaves the others alone.
+class Guarded extends React.Component<{ children: React.ReactNode }, { error?: Error }> {
+  state: { error?: Error } = {};
+  static getDerivedStateFromError(error: Error) {
+    return { error };
+  }
+  render() {
+    return this.state.error ? <pre>{String(this.state.error.stack)}</pre> : this.props.children;
+  }
+}
+
 function Board() {
   const bottom = Math.max(...dashboard.panels.map((panel: Panel) => panel.gridPos.y + panel.gridPos.h));
   return (
@@ -202,6 +197,7 @@ function Board() {
           background: theme.colors.background.canvas,
           color: theme.colors.text.primary,
           fontFamily: theme.typography.fontFamily,
+          lineHeight: theme.typography.body.lineHeight,
         }}
       >
         <div style={{ padding: '16px 20px 8px', fontSize: 20, fontWeight: 500 }}>{dashboard.title}</div>
@@ -227,7 +223,9 @@ function Board() {
             <div key={panel.id} style={style}>
               <PanelChrome title={panel.title} width={width} height={height} padding="sm">
                 {(innerWidth: number, innerHeight: number) => (
-                  <Body panel={panel} width={innerWidth} height={innerHeight} />
+                  <Guarded>
+                    <Body panel={panel} width={innerWidth} height={innerHeight} />
+                  </Guarded>
                 )}
               </PanelChrome>
             </div>
@@ -238,5 +236,6 @@ function Board() {
   );
 }
 
+Object.assign(document.body.style, { color: theme.colors.text.primary, fontSize: '14px' });
 createRoot(document.getElementById('root')!).render(<Board />);
 requestAnimationFrame(() => setTimeout(() => (document.title = 'drawn'), 1500));
