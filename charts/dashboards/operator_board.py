@@ -100,6 +100,14 @@ OPERATOR = Dashboard(
                     ],
                     width=12,
                 ),
+                Panel(
+                    "Admission reviews",
+                    "What the validating webhook has answered, where it is on.",
+                    "short",
+                    [Query("sum by (result) (aurl_operator_admissions_total)", "{{result}}")],
+                    width=24,
+                    height=6,
+                ),
             ),
         ),
         Row(
