@@ -73,7 +73,7 @@ def poison_one_micro_batch() -> None:
     # Two warm-up passes come first, and a step has `TEST_PASSES` micro-batches.
     wanted = 2 + (int(os.environ["TEST_STEP"]) - 1) * int(os.environ["TEST_PASSES"]) + 2
     calls = [0]
-    original = loop.token_loss_sum
+    original = loop.token_loss_sum_in_place
 
     def poisoned(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled():
@@ -81,7 +81,7 @@ def poison_one_micro_batch() -> None:
         loss: torch.Tensor = original(logits, targets)
         return loss * float("nan") if calls[0] == wanted and torch.is_grad_enabled() else loss
 
-    loop.token_loss_sum = poisoned
+    loop.token_loss_sum_in_place = poisoned
 
 
 def fill_disk() -> None:
@@ -181,7 +181,7 @@ def spoil_data() -> None:
     begin, end, how = int(os.environ["TEST_FROM"]), int(os.environ["TEST_TO"]), os.environ["TEST_SPOIL"]
     spoilt, death = [False], os.environ.get("TEST_ROLLBACK_DEATH")
     original_next, loop = Batches.next, cast("Any", compilation)
-    original_loss, original_rollback = loop.token_loss_sum, Rollback.to_healthy
+    original_loss, original_rollback = loop.token_loss_sum_in_place, Rollback.to_healthy
 
     def next_batches(self: Batches, token_counter: int, step: int) -> tuple[list[MicroBatch], int]:
         micro_batches, valid = original_next(self, token_counter, step)
@@ -216,7 +216,7 @@ def spoil_data() -> None:
         CheckpointManager._remove = remove  # type: ignore[method-assign]
 
     Batches.next = next_batches  # type: ignore[method-assign]
-    loop.token_loss_sum = loss
+    loop.token_loss_sum_in_place = loss
     Rollback.to_healthy = to_healthy  # type: ignore[assignment,method-assign]
 
 
@@ -239,7 +239,7 @@ def run_out_of_memory() -> None:
     if os.environ["RANK"] != os.environ["TEST_RANK"]:
         return
     loop: Any = compilation
-    original, step = loop.token_loss_sum, [0]
+    original, step = loop.token_loss_sum_in_place, [0]
     following = Batches.next
 
     def next_batch(self: Batches, token_counter: int, number: int) -> Any:
@@ -265,7 +265,7 @@ def run_out_of_memory() -> None:
 
     watched: Any = Batches
     watched.next = next_batch
-    loop.token_loss_sum = loss
+    loop.token_loss_sum_in_place = loss
 
 
 def limit_memory() -> None:

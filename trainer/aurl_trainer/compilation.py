@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aurl_trainer.errors import UserError
+from aurl_trainer.model.token_loss import token_loss_sum_in_place
 from aurl_trainer.model.transformer import Block, token_loss_sum
 
 TokenLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -27,6 +28,8 @@ class Compilation:
         """Let each block of `model` compile at its first call. Raises UserError without a compiler."""
         self.wanted = wanted
         self.token_loss: TokenLoss = token_loss_sum
+        self.last_loss: TokenLoss = token_loss_sum_in_place
+        """The same where nothing else looks at the logits."""
         if not wanted:
             return
         if device.type == "cpu" and not any(map(shutil.which, ("g++", "c++", "clang++"))):
@@ -37,6 +40,7 @@ class Compilation:
         for block in [module for module in model.modules() if isinstance(module, Block)]:
             block.compile(fullgraph=True, dynamic=False)
         self.token_loss = cast(TokenLoss, torch.compile(token_loss_sum, fullgraph=True, dynamic=False))
+        self.last_loss = self.token_loss  # the compiler finds by itself what can be done in place
 
     def graphs(self) -> int:
         """Return how many graphs this process has compiled so far."""

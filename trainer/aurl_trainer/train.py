@@ -138,7 +138,7 @@ def train(
     checkpointing = ActivationCheckpointing(model, config.memory.segments)
     fitting = Fitting(config, ranks, checkpointing, batches, restarts=out_of_memory_restarts())
     compilation = Compilation(model, device, wanted=config.compile)
-    objective = make_objective(config, model, data.vocabulary, compilation.token_loss, device)
+    objective = make_objective(config, model, data.vocabulary, compilation.last_loss, device)
     network = ranks.wrap(objective.network, config.precision)
     parameters = dict(model.named_parameters())
     optimizer = make_optimizer(parameters, update)

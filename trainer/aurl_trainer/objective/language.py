@@ -24,7 +24,7 @@ class LanguageObjective(Objective):
     model: Transformer
 
     def __init__(self, model: Transformer, token_loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """`token_loss` is a sum over targets, compiled perhaps."""
+        """`token_loss` is a sum over targets, compiled perhaps; it may spend the logits."""
         self.model = self.network = model
         self.token_loss = token_loss
 
