@@ -42,12 +42,16 @@ COMPONENTS = {
 @pytest.mark.parametrize(("mode", "ranks"), [("transformer", 1), ("vae", 1), ("vae-gan", 2)])
 def test_a_death_changes_no_bit(mode: str, ranks: int, tmp_path: Path) -> None:
     change = MODES[mode] | {"checkpoint": {"asynchronous": False}}
-    straight, broken = Job(tmp_path / "a", change, HOOK), Job(tmp_path / "b", change, HOOK)
+    # Nor does the music that a job writes on its way.
+    sampled = {"sample": {"count": 1, "maxTokens": 16, "everySteps": 8}}
+    straight, broken = Job(tmp_path / "a", change, HOOK), Job(tmp_path / "b", change | sampled, HOOK)
     assert straight.run(ranks, TEST_SAMPLES=str(tmp_path / "c")) == [0] * ranks, straight.text()
     killed = broken.run(ranks, TEST_SAMPLES=str(tmp_path / "d"), TEST_DEATH="18")
     assert set(killed) == {-signal.SIGKILL}, broken.text()
     assert broken.run(ranks, TEST_SAMPLES=str(tmp_path / "d")) == [0] * ranks, broken.text()
     assert broken.events("training begins")[0]["step"] == 15
+    samples = {path.parent.name for path in broken.directory.glob("samples/*/*.mid")}
+    assert samples == {f"step-{step:08d}" for step in (8, 16, 24)}
     for name in ("model.safetensors", "optimizer.safetensors"):
         files = [(job.checkpoint(24) / name).read_bytes() for job in (straight, broken)]
         assert files[0] == files[1], name
@@ -92,10 +96,11 @@ def test_a_trained_autoencoder_writes_music_and_is_judged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     short = {"steps": 4, "schedule": {"warmupSteps": 1}, "ema": {"decay": 0.0}}
-    more = {"sample": {"count": 2, "maxTokens": 40}, "evaluation": {"batches": 1000}}
+    more = {"sample": {"count": 2, "maxTokens": 40, "everySteps": 3}, "evaluation": {"batches": 1000}}
     job = Job(tmp_path, MODES["vae"] | short | more)
     assert job.run(1) == [0], job.text()
-    assert len(list((job.directory / "samples" / "step-00000004").glob("*.mid"))) == 2
+    for step in (3, 4):
+        assert len(list((job.directory / "samples" / f"step-{step:08d}").glob("*.mid"))) == 2
     assert run(["evaluate", "--job-dir", str(job.directory), "--json", "--samples", "2"]) == 0
     report = json.loads(capsys.readouterr().out)
     told = job.events("metrics")[-1]
@@ -104,3 +109,25 @@ def test_a_trained_autoencoder_writes_music_and_is_judged(
     assert report["latents"]["nll"] == pytest.approx(told["nll"], rel=0.05)  # draws differ with the batches
     assert report["likelihood"]["nllPerToken"] > report["latents"]["nll"]
     assert report["samples"]["pieces"] == 2
+
+    # Music around a piece, and on the way from one to another.
+    one, other = (job.root / "midi" / f"piece-{number}.mid" for number in (0, 1))
+
+    def written(*options: str | Path) -> list[bytes]:
+        folder = tmp_path / f"written-{len(list(tmp_path.glob('written-*')))}"
+        asked = [*map(str, options), "--output", str(folder), "--count", "3"]
+        assert run(["sample", "--job-dir", str(job.directory), *asked]) == 0
+        return [path.read_bytes() for path in sorted(folder.glob("*.mid"))]
+
+    varied = written("--vary", one)
+    assert len(set(varied)) == 3 and varied == written("--vary", one)
+    assert varied != written("--vary", one, "--spread", "0") != written("--vary", other, "--spread", "0")
+    blended = written("--blend", one, other)
+    assert len(blended) == 3 and b"blendOf" in blended[0]
+    for faulty, complaint in (
+        (["--vary", str(tmp_path / "nothing.mid")], "cannot be read"),
+        (["--vary", str(one), "--spread", "-1"], "--spread -1"),
+        (["--blend", str(one), str(other), "--spread", "2"], "no effect"),
+    ):
+        assert run(["sample", "--job-dir", str(job.directory), *faulty]) == 2
+        assert complaint in capsys.readouterr().err

@@ -64,7 +64,6 @@ from aurl_trainer.pace import Pace
 from aurl_trainer.randomness import seed_everything
 from aurl_trainer.reporting import TrainingLog
 from aurl_trainer.resume import TrainingState, choose_checkpoint
-from aurl_trainer.sampling.generate import LanguageModel
 from aurl_trainer.sampling.latent import sampler
 from aurl_trainer.stability.guard import UpdateGuard
 from aurl_trainer.stability.rollback import Rollback
@@ -371,6 +370,13 @@ def train(
                     journal.validation(measures.pop("loss"), ema_loss)
                     supervisor.evaluation(progress)
                 journal.metrics(measures | metrics)
+        every = config.sample.every_steps
+        if every and step % every == 0 and step < config.steps:
+            with journal.interval.paused(), profile.phase("sample"), compilation.paused():
+                try:
+                    sample(model, parameters, average, ranks, reporter, data, job, job_dir, step)
+                except OSError as error:  # a volume that is full stops no training
+                    log.error("samples cannot be written", extra={"step": step, "reason": str(error)})
         if supervisor.pending:
             noticed, progress = progress, supervisor.act(progress)
             if progress is not noticed:  # all ranks are back at the last healthy checkpoint
@@ -408,13 +414,9 @@ def train(
             journal.saves(writer.close(hurry=interrupted))
         if writer.last is not None and writer.last.error is not None:
             raise writer.last.error
-    if ranks.sharded and not interrupted and config.sample.count:
-        assert isinstance(model, Transformer)  # the configuration shards no other
-        model = whole_model(model, parameters if average is None else average.average, first=first)
-    if first and not interrupted and config.sample.count:
-        weights = average.in_place() if average is not None else nullcontext()
-        with reporter.phase("sample"), profile.phase("sample"), compilation.paused(), weights:
-            sample(sampler(model, config.sample.seed), data, job, job_dir, progress.step)
+    if not interrupted:
+        with journal.interval.paused(), profile.phase("sample"), compilation.paused():
+            sample(model, parameters, average, ranks, reporter, data, job, job_dir, progress.step)
     board.close()
     if first:
         about = {"step": progress.step, "memory": state.memory}
@@ -492,21 +494,44 @@ def whole_model(model: Transformer, weights: Mapping[str, Tensor], *, first: boo
     return whole
 
 
-def sample(model: LanguageModel, data: TrainingData, job: JobFile, job_dir: Path, step: int) -> None:
-    """Let the trained model write music to `samples/` on the volume."""
-    # It draws pictures too: half a second and 40 MB that a rank needs at its end only.
-    from aurl_trainer.sampling.api import sample_to_files
+def sample(
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    average: WeightAverage | None,
+    ranks: Ranks,
+    reporter: RankReporter,
+    data: TrainingData,
+    job: JobFile,
+    job_dir: Path,
+    step: int,
+) -> None:
+    """Let rank 0 write music by the model as it is, or by its average, to `samples/` on the volume.
 
-    name = job_dir.name
-    sample_to_files(
-        model,
-        data.vocabulary,
-        job.training.sample,
-        job_dir / "samples" / f"step-{step:08d}",
-        context_length=job.training.context_length,
-        title=f"{name}, step {step}",
-        origin={"job": name, "step": step, "dataset": data.fingerprint},
-    )
+    Touches no weight and no random generator. Every rank must call it: shards come together.
+    """
+    config, first = job.training.sample, ranks.rank == 0
+    if not config.count:
+        return
+    with reporter.phase("sample"):
+        if ranks.sharded:
+            assert isinstance(model, Transformer)  # the configuration shards no other
+            model = whole_model(model, parameters if average is None else average.average, first=first)
+        if not first:
+            return
+        # It draws pictures too: half a second and 40 MB that a rank needs for this only.
+        from aurl_trainer.sampling.api import sample_to_files
+
+        name = job_dir.name
+        with average.in_place() if average is not None else nullcontext():
+            sample_to_files(
+                sampler(model, config.seed),
+                data.vocabulary,
+                config,
+                job_dir / "samples" / f"step-{step:08d}",
+                context_length=job.training.context_length,
+                title=f"{name}, step {step}",
+                origin={"job": name, "step": step, "dataset": data.fingerprint},
+            )
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:

@@ -140,6 +140,28 @@ def _add_sample(commands: Commands[argparse.ArgumentParser]) -> None:
         metavar="N",
         help="only the first N quarter notes of the prompt (default: all of it)",
     )
+    latents = command.add_mutually_exclusive_group()
+    latents.add_argument(
+        "--vary",
+        type=Path,
+        metavar="FILE",
+        help="modes vae and vae-gan: pieces from latents around those of a MIDI file (see --spread)",
+    )
+    latents.add_argument(
+        "--blend",
+        type=Path,
+        nargs=2,
+        metavar="FILE",
+        help="modes vae and vae-gan: pieces from latents between those of two MIDI files, the first piece at "
+        "the first file and the last at the second",
+    )
+    command.add_argument(
+        "--spread",
+        type=float,
+        metavar="N",
+        help="how far the latents lie from the most likely ones, in standard deviations: with --vary of the "
+        "file's own, otherwise of the prior (default: 1)",
+    )
     command.add_argument(
         "--set",
         dest="changes",

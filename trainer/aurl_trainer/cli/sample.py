@@ -10,17 +10,30 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import yaml
 from pydantic import ValidationError
+from torch import Tensor
 
 from aurl_trainer.checkpoint.manager import CheckpointManager
 from aurl_trainer.data.music import Ints
 from aurl_trainer.data.vocabulary import Vocabulary
 from aurl_trainer.errors import UserError
 from aurl_trainer.export.saved_model import EXPORT, SavedModel, from_checkpoint, open_model
+from aurl_trainer.model.vae import VAE
 from aurl_trainer.sampling.api import SampleFile, sample_to_files
 from aurl_trainer.sampling.config import SamplingConfig
-from aurl_trainer.sampling.latent import sampler
+from aurl_trainer.sampling.generate import LanguageModel
+from aurl_trainer.sampling.latent import (
+    BlendSource,
+    LatentSampler,
+    PriorSource,
+    Source,
+    VariationSource,
+    posterior_means,
+    sampler,
+)
 from aurl_trainer.sampling.prompt import midi_prompt
 from aurl_trainer.schema import explain
 
@@ -32,21 +45,22 @@ def run(options: argparse.Namespace) -> int:
     config = _sampling(training["sample"], options)
     prompt = None
     if options.prompt is not None:
-        prompt = _prompt(options.prompt, saved.vocabulary, options.prompt_quarters)
+        prompt = _tokens("--prompt", options.prompt, saved.vocabulary, options.prompt_quarters)
         config = config.model_copy(update={"max_tokens": len(prompt) + config.max_tokens})
+    model = _writer(options, saved, config, int(training["contextLength"]))
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.output or (
             Path(scratch) if options.json else home / "samples" / f"step-{saved.step:08d}"
         )
         try:
             files = sample_to_files(
-                sampler(saved.model(), config.seed),
+                model,
                 saved.vocabulary,
                 config,
                 folder,
                 context_length=int(training["contextLength"]),
                 title=f"{saved.job}, step {saved.step}",
-                origin={"job": saved.job, "step": saved.step},
+                origin={"job": saved.job, "step": saved.step, **_latent_origin(options)},
                 prompt=prompt,
             )
         except OSError as error:
@@ -88,11 +102,57 @@ def _sampling(saved: dict[str, Any], options: argparse.Namespace) -> SamplingCon
         raise UserError(explain(error, "sample")) from None
 
 
-def _prompt(path: Path, vocabulary: Vocabulary, quarters: float | None) -> Ints:
+def _writer(
+    options: argparse.Namespace, saved: SavedModel, config: SamplingConfig, context_length: int
+) -> LanguageModel:
+    """The model as what writes pieces, an autoencoder with the latents that the options ask for."""
+    model, spread = saved.model(), 1.0 if options.spread is None else float(options.spread)
+    asked = next((name for name in ("vary", "blend", "spread") if getattr(options, name) is not None), None)
+    if asked is None:
+        return sampler(model, config.seed)
+    if not isinstance(model, VAE):
+        mode = saved.configuration["training"]["mode"]
+        raise UserError(
+            f"--{asked} needs a model with latents (modes vae and vae-gan), and this one is {mode}."
+        )
+    if not 0 <= spread <= 100:
+        raise UserError(f"--spread {spread:g}: it must be from 0 to 100.")
+    model.eval()  # latents are those of the whole encoder, without dropout
+
+    def piece(path: Path) -> Tensor:
+        tokens = _tokens(f"--{asked}", path, saved.vocabulary)[:context_length]
+        return torch.from_numpy(tokens)[None]
+
+    source: Source
+    if options.vary is not None:
+        source = VariationSource(model, piece(options.vary), config.seed, spread)
+    elif options.blend is not None:
+        if options.spread is not None:
+            raise UserError("--spread has no effect with --blend: leave it out.")
+        first, second = (posterior_means(model, piece(path)) for path in options.blend)
+        source = BlendSource(first, second, np.linspace(0.0, 1.0, config.count).tolist())
+    else:
+        source = PriorSource(model, config.seed, spread)
+    return LatentSampler(model, source)
+
+
+def _latent_origin(options: argparse.Namespace) -> dict[str, Any]:
+    """What the MIDI file tells of where its latents are from: names of files, not where they lie."""
+    origin: dict[str, Any] = {}
+    if options.vary is not None:
+        origin["variationOf"] = options.vary.name
+    if options.blend is not None:
+        origin["blendOf"] = [path.name for path in options.blend]
+    if options.spread is not None:
+        origin["spread"] = options.spread
+    return origin
+
+
+def _tokens(option: str, path: Path, vocabulary: Vocabulary, quarters: float | None = None) -> Ints:
     try:
         return midi_prompt(path.read_bytes(), str(path), vocabulary, quarters)
     except OSError as error:
-        raise UserError(f"--prompt {path} cannot be read: {error.strerror}.") from None
+        raise UserError(f"{option} {path} cannot be read: {error.strerror}.") from None
 
 
 def _packed(file: SampleFile) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Sample pieces from a model into files: inside a job at its end, and for `aurl-trainer sample`."""
+"""Sample pieces from a model into files: inside a job, and for `aurl-trainer sample`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def sample_to_files(
     """
     pieces = generate(model, vocabulary, config, context_length, prompt=prompt)
     out_dir.mkdir(parents=True, exist_ok=True)
-    settings = config.model_dump(mode="json", by_alias=True, exclude={"count", "batch_size"})
+    settings = config.model_dump(mode="json", by_alias=True, exclude={"count", "batch_size", "every_steps"})
     files = []
     for number, tokens in enumerate(pieces):
         music = decode(tokens, vocabulary)

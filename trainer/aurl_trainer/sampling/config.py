@@ -11,6 +11,12 @@ class SamplingConfig(Config):
     """How music is drawn from the model. In this order: grammar, temperature, topK, topP, minP."""
 
     count: int = Field(default=2, ge=0, le=4096, description="Pieces to sample. 0: none.")
+    every_steps: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000_000,
+        description="Optimizer steps between two samplings inside the job. 0: only at its end.",
+    )
     max_tokens: int = Field(
         default=1024,
         ge=16,
