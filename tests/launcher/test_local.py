@@ -71,6 +71,7 @@ def test_an_interrupted_training_saves_and_the_same_command_continues(workplace:
     assert [f"step={start} " in line for start, line in zip((0, step), begun, strict=True)] == [True, True]
     sample = job / f"samples/step-{step + 3:08d}/sample-0.mid"
     assert str(sample.relative_to(workplace)) in output.read_text()
+    assert "aurl-trainer page --job-dir build/train/scales" in output.read_text()
     assert mido.MidiFile(sample).type in (0, 1)
     assert sample.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 

@@ -5,11 +5,23 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from launcher.harness import RunningLauncher, eventually, finished, history, processes_mentioning, steps
+from launcher.harness import (
+    RunningLauncher,
+    clean_environment,
+    eventually,
+    finished,
+    history,
+    processes_mentioning,
+    steps,
+)
 
 Start = Callable[..., RunningLauncher]
 
@@ -105,6 +117,40 @@ def test_the_history_outlives_a_pod_that_vanishes(start: Start) -> None:
     assert second.wait() == 143
     lives = json.loads(stored.read_text())["attempts"]
     assert [attempt["state"] for attempt in lives] == [None, "Interrupted"]
+
+
+def test_the_page_of_a_job_that_has_ended_comes_from_its_directory(start: Start) -> None:
+    launcher = finished(start)
+    told = launcher.progress()
+    launcher.terminate()
+    assert launcher.wait() == 0
+    job_dir = launcher.folder / "volume/music/chorales"
+    command = [sys.executable, "-m", "aurl_trainer", "page", "--http-port", "0", "--job-dir"]
+    server = subprocess.Popen(
+        [*command, str(job_dir)], env=clean_environment(), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout is not None
+        (url,) = re.findall(r"at (http://\S+)/ until", server.stdout.readline())
+        for path in ("/", "/page.js", "/shelf"):
+            with urllib.request.urlopen(url + path, timeout=10) as answer:
+                assert answer.status == 200
+        with urllib.request.urlopen(f"{url}/history", timeout=10) as answer:
+            kept = json.load(answer)
+        with urllib.request.urlopen(f"{url}/progress", timeout=10) as answer:
+            last = json.load(answer)
+    finally:
+        server.terminate()
+        assert server.wait(60) == 0
+    assert (steps(kept)[-1], kept["attempts"][-1]["state"]) == (4, "Succeeded")
+    ages = {"heartbeatAgeSeconds": None}  # the one value that changes by itself
+    assert last | ages == told | ages
+
+    nowhere = subprocess.run(
+        [*command, str(launcher.folder)], env=clean_environment(), capture_output=True, text=True
+    )
+    assert nowhere.returncode == 2
+    assert "holds no history.json; name the directory" in nowhere.stderr
 
 
 def test_the_page_answers_when_a_rank_is_dead_and_nobody_has_noticed(start: Start) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aurl_trainer.cli.page import last_progress
 from aurl_trainer.launcher.history import MAX_ATTEMPTS, MAX_EVENTS, TRAIN, Curve, History, restored
 from aurl_trainer.launcher.server import json_body
 from aurl_trainer.monitor.snapshot import Event, JobSnapshot, RankSnapshot
@@ -110,9 +112,17 @@ def test_what_was_stored_comes_back() -> None:
     for step in (5, 10):
         history.take(told(step, validation_step=step, validation_loss=2.0))
     history.events.append(Event(11.0, "LossSpike", None, "a spike"))
-    history.end("Succeeded", None, "The training is complete.", 20.0)
+    history.end("Succeeded", None, "The training is complete.", 20.0, {"state": "Finished", "step": 10})
     again = restored(json.loads(json_body(history.document())))
     assert {**again.document(), "secondsPerStep": None} == {**history.document(), "secondsPerStep": None}
+
+
+def test_of_an_attempt_that_vanished_the_name_is_known() -> None:
+    history = History()
+    history.begin(3, 10.0)
+    told = last_progress(history, Path("/volume/music/chorales"))
+    known = [told[key] for key in ("namespace", "job", "attempt", "state", "startedAt")]
+    assert known == ["music", "chorales", 3, "Lost", "1970-01-01T00:00:10.000Z"]
 
 
 json_values = st.recursive(

@@ -22,6 +22,7 @@ from aurl_trainer.launcher.environment import ContractError, read_environment
 from aurl_trainer.launcher.launch import Launch
 from aurl_trainer.launcher.outcome import FAILED, INTERRUPTED, SUCCEEDED, Outcome
 from aurl_trainer.launcher.progress import Role
+from aurl_trainer.launcher.recorder import HISTORY_FILE
 
 GRACE_SECONDS = 120
 """How long a Ctrl-C waits for the checkpoint; a second one does not wait."""
@@ -175,5 +176,7 @@ def _show_results(output: Path) -> None:
         label = {".mid": "music", ".png": "piano roll"}.get(path.suffix)
         if label:
             print(f"{label:11} {shown(path)}")
+    if (output / HISTORY_FILE).is_file():
+        print(f"page        aurl-trainer page --job-dir {shown(output)}")
     if (output / "tensorboard").is_dir():
         print(f"curves      tensorboard --logdir {shown(output / 'tensorboard')}")

@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_checkpoints(commands)
     _add_config(commands)
+    _add_page(commands)
     _add_logs(commands)
     _add_launch(commands)
     return parser
@@ -321,6 +322,21 @@ def _add_config(commands: Commands[argparse.ArgumentParser]) -> None:
     command.set_defaults(run=explain)
     command = commands.add_parser("schema", help="print the JSON schema of `dataset` and `training`")
     command.set_defaults(run=schema)
+
+
+def _add_page(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("page", help="serve the page of a job whose pods or processes are gone")
+    command.add_argument("--job-dir", type=Path, required=True, metavar="DIR", help="the job's directory")
+    command.add_argument(
+        "--http-port", type=int, default=9402, metavar="PORT", help="port (default: 9402; 0: any)"
+    )
+
+    def page(options: argparse.Namespace) -> int:
+        from aurl_trainer.cli.page import serve
+
+        return serve(options.job_dir, options.http_port)
+
+    command.set_defaults(run=page)
 
 
 def _add_logs(commands: Commands[argparse.ArgumentParser]) -> None:

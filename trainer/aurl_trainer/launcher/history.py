@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from aurl_trainer.launcher.progress import plain_json
 from aurl_trainer.monitor.snapshot import Event, JobSnapshot, RankSnapshot
 
 FORMAT = 1
@@ -91,6 +92,8 @@ class History:
     validation: Curve = field(default_factory=lambda: Curve(VALIDATION))
     events: list[Event] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
+    progress: dict[str, Any] | None = None
+    """The last `/progress` of the newest attempt, once that has ended."""
     version: int = 0
     _seen: tuple[int, int] | None = None
     """Process and start step of the rank that the curves belong to."""
@@ -98,10 +101,19 @@ class History:
     def begin(self, attempt: int, now: float) -> None:
         """Start an attempt."""
         self.attempts = [*self.attempts, Attempt(attempt, now)][-MAX_ATTEMPTS:]
+        self.progress = None
         self.version += 1
 
-    def end(self, state: str, failure_class: str | None, message: str, now: float) -> None:
-        """End the attempt that runs."""
+    def end(
+        self,
+        state: str,
+        failure_class: str | None,
+        message: str,
+        now: float,
+        progress: dict[str, Any] | None = None,
+    ) -> None:
+        """End the attempt that runs; `progress` is the last that it told."""
+        self.progress = progress
         if self.attempts:
             attempt = self.attempts[-1]
             attempt.state, attempt.failure_class, attempt.message = state, failure_class, message
@@ -142,6 +154,7 @@ class History:
             "validation": {"columns": list(self.validation.columns), "rows": list(self.validation.rows)},
             "events": [dict(vars(event)) for event in self.events],
             "attempts": [dict(vars(attempt)) for attempt in self.attempts],
+            "progress": self.progress,
         }
 
     def _rewind(self, step: int) -> None:
@@ -183,6 +196,8 @@ def restored(document: Mapping[str, Any] | None) -> History:
             curve.restore(stored.get("rows"))
     history.events = list(_objects(Event, document.get("events")))[-MAX_EVENTS:]
     history.attempts = list(_objects(Attempt, document.get("attempts")))[-MAX_ATTEMPTS:]
+    progress = document.get("progress")
+    history.progress = plain_json(progress) if isinstance(progress, dict) else None
     return history
 
 

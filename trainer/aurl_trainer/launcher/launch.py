@@ -303,7 +303,7 @@ class Launch:
                 extra={"path": str(self.environment.termination_log)},
             )
         if self._recorder is not None:
-            self._recorder.finish(outcome)
+            self._recorder.finish(outcome, self.progress())
         if self.observe is not None:
             self.observe(self.progress())
         return message

@@ -69,14 +69,16 @@ class Recorder:
             self._saved_step = saved.step
             self._next_write = 0.0
 
-    def finish(self, outcome: Outcome) -> None:
+    def finish(self, outcome: Outcome, progress: dict[str, Any]) -> None:
         """Take the last values and the end of the attempt, and write them, if the volume lets us."""
         deadline = time.monotonic() + LAST_WRITE_SECONDS
         self._next_write = float("inf")
         self.look()
         with self._lock:
             if self._history is not None:
-                self._history.end(outcome.state, outcome.failure_class, outcome.message, time.time())
+                self._history.end(
+                    outcome.state, outcome.failure_class, outcome.message, time.time(), progress
+                )
         self._volume.join(LAST_WRITE_SECONDS)
         if not self._volume.is_alive():
             self._volume = _in_background(self._write)

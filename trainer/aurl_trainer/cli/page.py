@@ -1,0 +1,64 @@
+"""`aurl-trainer page`: the page of a job that runs no more, from what it left in its directory."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from aurl_trainer.errors import UserError
+from aurl_trainer.launcher import jobpage, progress
+from aurl_trainer.launcher.environment import read_environment
+from aurl_trainer.launcher.history import History, restored
+from aurl_trainer.launcher.recorder import HISTORY_FILE
+from aurl_trainer.launcher.rundir import RunDirectory
+from aurl_trainer.launcher.server import JSON_TYPE, LauncherServer, json_body
+from aurl_trainer.launcher.shelf import Shelf, read_sample
+from aurl_trainer.monitor.snapshot import read_json
+
+
+def serve(job_dir: Path, port: int) -> int:
+    """Serve the page until a signal comes. Raises UserError when there is nothing to serve, or no port."""
+    job_dir = job_dir.absolute()
+    document = read_json(job_dir / HISTORY_FILE)
+    if document is None:
+        raise UserError(f"{job_dir} holds no {HISTORY_FILE}; name the directory of a job that has trained.")
+    history, shelf = restored(document), Shelf(job_dir)
+    routes = {
+        **jobpage.routes(),
+        "/progress": (JSON_TYPE, lambda: json_body(last_progress(history, job_dir))),
+        "/history": (JSON_TYPE, lambda: json_body(history.document())),
+        "/shelf": (JSON_TYPE, lambda: json_body(shelf.contents())),
+    }
+    try:
+        server = LauncherServer(port, routes, {"/samples/": lambda name: read_sample(job_dir, name)})
+    except OSError as error:
+        raise UserError(f"--http-port {port} cannot be bound: {error.strerror}.") from None
+    ends = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # in all threads, so that only sigwait takes them
+    server.start()
+    print(f"the page of {job_dir.name} is at http://127.0.0.1:{server.port}/ until Ctrl-C", flush=True)
+    try:
+        signal.sigwait(ends)
+    finally:
+        server.close()
+    return 0
+
+
+def last_progress(history: History, job_dir: Path) -> dict[str, Any]:
+    """Return what the job told last; of one that vanished without a word only the name is known."""
+    if history.progress is not None:
+        return history.progress
+    attempt = history.attempts[-1].number if history.attempts else 0
+    environment = read_environment(
+        {
+            "AURL_JOB_NAME": job_dir.name, "AURL_JOB_NAMESPACE": job_dir.parent.name,
+            "AURL_ATTEMPT": str(attempt), "AURL_VOLUME": str(job_dir),
+            "AURL_RUN_DIR": str(job_dir), "AURL_CONFIG": str(job_dir),
+        }
+    )  # fmt: skip
+    began = history.attempts[-1].started_at if history.attempts else time.time()
+    return progress.build(
+        environment, "train", RunDirectory(), state="Lost", started_at=began, now=time.time()
+    )
