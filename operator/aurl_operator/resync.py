@@ -88,7 +88,8 @@ class Resync:
         for obj in self._cache.all_children(kind):
             if await self._vanished(kind, obj, listed):
                 key = self._cache.drop_child(obj)
-                log.info("a %s vanished unseen", kind, extra={"job": key[1] if key else None})
+                about = {"namespace": key[0], "job": key[1]} if key else None
+                log.info("a %s vanished unseen", kind, extra=about)
 
     async def _list(self, kind: str, query: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
         """All objects of a kind by UID, page by page."""

@@ -103,6 +103,7 @@ def operator(
         yield process
     for line in process.log_lines():
         assert line["level"] not in ("error", "critical"), line
+        assert "job" not in line or "namespace" in line, line
 
 
 @pytest.fixture
