@@ -23,6 +23,7 @@ from aurl_trainer.evaluation.likelihood import likelihood
 from aurl_trainer.evaluation.ngram import ngram_nats
 from aurl_trainer.export.saved_model import from_checkpoint
 from bench import result
+from bench.chorale_floor import informed_five_gram_nats
 
 JOB = Path("configs/training/jsb.yaml")
 # Nats per token on the test split, padding left out (arXiv 2509.10534; the 5-gram is of this checkout).
@@ -54,6 +55,7 @@ def run(data: Path, output: Path, changes: list[str]) -> dict[str, Any]:
         "test_nll": round(nll["test"].per_token, 5),
         "validation_nll": round(nll["validation"].per_token, 5),
         "five_gram_nll": round(floor, 5),
+        "informed_five_gram_nll": round(informed_five_gram_nats(data, saved.vocabulary.size), 5),
         "test_tokens": nll["test"].tokens,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": training.steps,

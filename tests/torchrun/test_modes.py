@@ -92,6 +92,42 @@ def test_two_ranks_learn_as_one_does(mode: str, tmp_path: Path) -> None:
     assert max(losses) < min(first)
 
 
+def test_latents_of_real_chorales_are_used(tmp_path: Path) -> None:
+    """No posterior collapse: with the latents of other music the decoder predicts clearly worse."""
+    job = Job(
+        tmp_path,
+        {
+            "mode": "vae",
+            "steps": 300,
+            "contextLength": 64,
+            "model": {
+                "dModel": 64,
+                "layers": 2,
+                "heads": 4,
+                "dropout": 0.0,
+                "latents": {"bars": 4, "encoderLayers": 1},
+            },
+            "batch": {"globalBatchSize": 8, "microBatchSize": 8},
+            "optimizer": {"learningRate": 0.003},
+            "schedule": {"warmupSteps": 15},
+            "stability": {"spikeSigma": 0},
+            "evaluation": {"everySteps": 0, "batches": 1000},
+            "checkpoint": {"everySteps": 300},
+            "logging": {"everySteps": 50},
+        },
+        dataset={
+            "source": {"directory": None, "music21Corpus": {"maxPieces": 60}},
+            "tokenizer": {"tracks": 4, "maxDurationQuarters": 4, "lowestPitch": 36},
+            "augmentation": {"transposeSemitones": 5},
+            "workers": 0,
+        },
+    )
+    assert job.run() == [0], job.text()
+    told = job.events("metrics")[-1]
+    assert told["nll_shuffled"] > 1.1 * told["nll"]
+    assert sum(told[f"active_units_{level}"] for level in ("global", "phrase", "bar")) >= 10
+
+
 def test_a_trained_autoencoder_writes_music_and_is_judged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
