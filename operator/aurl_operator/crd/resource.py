@@ -48,7 +48,34 @@ EXACTLY_ONE: Final = (
     ExactlyOne("spec.dataset.source"),
     ExactlyOne("spec.podTemplate.volumes[]", ("emptyDir", "configMap", "persistentVolumeClaim")),
 )
+# What `validation.py` finds as well, for older servers and with a longer sentence.
+_NODES: Final = "(has(self.numNodes) ? self.numNodes : 1)"
+_PROVIDER_IS_PLAIN: Final = (
+    "!has(self.gangScheduling) || !has(self.gangScheduling.provider) || "
+    "self.gangScheduling.provider == 'Plain'"
+)
 CEL_RULES: Final = (
+    CelRule(
+        "spec",
+        "!has(self.elastic) || self.elastic.minNodes <= self.elastic.maxNodes",
+        "elastic.minNodes must not be more than elastic.maxNodes",
+    ),
+    CelRule(
+        "spec",
+        f"!has(self.elastic) || ({_NODES} >= self.elastic.minNodes && {_NODES} <= self.elastic.maxNodes)",
+        "numNodes must lie between elastic.minNodes and elastic.maxNodes",
+    ),
+    CelRule(
+        "spec",
+        f"!has(self.elastic) || {_PROVIDER_IS_PLAIN}",
+        "the gangScheduling.provider of an elastic job must be Plain",
+    ),
+    CelRule(
+        "spec",
+        "!has(self.gangScheduling) || !has(self.gangScheduling.provider) || "
+        "self.gangScheduling.provider != 'Kueue' || has(self.gangScheduling.queue)",
+        "gangScheduling.queue must name a LocalQueue for the provider Kueue",
+    ),
     CelRule(
         "spec",
         "has(self.managedBy) == has(oldSelf.managedBy) && "
