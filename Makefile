@@ -35,6 +35,7 @@ test: env  ## lint, unit tests, tests on a real API server, end to end on a real
 lint: env  ## ruff and mypy
 	$(BIN)/ruff check operator trainer tests charts
 	$(BIN)/ruff format --check operator trainer tests charts
+	$(BIN)/hadolint images/*/Containerfile
 	$(BIN)/mypy operator/aurl_operator trainer/aurl_trainer tests charts/dashboards
 unit: env  ## the tests that need no server
 	$(BIN)/python -m pytest tests/unit tests/launcher $(PYTEST)

@@ -1,9 +1,10 @@
 """Runs inside an image build: installs Python distributions into a virtual environment and prunes it.
 
     install.py dependencies VENV LOCK      the pinned dependencies, the slow and seldom changing part
-    install.py package VENV SOURCE         one distribution, its dependencies being there
+    install.py package VENV SOURCE ROOT    one distribution alone, as files below ROOT to be copied to /
 
-Wheels come from /wheels when it is mounted and filled (offline), else from pip's index.
+Wheels come from /wheels when it is mounted and filled (offline), else from pip's index. The same inputs give
+the same files: bytecode is compiled in a fixed order by one process with a fixed seed for hashes.
 """
 
 import compileall
@@ -16,6 +17,9 @@ import sys
 from pathlib import Path
 
 WHEELS = Path("/wheels")
+
+# What `cuda` says in torch/version.py, by VARIANT.
+BUILDS = {"cpu": "None", "cuda": "'"}
 
 # Read only when C++ extensions are compiled, which needs a compiler that the image does not have.
 PRUNED = (
@@ -40,18 +44,38 @@ NOT_COMPILED = re.compile(
 def main(argv: list[str]) -> None:
     """Do what the first word says."""
     what, venv = argv[0], Path(argv[1])
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # The order of a set's elements stands in bytecode.
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
     python = venv / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", venv], check=True)
     if what == "dependencies":
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", venv], check=True)
         pip(python, ["install", "-r", argv[2]])
+        check_variant(venv, os.environ.get("VARIANT", ""))
         prune(venv)
         compile_all(venv)
     elif what == "package":
-        pip(python, ["install", "--no-deps", argv[2]])
-        compile_all(venv, "aurl_*")
-        shutil.rmtree(Path(__file__).parent)  # the sources and this file: their work is done
+        # --root alone leaves the paths inside of the files as they will be.
+        root = Path(argv[3])
+        pip(python, ["install", "--no-deps", "--root", str(root), argv[2]])
+        compile_all(root / venv.relative_to("/"), stripped=str(root))
     else:
         raise SystemExit(f"unknown step {what}")
+
+
+def check_variant(venv: Path, variant: str) -> None:
+    """Refuse another build of PyTorch than the one that is wanted: the version in the lock is the same."""
+    if not variant:
+        return
+    if variant not in BUILDS:
+        raise SystemExit(f"VARIANT is {variant!r}: give cpu or cuda")
+    for version in venv.glob("lib/python3*/site-packages/torch/version.py"):
+        found = re.search(r"^cuda\b[^=]*= (.*)$", version.read_text(), re.MULTILINE)
+        if found is None or not found[1].startswith(BUILDS[variant]):
+            raise SystemExit(
+                f"VARIANT is {variant}, but pip found another build of PyTorch: name the index that has it "
+                "with --build-arg PIP_EXTRA_INDEX_URL=…, or give the other VARIANT."
+            )
 
 
 def pip(python: Path, words: list[str]) -> None:
@@ -79,17 +103,19 @@ def prune(venv: Path) -> None:
                     found.unlink()
 
 
-def compile_all(venv: Path, packages: str = "*") -> None:
+def compile_all(venv: Path, stripped: str | None = None) -> None:
     """Write bytecode now: the image's file system is read-only later, and start-up is to be quick.
 
     Unchecked: neither the time stamp nor the source is looked at, so copies and layers cannot outdate it.
     """
     mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-    for package in venv.glob(f"lib/python3*/site-packages/{packages}"):
+    for package in sorted(venv.glob("lib/python3*/site-packages/*")):
         if package.is_dir():
-            compileall.compile_dir(package, rx=NOT_COMPILED, quiet=2, workers=0, invalidation_mode=mode)
+            compileall.compile_dir(
+                package, rx=NOT_COMPILED, quiet=2, workers=0, invalidation_mode=mode, stripdir=stripped
+            )
         elif package.suffix == ".py":
-            compileall.compile_file(package, quiet=2, invalidation_mode=mode)
+            compileall.compile_file(package, quiet=2, invalidation_mode=mode, stripdir=stripped)
 
 
 if __name__ == "__main__":

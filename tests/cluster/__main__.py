@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from cluster import binaries, images, provider
+from cluster import binaries, images, provider, sbom
 from cluster.errors import ClusterError
 from cluster.paths import cache_dir, state_dir
 from cluster.provider import Cluster
@@ -78,6 +78,7 @@ def _run(options: argparse.Namespace) -> int:
         case "images":
             for image in images.build(options.images, _echo).values():
                 print(image.reference)
+                print(f"  holds: {sbom.write(image.name, image.reference, image.archive)}")
         case "load":
             cluster = _existing(options.name)
             for image in images.load(cluster, images.build(options.images, _echo), _echo).values():

@@ -59,6 +59,40 @@ def uninstall(cluster_kubeconfig: Path, release: str, namespace: str, wait_secon
     )
 
 
+def rollback(
+    cluster_kubeconfig: Path, release: str, namespace: str, revision: int, wait_seconds: int = 120
+) -> None:
+    """Bring a release back to what it was in an earlier revision; waits until its workloads are ready."""
+    _call(
+        "rollback",
+        release,
+        timeout=wait_seconds + 60,
+        kubeconfig=str(cluster_kubeconfig),
+        namespace=namespace,
+        revision=revision,
+        wait_seconds=wait_seconds,
+    )
+
+
+def would_install(
+    cluster_kubeconfig: Path, chart: Path, namespace: str, many: dict[str, Values]
+) -> dict[str, str]:
+    """Return what Helm would send to this very cluster, for each of several sets of values: its manifest.
+
+    Unlike `render`, this asks the cluster for its version and for the kinds it knows.
+    """
+    found = _call(
+        "would_install",
+        str(chart),
+        timeout=180,
+        kubeconfig=str(cluster_kubeconfig),
+        chart=str(chart),
+        namespace=namespace,
+        many=many,
+    )
+    return dict(found)
+
+
 def lint(chart: Path, values: Values | None = None) -> None:
     """Check a chart strictly; raise with what is wrong."""
     _call("lint", str(chart), timeout=120, chart=str(chart), values=values or {})
@@ -143,6 +177,26 @@ def _uninstall(arguments: Values) -> None:
     config.uninstall(arguments["release"], ignore_not_found=True, wait="legacy", timeout=timeout)
 
 
+def _rollback(arguments: Values) -> None:
+    from helm_python import Config
+
+    config = Config(kubeconfig_path=arguments["kubeconfig"], namespace=arguments["namespace"])
+    timeout = arguments["wait_seconds"]
+    config.rollback(arguments["release"], version=arguments["revision"], timeout=timeout, wait="legacy")
+
+
+def _would_install(arguments: Values) -> dict[str, str]:
+    from helm_python import Chart, Config
+
+    namespace = arguments["namespace"]
+    config = Config(kubeconfig_path=arguments["kubeconfig"], namespace=namespace)
+    chart = Chart.load(arguments["chart"])
+    return {
+        name: str(config.install(chart, "aurl", values, namespace=namespace, dry_run="server")["manifest"])
+        for name, values in arguments["many"].items()
+    }
+
+
 def _lint(arguments: Values) -> None:
     from helm_python import lint
 
@@ -163,8 +217,10 @@ def _render(arguments: Values) -> str:
     return "".join(f"---\n# Source: {name}\n{text.strip()}\n" for name, text in files.items() if text.strip())
 
 
-_ACTIONS: dict[str, Callable[[Values], str | None]] = {
+_ACTIONS: dict[str, Callable[[Values], Any]] = {
     "install": _install,
+    "rollback": _rollback,
+    "would_install": _would_install,
     "uninstall": _uninstall,
     "lint": _lint,
     "render": _render,

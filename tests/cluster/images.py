@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster import system
+from cluster import provenance, system
 from cluster.errors import ClusterError, MachineError
 from cluster.paths import CHECKOUT, Echo, cache_dir, lock
 from cluster.shell import run, run_long, succeeds
@@ -85,11 +85,10 @@ def _files(path: Path) -> list[Path]:
 
 def content_hash(name: str, checkout: Path = CHECKOUT) -> str:
     """Return the short hash of everything that decides what an image holds."""
-    source = tree_hash(
-        [checkout / "images" / name, checkout / "images" / "install.py", checkout / name], checkout
-    )
+    source = tree_hash([checkout / path for path in _inputs(name)], checkout)
     base = os.environ.get("AURL_BASE_IMAGE") or _base_hash()
-    return hashlib.sha256(f"{source}{base}{platform.machine()}".encode()).hexdigest()[:12]
+    made_of = f"{source}{base}{platform.machine()}{provenance.timestamp()}"
+    return hashlib.sha256(made_of.encode()).hexdigest()[:12]
 
 
 # -- building ---------------------------------------------------------------------------------------------
@@ -112,22 +111,7 @@ def _build(name: str, echo: Echo, checkout: Path) -> Image:
         if archive.exists():
             return image
         began = time.monotonic()
-        context = _context(name, checkout)
-        try:
-            run_long(
-                [
-                    *_buildah(),
-                    *("bud", "--isolation", "chroot", "--layers", "--pull-never", "--format", "oci"),
-                    *("--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"VERSION={tag}"),
-                    *("--volume", f"{wheels}:/wheels:ro"),
-                    *("--file", context / "images" / name / "Containerfile", "--tag", reference, context),
-                ],
-                f"image {name}: building",
-                echo,
-                log=_folder() / f"{name}.log",
-            )
-        finally:
-            shutil.rmtree(context, ignore_errors=True)
+        _bud(name, checkout, wheels, base, reference, tag, echo)
         scratch = archive.with_suffix(".part")
         scratch.unlink(missing_ok=True)
         export(reference, scratch, echo)
@@ -138,12 +122,69 @@ def _build(name: str, echo: Echo, checkout: Path) -> Image:
     return image
 
 
+def digest_when_built_anew(name: str, echo: Echo = print, checkout: Path = CHECKOUT) -> tuple[str, str]:
+    """Build an image a second time, without a cache of layers; return both digests."""
+    first = build([name], echo, checkout)[name]
+    second = f"localhost/aurl-{name}:again"
+    base = os.environ.get("AURL_BASE_IMAGE") or _base(echo)
+    wheels = _wheels(name, checkout, echo)
+    with lock(_folder() / f"{name}.lock", f"image {name}", echo):
+        try:
+            _bud(name, checkout, wheels, base, second, content_hash(name, checkout), echo, layers=False)
+            return _digest(first.reference), _digest(second)
+        finally:
+            succeeds([*_buildah(), "rmi", second])
+
+
+def _digest(reference: str) -> str:
+    words = ("inspect", "--type", "image", "--format", "{{.FromImageDigest}}")
+    return run([*_buildah(), *words, reference]).strip()
+
+
+def _bud(
+    name: str,
+    checkout: Path,
+    wheels: Path,
+    base: str,
+    reference: str,
+    tag: str,
+    echo: Echo,
+    *,
+    layers: bool = True,
+) -> None:
+    context = _context(name, checkout)
+    about = provenance.labels(checkout, _inputs(name), f"{provenance.version(checkout, name)}-{tag}")
+    try:
+        run_long(
+            [
+                *_buildah(),
+                *("bud", "--isolation", "chroot", "--pull-never", "--format", "oci"),
+                *(("--layers",) if layers else ("--no-cache",)),
+                *("--timestamp", str(provenance.timestamp())),
+                *("--build-arg", f"BASE_IMAGE={base}"),
+                *(word for key, value in about.items() for word in ("--build-arg", f"{key}={value}")),
+                *("--volume", f"{wheels}:/wheels:ro"),
+                *("--file", context / "images" / name / "Containerfile", "--tag", reference, context),
+            ],
+            f"image {name}: building",
+            echo,
+            log=_folder() / f"{name}.log",
+        )
+    finally:
+        shutil.rmtree(context, ignore_errors=True)
+
+
+def _inputs(name: str) -> tuple[str, ...]:
+    """What goes into an image, as paths of the checkout."""
+    return f"images/{name}", "images/install.py", name
+
+
 def _context(name: str, checkout: Path) -> Path:
     # A copy of exactly what was hashed: the tree may be edited, or full of caches, while this builds.
     context = _folder() / f"context-{name}"
     shutil.rmtree(context, ignore_errors=True)
-    for given in (checkout / "images" / name, checkout / "images" / "install.py", checkout / name):
-        for file in _files(given):
+    for path in _inputs(name):
+        for file in _files(checkout / path):
             copy = context / file.relative_to(checkout)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
@@ -224,12 +265,13 @@ def _wheels(name: str, checkout: Path, echo: Echo) -> Path:
 
 # -- the base image ---------------------------------------------------------------------------------------
 
-_BASE_REVISION = "2"
+_BASE_REVISION = "3"
 
 
 def _base_hash() -> str:
     packages = (CHECKOUT / "images" / "base" / "packages").read_bytes()
-    return hashlib.sha256(packages + _BASE_REVISION.encode() + b"bookworm").hexdigest()[:12]
+    dated = str(provenance.timestamp()).encode()
+    return hashlib.sha256(packages + _BASE_REVISION.encode() + dated + b"bookworm").hexdigest()[:12]
 
 
 def _base(echo: Echo) -> str:
@@ -257,13 +299,15 @@ def _base(echo: Echo) -> str:
         "base image: from Debian's packages",
         echo,
         log=_folder() / "base.log",
+        env={"SOURCE_DATE_EPOCH": str(provenance.timestamp())},
     )
     container = run([*_buildah(), "from", "scratch"]).strip()
     try:
         run([*_buildah(), "add", container, rootfs, "/"])
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         run([*_buildah(), "config", "--env", f"PATH={path}", "--env", "LANG=C.UTF-8", container])
-        run([*_buildah(), "commit", "--quiet", container, reference])
+        dated = ("--timestamp", str(provenance.timestamp()))
+        run([*_buildah(), "commit", "--quiet", *dated, container, reference])
     finally:
         succeeds([*_buildah(), "rm", container])
         rootfs.unlink(missing_ok=True)

@@ -3,4 +3,4 @@
 Importing this package loads nothing heavy: the launcher must answer before torch is in memory.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -299,7 +299,7 @@ class JobSpec(Model):
     """What to train, on how many nodes, with which volume and which policy."""
 
     image: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = Field(
-        default=None, description="Trainer image; none is the operator's default (AURL_TRAINER_IMAGE)."
+        default=None, description="Trainer image; none is the one that the chart names (trainer.image)."
     )
     suspend: bool = Field(
         default=False,

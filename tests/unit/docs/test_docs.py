@@ -12,34 +12,12 @@ import pytest
 import yaml
 from helm_python import Chart
 
-from aurl_operator.crd.resource import without_cel
 from aurl_operator.metrics import Metrics
-from aurl_trainer.config import JobFile
+from job_schema import check_job, crd_schema
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 JOB_FILES = sorted((ROOT / "configs/jobs").glob("*.yaml"))
-
-
-def crd_schema() -> dict[str, Any]:
-    """The OpenAPI schema of the resource, from the chart's CRD."""
-    crd = yaml.safe_load(without_cel((ROOT / "charts/aurl-operator/files/crd.yaml").read_text()))
-    schema: dict[str, Any] = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    return schema
-
-
-def strict(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same schema as kubectl reads it: unknown keys are refused."""
-    closed = dict(schema)
-    if "properties" in schema:
-        closed["properties"] = {key: strict(value) for key, value in schema["properties"].items()}
-        closed.setdefault("additionalProperties", False)
-    if isinstance(schema.get("items"), dict):
-        closed["items"] = strict(schema["items"])
-    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-        if closed.pop(exclusive, False):
-            closed[exclusive] = closed.pop(bound)
-    return closed
 
 
 def jobs_in(page: Path) -> list[dict[str, Any]]:
@@ -85,15 +63,14 @@ def test_the_readme_shows_a_job() -> None:
     ],
 )
 def test_shown_jobs_are_valid(job: dict[str, Any]) -> None:
-    jsonschema.validate(job, strict(crd_schema()))
-    JobFile.parse(job, "the shown job")
+    check_job(job, "the shown job")
 
 
 def test_a_wrong_job_would_be_noticed() -> None:
     job = yaml.safe_load(JOB_FILES[0].read_text())
     job["spec"]["training"]["stepz"] = 1
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(job, strict(crd_schema()))
+        check_job(job, "a wrong job")
 
 
 def operations() -> str:

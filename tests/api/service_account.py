@@ -1,0 +1,23 @@
+"""Acts as a service account: a kubeconfig that holds a token of it, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cluster.api import Api
+
+
+def write_kubeconfig(admin: Path, namespace: str, account: str, path: Path) -> Path:
+    """Write a kubeconfig that has exactly the rights of a service account, for an hour."""
+    answer = Api(admin).request(
+        "POST",
+        f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token",
+        {"spec": {"expirationSeconds": 3600}},
+    )
+    config = json.loads(admin.read_text())
+    name = config["users"][0]["name"]
+    config["users"] = [{"name": name, "user": {"token": answer["status"]["token"]}}]
+    path.write_text(json.dumps(config))
+    path.chmod(0o600)
+    return path

@@ -1,0 +1,97 @@
+"""Writes what an image holds as a CycloneDX document: Python packages by lock, Debian packages by dpkg."""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cyclonedx.model import Property
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.output.json import JsonV1Dot6
+from packageurl import PackageURL
+
+from cluster import provenance
+from cluster.errors import ClusterError
+from cluster.paths import CHECKOUT
+
+FOLDER = CHECKOUT / "build" / "images"
+_DPKG = "var/lib/dpkg/status"
+_PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;#]+)", re.MULTILINE)
+
+
+def write(name: str, reference: str, archive: Path, folder: Path = FOLDER, checkout: Path = CHECKOUT) -> Path:
+    """Write `<name>.cdx.json` for a built image and return its path. The same image gives the same bytes."""
+    config = str(_manifest(archive)["Config"]).removesuffix(".json")
+    bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_OID, config))
+    bom.metadata.timestamp = datetime.fromtimestamp(provenance.timestamp(), UTC)
+    bom.metadata.component = Component(
+        name=f"aurl-{name}",
+        version=provenance.version(checkout, name),
+        type=ComponentType.CONTAINER,
+        bom_ref=f"aurl-{name}",
+        properties=[Property(name="aurl:image:reference", value=reference)],
+    )
+    urls = [*python(checkout / name / "requirements.lock"), *debian(archive)]
+    for url in urls:
+        bom.components.add(
+            Component(
+                name=url.name, version=url.version, purl=url, bom_ref=str(url), type=ComponentType.LIBRARY
+            )
+        )
+    bom.register_dependency(bom.metadata.component, bom.components)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{name}.cdx.json"
+    scratch = target.with_suffix(".part")
+    scratch.write_text(JsonV1Dot6(bom).output_as_string(indent=2) + "\n")
+    scratch.replace(target)
+    return target
+
+
+def python(lock: Path) -> list[PackageURL]:
+    """The Python packages that a lock file pins."""
+    return [
+        PackageURL("pypi", None, name.lower(), version) for name, version in _PINNED.findall(lock.read_text())
+    ]
+
+
+def debian(archive: Path) -> list[PackageURL]:
+    """The Debian packages of an image archive; none where its base has no dpkg database."""
+    found = []
+    for paragraph in filter(None, _dpkg_status(archive).split("\n\n")):
+        fields = dict(
+            line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " "
+        )
+        package, version, machine = (fields.get(key, "") for key in ("Package", "Version", "Architecture"))
+        if package:
+            found.append(PackageURL("deb", "debian", package, version, {"arch": machine}))
+    return found
+
+
+def _dpkg_status(archive: Path) -> str:
+    """What dpkg knows, from the layer that has it: the base's."""
+    with tarfile.open(archive) as image:
+        for name in _manifest(archive)["Layers"]:
+            with tarfile.open(fileobj=image.extractfile(name)) as layer:
+                for member in layer:
+                    if member.name.removeprefix("./") == _DPKG:
+                        content = layer.extractfile(member)
+                        return content.read().decode() if content else ""
+    return ""
+
+
+def _manifest(archive: Path) -> dict[str, Any]:
+    with tarfile.open(archive) as image:
+        try:
+            member = image.extractfile("manifest.json")
+        except KeyError:
+            member = None
+        if member is None:
+            raise ClusterError(f"{archive} is no image archive: it has no manifest.json")
+        (manifest,) = json.load(member)
+    return dict(manifest)

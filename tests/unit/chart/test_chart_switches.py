@@ -1,0 +1,127 @@
+"""Every switch of the chart, one at a time: what it renders is valid, and tells the user what to do next."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from helm_python import Chart
+
+from cluster.chart import CHART, switches, unsampled
+from job_schema import check_job
+
+Object = dict[str, Any]
+#: Kinds of others, of which the library has no schema.
+FOREIGN = ("monitoring.coreos.com/", "cert-manager.io/")
+ABOUT: Object = yaml.safe_load((CHART / "Chart.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def chart() -> Chart:
+    """The chart as Helm loads it."""
+    return Chart.load(str(CHART))
+
+
+def _files(chart: Chart, values: Object) -> dict[str, str]:
+    return dict(chart.render(values, name="aurl", namespace="aurl-system"))
+
+
+def _notes(chart: Chart, values: Object) -> str:
+    return _files(chart, values)["aurl-operator/templates/NOTES.txt"]
+
+
+def _objects(chart: Chart, values: Object) -> list[Object]:
+    texts = (text for name, text in _files(chart, values).items() if name.endswith(".yaml"))
+    return [each for text in texts for each in yaml.safe_load_all(text) if each]
+
+
+def test_every_value_has_a_setting_that_is_tried() -> None:
+    """A new value that is empty by default needs a sample in tests/cluster/chart.py."""
+    assert unsampled() == []
+    assert len(switches()) > 40
+
+
+@pytest.mark.parametrize("version", ["1.25", kubernetes_validate.latest_version()])
+def test_what_a_switch_renders_satisfies_the_schemas_of_kubernetes(chart: Chart, version: str) -> None:
+    """One at a time; 1.20 itself has its say in tests/api."""
+    judged: set[str] = set()
+    for name, values in switches().items():
+        for text in _files(chart, values).values():
+            if text in judged or "apiVersion:" not in text or "kubectl" in text:
+                continue
+            judged.add(text)
+            for manifest in filter(None, yaml.safe_load_all(text)):
+                if not manifest["apiVersion"].startswith(FOREIGN):
+                    try:
+                        kubernetes_validate.validate(manifest, version, strict=True)
+                    except kubernetes_validate.ValidationError as error:
+                        raise AssertionError(f"{name}: {manifest['kind']}: {error}") from error
+    assert len(judged) > 40
+
+
+@pytest.mark.parametrize("discovery", ["serviceMonitor", "podMonitor"])
+def test_monitors_lead_to_ports_that_are_there(chart: Chart, discovery: str) -> None:
+    """Selector, port and path of a monitor are those of the Service or of the pods."""
+    objects = _objects(chart, {"metrics": {"discovery": discovery}})
+    by_kind = {each["kind"]: each for each in objects if not each["metadata"]["name"].endswith("-jobs")}
+    pod = by_kind["Deployment"]["spec"]["template"]
+    ports = {each["name"] for each in pod["spec"]["containers"][0]["ports"]}
+    if discovery == "serviceMonitor":
+        monitor, found = by_kind["ServiceMonitor"]["spec"], by_kind["Service"]["metadata"]["labels"]
+        endpoints = monitor["endpoints"]
+        assert endpoints[0]["port"] in {each["name"] for each in by_kind["Service"]["spec"]["ports"]}
+    else:
+        monitor, found = by_kind["PodMonitor"]["spec"], pod["metadata"]["labels"]
+        endpoints = monitor["podMetricsEndpoints"]
+        assert endpoints[0]["port"] in ports
+    assert monitor["selector"]["matchLabels"].items() <= found.items()
+    assert [each["path"] for each in endpoints] == ["/metrics"]
+
+
+@pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["music", "research"]}])
+def test_the_notes_tell_commands_that_work(chart: Chart, values: Object) -> None:
+    """The job to paste is a job, in a namespace that is watched; the Deployment is the chart's."""
+    notes = _notes(chart, values)
+    (pasted,) = re.findall(
+        r"^kubectl -n (\S+) apply -f - <<'EOF'\n(.*?)^EOF$", notes, re.DOTALL | re.MULTILINE
+    )
+    namespace, text = pasted
+    assert namespace == values.get("watchNamespaces", ["default"])[0]
+    job = yaml.safe_load(text)
+    check_job(job, "the notes")
+    assert f"get atj {job['metadata']['name']} --watch" in notes
+    (deployment,) = (each for each in _objects(chart, values) if each["kind"] == "Deployment")
+    assert f"-n aurl-system rollout status deployment/{deployment['metadata']['name']}" in notes
+    assert "helm test aurl --namespace aurl-system" in notes
+
+
+def test_the_notes_tell_what_is_held_or_missing(chart: Chart) -> None:
+    """What does not run by itself is said."""
+    assert "scale deployment/aurl-aurl-operator --replicas=1" in _notes(chart, {"replicaCount": 0})
+    assert "has to come from elsewhere" in _notes(chart, {"crds": {"enabled": False}})
+
+
+def test_what_artifact_hub_shows_is_true() -> None:
+    """Kind, name, example job and images are those of the chart."""
+    said = {key.partition("/")[2]: yaml.safe_load(text) for key, text in ABOUT["annotations"].items()}
+    crd = yaml.safe_load((CHART / "files/crd.yaml").read_text())
+    (told,) = said["crds"]
+    assert told["name"] == crd["metadata"]["name"]
+    assert told["kind"] == crd["spec"]["names"]["kind"]
+    assert told["version"] == crd["spec"]["versions"][0]["name"]
+    for example in said["crdsExamples"]:
+        check_job(example, "artifacthub.io/crdsExamples")
+    images = {each["name"]: each["image"] for each in said["images"]}
+    version = ABOUT["appVersion"]
+    assert images == {"operator": f"aurl-operator:{version}", "trainer": f"aurl-trainer:{version}"}
+    assert {each["kind"] for each in said["changes"]} <= {
+        "added",
+        "changed",
+        "deprecated",
+        "removed",
+        "fixed",
+        "security",
+    }
