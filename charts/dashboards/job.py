@@ -271,6 +271,7 @@ MUSIC = Row(
             "Held-out loss per note instead of per token: it does not depend on the encoding.",
             "none",
             [Query(of("aurl_train_evaluation", 'metric="bits_per_note"'), "bits per note")],
+            width=12,
             minimum=None,
         ),
         Panel(
@@ -278,14 +279,9 @@ MUSIC = Row(
             "Those of the autoencoders (active units, KL, shuffled latents), and one's own.",
             "none",
             [Query(of("aurl_train_evaluation", 'metric!="bits_per_note"'), "{{metric}}")],
+            width=12,
             minimum=None,
             needs="mode vae or vae-gan, or training.hooks.metrics",
-        ),
-        Panel(
-            "Files prepared",
-            "What the preparation did with the dataset's files.",
-            "short",
-            [Query(of("aurl_prepare_files_total"), "{{result}}")],
         ),
     ),
 )
