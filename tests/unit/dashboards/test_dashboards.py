@@ -97,7 +97,7 @@ def test_every_metric_of_a_job_is_on_a_panel() -> None:
         "aurl_train_checkpoint_step",
         "aurl_train_heartbeat_timestamp_seconds",  # of the alert
         "aurl_operator_job_step",
-        "aurl_prepare_files_total",  # a preparation is often over before it is scraped; status.dataset tells it
+        "aurl_prepare_files_total",  # often over before it is scraped; status.dataset tells it
     }
     names = {name for name in documented() if name.startswith("aurl_") and not name.endswith("_bucket")}
     missing = {name for name in names if name not in shown and f"{name}_bucket" not in shown}
