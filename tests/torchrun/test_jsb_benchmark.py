@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 from bench.chorale_floor import informed_five_gram_nats
-from bench.jsb import PUBLISHED, run
+from bench.jsb import PUBLISHED
 from torchrun.jobs import TRAINER
 
 SMALL = [
@@ -42,9 +44,24 @@ def write_rasters(path: Path) -> int:
     return sum(4 * len(steps) + 1 for steps in pieces["test"])
 
 
-def test_from_rasters_to_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(TRAINER.parent)
-    monkeypatch.setenv("PYTHONPATH", str(TRAINER))
+def run(data: Path, output: Path, changes: list[str]) -> dict[str, Any]:
+    """Run the benchmark in a process of its own: its launcher reaps all children, those of others too."""
+    checkout = TRAINER.parent
+    script = "import json, sys; from pathlib import Path; from bench.jsb import run; "
+    script += "print(json.dumps(run(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(data), str(output), *changes],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": f"{checkout / 'tests'}:{TRAINER}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_from_rasters_to_the_report(tmp_path: Path) -> None:
     data = tmp_path / "rasters.json"
     tokens = write_rasters(data)
     report = run(data, tmp_path / "out", SMALL)
