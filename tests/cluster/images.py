@@ -159,7 +159,7 @@ def _bud(
             [
                 *_buildah(),
                 *("bud", "--isolation", "chroot", "--pull-never", "--format", "oci"),
-                *(("--layers",) if layers else ("--no-cache",)),
+                *("--layers", *(() if layers else ("--no-cache",))),
                 *("--timestamp", str(provenance.timestamp())),
                 *("--build-arg", f"BASE_IMAGE={base}"),
                 *(word for key, value in about.items() for word in ("--build-arg", f"{key}={value}")),

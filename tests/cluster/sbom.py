@@ -1,4 +1,8 @@
-"""Writes what an image holds as a CycloneDX document: Python packages by lock, Debian packages by dpkg."""
+"""Writes what an image holds as a CycloneDX document: Python packages by lock, Debian packages by dpkg.
+
+The base image that is made here has no database of dpkg; what it is made of stands in images/base/packages. Bases
+such as python:slim have one.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ from cluster.paths import CHECKOUT
 
 FOLDER = CHECKOUT / "build" / "images"
 _DPKG = "var/lib/dpkg/status"
-_PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;#]+)", re.MULTILINE)
+_PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;#]+)", re.MULTILINE)
 
 
 def write(name: str, reference: str, archive: Path, folder: Path = FOLDER, checkout: Path = CHECKOUT) -> Path:
