@@ -1,7 +1,7 @@
 """Writes what an image holds as a CycloneDX document: Python packages by lock, Debian packages by dpkg.
 
-The base image that is made here has no database of dpkg; what it is made of stands in images/base/packages. Bases
-such as python:slim have one.
+The base image that is made here has no database of dpkg: what it is made of stands in images/base/packages.
+Bases such as python:slim have one.
 """
 
 from __future__ import annotations
