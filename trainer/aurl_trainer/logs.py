@@ -7,6 +7,7 @@ process as far as it is known (`namespace`, `job`, `attempt`, `nodeRank`, `rank`
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -36,6 +37,8 @@ def setup(
     `AURL_LOG_FORMAT` is `json` or `text`; without it a terminal gets text and everything else JSON lines.
     With JSON, an exception that nobody catches is one line too.
     """
+    for printed in (sys.stdout, sys.stderr):
+        _write_whole_lines(printed)
     stream = stream if stream is not None else sys.stderr
     chosen = environment.get("AURL_LOG_FORMAT") or ("text" if stream.isatty() else "json")
     handler = logging.StreamHandler(stream)
@@ -48,6 +51,15 @@ def setup(
     logging.captureWarnings(True)
     if chosen != "text":
         sys.excepthook = _log_uncaught
+
+
+def _write_whole_lines(stream: IO[str]) -> None:
+    """Let each line be one write; unbuffered, print() writes the words first and then the end of the line.
+
+    Two ranks that print at the same moment into the same pipe would tear each other's lines.
+    """
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(line_buffering=True, write_through=False)
 
 
 def json_stream() -> logging.StreamHandler[Any] | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 from typing import Any
 
 from aurl_trainer.launcher.output import MAX_LINE, ChildOutput
@@ -65,3 +68,13 @@ def test_a_log_that_nobody_takes_stops_nobody() -> None:
     for _ in range(100):
         output.pipe.write(b"x" * 10_000 + b"\n")  # more than a pipe holds
     output.drain()
+
+
+def test_a_printed_line_is_one_write_even_unbuffered() -> None:
+    """Two ranks that print into one pipe do not tear each other's lines; a datagram is one write."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    code = "from aurl_trainer import logs; logs.setup(); print('plain', 'words'); print('and more')"
+    with ours, theirs:
+        subprocess.run([sys.executable, "-u", "-c", code], stdout=theirs.fileno(), check=True, timeout=60)
+        ours.setblocking(False)
+        assert [ours.recv(4096), ours.recv(4096)] == [b"plain words\n", b"and more\n"]
