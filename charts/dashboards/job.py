@@ -263,6 +263,9 @@ SURVIVAL = Row(
     ),
 )
 
+MUSIC_MEASURES = "overlap.*|memorised.*|valid_(pieces|tokens)"
+"""What `training.evaluation.music` reports."""
+
 MUSIC = Row(
     "Evaluation",
     (
@@ -278,10 +281,40 @@ MUSIC = Row(
             "Other measures",
             "Those of the autoencoders (active units, KL, shuffled latents), and one's own.",
             "none",
-            [Query(of("aurl_train_evaluation", 'metric!="bits_per_note"'), "{{metric}}")],
+            [Query(of("aurl_train_evaluation", f'metric!~"bits_per_.+|{MUSIC_MEASURES}"'), "{{metric}}")],
             width=12,
             minimum=None,
             needs="mode vae or vae-gan, or training.hooks.metrics",
+        ),
+        Panel(
+            "Sampled music beside the corpus",
+            "Mean overlap of ten distributions and its floor (the corpus against itself), copied 12-grams "
+            "beside those of held-out music, and what keeps to the grammar without a mask.",
+            "percentunit",
+            [
+                Query(
+                    of(
+                        "aurl_train_evaluation",
+                        'metric=~"overlap|overlap_floor|memorised.*|valid_(pieces|tokens)"',
+                    ),
+                    "{{metric}}",
+                )
+            ],
+            width=12,
+            needs="training.evaluation.music.everySteps",
+        ),
+        Panel(
+            "Overlap by feature",
+            "The area that the histograms of sampled music and corpus share, feature by feature.",
+            "percentunit",
+            [
+                Query(
+                    of("aurl_train_evaluation", 'metric=~"overlap_.+"', 'metric!="overlap_floor"'),
+                    "{{metric}}",
+                )
+            ],
+            width=12,
+            needs="training.evaluation.music.everySteps",
         ),
     ),
 )

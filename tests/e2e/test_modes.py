@@ -28,7 +28,11 @@ def shortened(file: str) -> dict[str, Any]:
     spec["dataset"]["source"]["music21Corpus"]["maxPieces"] = 12
     # All of its phases: the players of vae-gan begin at 40 and at 50 %.
     spec["training"] |= {"steps": STEPS, "checkpoint": {"everySteps": 10}}
-    spec["training"]["evaluation"] = {"everySteps": 10, "batches": 1}
+    spec["training"]["evaluation"] = {
+        "everySteps": 10,
+        "batches": 1,
+        "music": {"everySteps": 10, "samples": 2},
+    }
     spec["training"]["logging"] = {"everySteps": 2}
     spec["training"]["schedule"] = {"warmupSteps": 4}
     spec["training"]["sample"] = {"count": 1, "maxTokens": 96}
@@ -68,7 +72,7 @@ def test_an_autoencoder_trains_from_its_job_file(
         each["metric"]["metric"]
         for each in prometheus.query(f"last_over_time(aurl_train_evaluation{of_job}[10m])")
     }
-    assert {"nll", "nll_shuffled", "active_units_bar", "bits_per_note"} <= measures
+    assert {"nll", "nll_shuffled", "active_units_bar", "bits_per_note", "overlap", "valid_tokens"} <= measures
     samples = f"/mnt/aurl/{namespace}/{name}/samples/step-{STEPS:08d}"
     script = f"import mido; print(mido.MidiFile('{samples}/sample-0.mid').length)"
     image = images["trainer"].reference

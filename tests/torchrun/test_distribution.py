@@ -186,7 +186,7 @@ def test_what_else_a_loop_does_works_with_shards(tmp_path: Path) -> None:
         {
             "steps": 8,
             "ema": {"decay": 0.8},
-            "evaluation": {"everySteps": 3},
+            "evaluation": {"everySteps": 3, "music": {"everySteps": 100, "samples": 1}},
             "memory": {"activationCheckpointing": "full"},
             "clip": {"maxNorm": 0.5},
             "sample": {"count": 1, "maxTokens": 16},
@@ -197,6 +197,8 @@ def test_what_else_a_loop_does_works_with_shards(tmp_path: Path) -> None:
     for job in (whole, sharded):
         assert job.run(2) == [0, 0], job.text()
         assert len(list(job.directory.glob("samples/step-00000008/*.mid"))) == 1
+        report = json.loads((job.directory / "evaluation" / "step-00000008.json").read_text())
+        assert report["pieces"] == 1 and report["notes"] > 0
     assert losses(sharded) == pytest.approx(losses(whole), rel=1e-4)
     told = [
         [(event["validation"], event["validation_ema"]) for event in job.events("evaluation")]

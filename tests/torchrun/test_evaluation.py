@@ -31,7 +31,10 @@ CHORALES = {
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     made = Job(
         tmp_path_factory.mktemp("volume"),
-        {"evaluation": {"batches": 1000}, "sample": {"maxTokens": 80, "seed": 7}},
+        {
+            "evaluation": {"batches": 1000, "music": {"everySteps": 16, "samples": 3}},
+            "sample": {"maxTokens": 80, "seed": 7},
+        },
     )
     assert made.run() == [0], made.text()
     return made
@@ -56,6 +59,7 @@ def test_the_report_agrees_with_the_job_and_with_itself(
     assert found["bitsPerSecond"] == pytest.approx(bits / (2 * 48 * 0.25), rel=1e-6)
     logged = [event for event in job.events("metrics") if "bits_per_note" in event][-1]
     assert logged["bits_per_note"] == pytest.approx(found["bitsPerNote"], rel=1e-4)
+    assert logged["bits_per_second"] == pytest.approx(found["bitsPerSecond"], rel=1e-4)
     assert found["nllPerTokenByKind"]["Duration"] < found["nllPerTokenByKind"]["Pitch"]
     samples = report["samples"]
     assert samples["pieces"] == 3
@@ -66,6 +70,21 @@ def test_the_report_agrees_with_the_job_and_with_itself(
     assert "samples" not in overlapping
     assert overlapping["likelihood"]["tokens"] == found["tokens"]
     assert overlapping["likelihood"]["nllPerToken"] != found["nllPerToken"]
+
+
+def test_the_job_judges_its_own_music_on_its_way(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it reports at the end is what the command finds for the same weights and pieces."""
+    kept = {path.stem: json.loads(path.read_text()) for path in job.directory.glob("evaluation/*.json")}
+    assert sorted(kept) == ["step-00000016", "step-00000024"]
+    assert kept["step-00000024"] == {"step": 24} | _evaluate(job, capsys, "--samples", "3")["samples"]
+    distributions = kept["step-00000024"]["distributions"]
+    told = json.loads((job.root / "run" / "rank-0.json").read_text())["job"]["evaluation"]
+    assert told["overlap_pitch_class"] == distributions["pitchClass"]["overlap"]
+    assert told["overlap"] == pytest.approx(np.mean([part["overlap"] for part in distributions.values()]))
+    assert told["overlap"] < told["overlap_floor"] <= 1
+    assert told.keys() >= {"bits_per_note", "memorised", "valid_pieces", "valid_tokens"}
+    logged = [event for event in job.events("metrics") if "overlap" in event]
+    assert [event["step"] for event in logged] == [16, 24]
 
 
 def test_a_table_is_for_people_and_faults_are_told_in_a_sentence(

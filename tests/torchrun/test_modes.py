@@ -42,8 +42,11 @@ COMPONENTS = {
 @pytest.mark.parametrize(("mode", "ranks"), [("transformer", 1), ("vae", 1), ("vae-gan", 2)])
 def test_a_death_changes_no_bit(mode: str, ranks: int, tmp_path: Path) -> None:
     change = MODES[mode] | {"checkpoint": {"asynchronous": False}}
-    # Nor does the music that a job writes on its way.
-    sampled = {"sample": {"count": 1, "maxTokens": 16, "everySteps": 8}}
+    # Nor does the music that a job writes and judges on its way.
+    sampled = {
+        "sample": {"count": 1, "maxTokens": 16, "everySteps": 8},
+        "evaluation": {"music": {"everySteps": 9, "samples": 2}},
+    }
     straight, broken = Job(tmp_path / "a", change, HOOK), Job(tmp_path / "b", change | sampled, HOOK)
     assert straight.run(ranks, TEST_SAMPLES=str(tmp_path / "c")) == [0] * ranks, straight.text()
     killed = broken.run(ranks, TEST_SAMPLES=str(tmp_path / "d"), TEST_DEATH="18")
@@ -52,6 +55,8 @@ def test_a_death_changes_no_bit(mode: str, ranks: int, tmp_path: Path) -> None:
     assert broken.events("training begins")[0]["step"] == 15
     samples = {path.parent.name for path in broken.directory.glob("samples/*/*.mid")}
     assert samples == {f"step-{step:08d}" for step in (8, 16, 24)}
+    judged = {path.name for path in broken.directory.glob("evaluation/*")}
+    assert judged == {f"step-{step:08d}.json" for step in (9, 18, 24)}
     for name in ("model.safetensors", "optimizer.safetensors"):
         files = [(job.checkpoint(24) / name).read_bytes() for job in (straight, broken)]
         assert files[0] == files[1], name

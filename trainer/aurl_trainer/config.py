@@ -35,8 +35,22 @@ from aurl_trainer.stability.config import StabilityConfig
 from aurl_trainer.stability.early_stopping import EarlyStoppingConfig
 
 
+class MusicEvaluationConfig(Config):
+    """Music that is sampled as `sample` says and held against the corpus."""
+
+    every_steps: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000_000,
+        description="Optimizer steps between two of them; one more runs at the end. 0: none.",
+    )
+    samples: int = Field(
+        default=16, ge=1, le=4096, description="Pieces that are sampled for it, and once more unmasked."
+    )
+
+
 class EvaluationConfig(Config):
-    """The loss on pieces that are never trained on."""
+    """The loss on pieces that are never trained on, and what the model's own music is like."""
 
     every_steps: int = Field(
         default=100,
@@ -46,6 +60,9 @@ class EvaluationConfig(Config):
     )
     batches: int = Field(
         default=8, ge=1, le=1_000_000, description="Batches of globalBatchSize samples per evaluation."
+    )
+    music: MusicEvaluationConfig = Field(
+        default_factory=MusicEvaluationConfig, description="Sampled music beside the corpus."
     )
 
 

@@ -190,7 +190,7 @@ class TrainingLog:
         self._info("evaluation", values)
 
     def metrics(self, values: dict[str, float]) -> None:
-        """Report the evaluation metrics of the user's own."""
+        """Report evaluation metrics: ours, and those of the user's own."""
         if values:
             self.reporter.evaluation(values)
             self.board.scalars(

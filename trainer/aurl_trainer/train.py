@@ -38,7 +38,7 @@ from aurl_trainer.curriculum import Curriculum
 from aurl_trainer.data.prepare import prepare
 from aurl_trainer.device import autocast, choose_device, fix_threads, set_tf32
 from aurl_trainer.distributed.ranks import Layout, Ranks
-from aurl_trainer.distributed.sharding import gather_into, local, local_gradients
+from aurl_trainer.distributed.sharding import local, local_gradients
 from aurl_trainer.errors import UserError
 from aurl_trainer.hooks.interface import Evaluation
 from aurl_trainer.hooks.load import Hooks, load_hooks
@@ -55,6 +55,7 @@ from aurl_trainer.monitor.failure import record_failure, run_directory
 from aurl_trainer.monitor.report import RankReporter
 from aurl_trainer.monitor.snapshot import write_json
 from aurl_trainer.monitor.stacks import answer_with_stacks
+from aurl_trainer.musician import Musician
 from aurl_trainer.objective.choice import make_model, make_objective
 from aurl_trainer.objective.objective import Objective
 from aurl_trainer.optim.choice import make_optimizer
@@ -64,7 +65,6 @@ from aurl_trainer.pace import Pace
 from aurl_trainer.randomness import seed_everything
 from aurl_trainer.reporting import TrainingLog
 from aurl_trainer.resume import TrainingState, choose_checkpoint
-from aurl_trainer.sampling.latent import sampler
 from aurl_trainer.stability.guard import UpdateGuard
 from aurl_trainer.stability.rollback import Rollback
 from aurl_trainer.stability.supervisor import Supervisor
@@ -243,6 +243,7 @@ def train(
     reporter.state("Training")
     pace = Pace(objective.network, ranks)
     journal = TrainingLog(config, progress, reporter, board, first=first, utilisation=utilisation)
+    musician = Musician(job, job_dir, data, model, parameters, average, ranks, reporter)
     rollback = Rollback(state, manager, writer, ranks, journal)
     supervisor = Supervisor(config, progress, rollback, ranks, journal)
 
@@ -364,17 +365,21 @@ def train(
                 with average.in_place() if average is not None else nullcontext():
                     if average is not None:
                         ema_loss = objective.evaluate(held_out(), ranks, precision).get("loss")
-                    metrics = data.per_note(measures.get("loss")) | measure(hooks.metrics, seen)
+                    metrics = data.held_out.bits(measures.get("loss")) | measure(hooks.metrics, seen)
                     ranks.after_evaluation(model)
                 if measures:
                     journal.validation(measures.pop("loss"), ema_loss)
                     supervisor.evaluation(progress)
                 journal.metrics(measures | metrics)
+        every = config.evaluation.music.every_steps
+        if every and (step % every == 0 or step == config.steps):
+            with journal.interval.paused(), profile.phase("evaluation"), compilation.paused():
+                journal.metrics(musician.judge(step))
         every = config.sample.every_steps
         if every and step % every == 0 and step < config.steps:
             with journal.interval.paused(), profile.phase("sample"), compilation.paused():
                 try:
-                    sample(model, parameters, average, ranks, reporter, data, job, job_dir, step)
+                    musician.sample(step)
                 except OSError as error:  # a volume that is full stops no training
                     log.error("samples cannot be written", extra={"step": step, "reason": str(error)})
         if supervisor.pending:
@@ -416,7 +421,7 @@ def train(
             raise writer.last.error
     if not interrupted:
         with journal.interval.paused(), profile.phase("sample"), compilation.paused():
-            sample(model, parameters, average, ranks, reporter, data, job, job_dir, progress.step)
+            musician.sample(progress.step)
     board.close()
     if first:
         about = {"step": progress.step, "memory": state.memory}
@@ -482,56 +487,6 @@ def warm_up(
             for parameter in network.parameters():
                 parameter.grad = None
     objective.forget()
-
-
-def whole_model(model: Transformer, weights: Mapping[str, Tensor], *, first: bool) -> Transformer:
-    """Return, on rank 0, a model with all of sharded `weights`; on the host, as a device may be too small."""
-    if not first:
-        gather_into(None, weights)
-        return model
-    whole = Transformer(model.config, model.vocabulary_size)
-    gather_into(dict(whole.named_parameters()), weights)
-    return whole
-
-
-def sample(
-    model: nn.Module,
-    parameters: Mapping[str, Tensor],
-    average: WeightAverage | None,
-    ranks: Ranks,
-    reporter: RankReporter,
-    data: TrainingData,
-    job: JobFile,
-    job_dir: Path,
-    step: int,
-) -> None:
-    """Let rank 0 write music by the model as it is, or by its average, to `samples/` on the volume.
-
-    Touches no weight and no random generator. Every rank must call it: shards come together.
-    """
-    config, first = job.training.sample, ranks.rank == 0
-    if not config.count:
-        return
-    with reporter.phase("sample"):
-        if ranks.sharded:
-            assert isinstance(model, Transformer)  # the configuration shards no other
-            model = whole_model(model, parameters if average is None else average.average, first=first)
-        if not first:
-            return
-        # It draws pictures too: half a second and 40 MB that a rank needs for this only.
-        from aurl_trainer.sampling.api import sample_to_files
-
-        name = job_dir.name
-        with average.in_place() if average is not None else nullcontext():
-            sample_to_files(
-                sampler(model, config.seed),
-                data.vocabulary,
-                config,
-                job_dir / "samples" / f"step-{step:08d}",
-                context_length=job.training.context_length,
-                title=f"{name}, step {step}",
-                origin={"job": name, "step": step, "dataset": data.fingerprint},
-            )
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:

@@ -13,11 +13,42 @@ import numpy as np
 from aurl_trainer.data.config import DatasetConfig
 from aurl_trainer.data.loader import Loader
 from aurl_trainer.data.shards import Dataset
-from aurl_trainer.data.tokenizer import count_notes
+from aurl_trainer.data.tokenizer import decode
 from aurl_trainer.data.vocabulary import Vocabulary
+from aurl_trainer.evaluation.likelihood import seconds_of
 
 MOST_TOKENS: Final = 200_000
-"""Of held-out tokens that notes are counted in when a job begins."""
+"""Of held-out tokens that notes and seconds are counted in when a job begins."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How much music the predicted tokens of the first held-out pieces are."""
+
+    tokens: int
+    notes: int
+    seconds: float
+
+    @classmethod
+    def measure(cls, dataset: Dataset) -> HeldOut:
+        """Decode about MOST_TOKENS tokens of the validation split."""
+        split, vocabulary = dataset.split("validation"), dataset.vocabulary()
+        pieces = max(1, int(np.searchsorted(split.offsets, MOST_TOKENS, side="right")) - 1)
+        starts = split.offsets[: pieces + 1].tolist()
+        music = [
+            decode(split.tokens[begin:end].astype(np.int64), vocabulary)
+            for begin, end in itertools.pairwise(starts)
+        ]
+        tokens = starts[-1] - len(starts) + 1  # the first of each piece is not predicted
+        return cls(tokens, sum(piece.notes for piece in music), sum(map(seconds_of, music)))
+
+    def bits(self, loss: float | None) -> dict[str, float]:
+        """A loss in nats per token as bits per note and per second, for comparing with other encodings."""
+        if loss is None or not self.notes:
+            return {}
+        bits = loss * self.tokens / math.log(2)
+        found = {"bits_per_note": bits / self.notes}
+        return found | {"bits_per_second": bits / self.seconds} if self.seconds > 0 else found
 
 
 @dataclass(frozen=True)
@@ -29,8 +60,9 @@ class TrainingData:
     vocabulary: Vocabulary
     fingerprint: str
     """Fingerprint of the dataset."""
-    validation_tokens_per_note: float | None
-    """Predicted tokens for each note of the first held-out pieces; None where there are no notes."""
+    dataset: Dataset
+    """Where both splits come from."""
+    held_out: HeldOut
 
     @classmethod
     def open(
@@ -47,22 +79,6 @@ class TrainingData:
             validation=Loader(path, "validation", context_length, seed),
             vocabulary=dataset.vocabulary(),
             fingerprint=dataset.fingerprint,
-            validation_tokens_per_note=_tokens_per_note(dataset),
+            dataset=dataset,
+            held_out=HeldOut.measure(dataset),
         )
-
-    def per_note(self, loss: float | None) -> dict[str, float]:
-        """A held-out loss in nats per token as bits per note, which other encodings can be compared by."""
-        if loss is None or self.validation_tokens_per_note is None:
-            return {}
-        return {"bits_per_note": loss * self.validation_tokens_per_note / math.log(2)}
-
-
-def _tokens_per_note(dataset: Dataset) -> float | None:
-    split, vocabulary = dataset.split("validation"), dataset.vocabulary()
-    pieces = max(1, int(np.searchsorted(split.offsets, MOST_TOKENS, side="right")) - 1)
-    starts = split.offsets[: pieces + 1].tolist()
-    notes = sum(
-        count_notes(split.tokens[begin:end].astype(np.int64), vocabulary)
-        for begin, end in itertools.pairwise(starts)
-    )
-    return (starts[-1] - len(starts) + 1) / notes if notes else None

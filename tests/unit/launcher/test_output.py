@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from aurl_trainer.launcher.output import MAX_LINE, ChildOutput
+from launcher.harness import clean_environment
 
 POD = {"AURL_JOB_NAME": "chorales", "AURL_ATTEMPT": "2", "RANK": "7"}
 OURS = json.dumps({"time": "2026-01-01T00:00:00.000Z", "level": "info", "message": "step", "rank": 1})
@@ -74,7 +75,8 @@ def test_a_printed_line_is_one_write_even_unbuffered() -> None:
     """Two ranks that print into one pipe do not tear each other's lines; a datagram is one write."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     code = "from aurl_trainer import logs; logs.setup(); print('plain', 'words'); print('and more')"
+    command = [sys.executable, "-u", "-c", code]
     with ours, theirs:
-        subprocess.run([sys.executable, "-u", "-c", code], stdout=theirs.fileno(), check=True, timeout=60)
+        subprocess.run(command, stdout=theirs.fileno(), env=clean_environment(), check=True, timeout=60)
         ours.setblocking(False)
         assert [ours.recv(4096), ours.recv(4096)] == [b"plain words\n", b"and more\n"]

@@ -65,20 +65,32 @@ def evaluate(
     if latents:
         report["latents"] = latents
     if sampling.count:
-        writer = sampler(model, sampling.seed)
-        corpus = list(_pieces(train, vocabulary, MOST_PIECES))
-        samples = [
-            decode(piece, vocabulary) for piece in generate(writer, vocabulary, sampling, context_length)
-        ]
-        report["samples"] = {
-            "pieces": len(samples),
-            "notes": sum(piece.notes for piece in samples),
-            "distributions": compared(samples, corpus),
-            "memorised": memorised(samples, corpus),
-            "memorisedFloor": memorised(music[:MOST_PIECES], corpus),
-            "grammar": grammar_validity(writer, vocabulary, sampling, context_length),
-        }
+        report["samples"] = judge_samples(
+            sampler(model, sampling.seed), vocabulary, train, held_out, sampling, context_length
+        )
     return report
+
+
+def judge_samples(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    train: Split,
+    held_out: Split,
+    sampling: SamplingConfig,
+    context_length: int,
+) -> dict[str, Any]:
+    """Sample `sampling.count` pieces and hold them against the corpus; also once more without the mask."""
+    corpus = list(_pieces(train, vocabulary, MOST_PIECES))
+    unseen = list(_pieces(held_out, vocabulary, MOST_PIECES))
+    samples = [decode(piece, vocabulary) for piece in generate(model, vocabulary, sampling, context_length)]
+    return {
+        "pieces": len(samples),
+        "notes": sum(piece.notes for piece in samples),
+        "distributions": compared(samples, corpus),
+        "memorised": memorised(samples, corpus),
+        "memorisedFloor": memorised(unseen, corpus),
+        "grammar": grammar_validity(model, vocabulary, sampling, context_length),
+    }
 
 
 def grammar_validity(

@@ -220,8 +220,8 @@ class RankReporter:
         self.publish()
 
     def evaluation(self, values: Mapping[str, float]) -> None:
-        """Report the evaluation metrics of the user's own by name."""
-        self.job.evaluation = dict(values)
+        """Report evaluation metrics by name; those of other names stay as they were last seen."""
+        self.job.evaluation |= values
         self.publish()
 
     def saving(self, step: int) -> None:
