@@ -1,26 +1,54 @@
-"""The page of symptoms knows every reason for which the operator stalls, fails or refuses a job."""
+"""The page of symptoms knows every reason that the operator gives, whatever it gives it for."""
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from aurl_operator import classify
 from cluster.paths import CHECKOUT
 
 PAGE = (CHECKOUT / "docs/troubleshooting.md").read_text()
 SOURCES = sorted((CHECKOUT / "operator/aurl_operator").glob("*.py"))
-#: How reasons stand in the operator's code.
-REASONS = re.compile(
-    r'(?:Obstacle\(|\.fail\(|Acceptance\([^)"]*|Event\("Warning", )\s*"([A-Z][A-Za-z]+)"', re.DOTALL
-)
+#: What is called with a reason among its arguments.
+GIVEN_TO = {
+    "Acceptance", "Aspect", "Decision", "Event", "Failure", "Move", "Obstacle",
+    "_begin_anew", "_failure", "fail", "fail_user", "finish",
+}  # fmt: skip
+REASON = re.compile(r"[A-Z][a-z]+([A-Z][A-Za-z]+)*|OOMKilled")
+#: Arguments of these calls that are words of another kind: kinds of events, states, classes of failures.
+OTHER_WORDS = {"Normal", "Warning", "True", "False", "Infrastructure", "Unknown", "Succeeded", "Failed"}
 
 
-def reasons(path: Path) -> set[str]:
-    """The reasons in one file."""
-    return set(REASONS.findall(path.read_text()))
+def reasons(path: Path) -> Iterator[str]:
+    """The reasons in one file: in calls of GIVEN_TO the literals that look like one."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+        if called not in GIVEN_TO:
+            continue
+        for argument in [*node.args, *(keyword.value for keyword in node.keywords)]:
+            literals = [argument.body, argument.orelse] if isinstance(argument, ast.IfExp) else [argument]
+            for literal in literals:
+                value = literal.value if isinstance(literal, ast.Constant) else None
+                if isinstance(value, str) and REASON.fullmatch(value) and value not in OTHER_WORDS:
+                    yield value
 
 
 def test_every_reason_is_a_symptom() -> None:
-    found = set().union(*map(reasons, SOURCES))
-    assert {"ClaimNotFound", "DeadlineExceeded", "ChangeRefused", "Straggler"} <= found
+    found = {reason for path in SOURCES for reason in reasons(path)}
+    assert {
+        "ClaimNotFound", "DeadlineExceeded", "ChangeRefused", "Straggler", "OOMKilled", "InvalidPod",
+        "BackoffLimitExceeded", "ScaledDown", "Interrupted", "ImageNotATrainer",
+    } <= found  # fmt: skip
     assert [reason for reason in sorted(found) if f"`{reason}`" not in PAGE] == []
+
+
+@pytest.mark.parametrize("name", classify.CLASSES)
+def test_every_class_of_failure_is_told(name: str) -> None:
+    assert f"`{name}`" in PAGE

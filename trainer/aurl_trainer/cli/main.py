@@ -18,7 +18,7 @@ from aurl_trainer.errors import AurlError
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = command_line().parse_args(arguments)
     try:
         return int(options.run(options))
     except AurlError as error:
@@ -32,7 +32,8 @@ def run(arguments: Sequence[str]) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """All commands with their arguments; each sets `run`, a function of the options to the exit code."""
     parser = argparse.ArgumentParser(prog="aurl-trainer", description="Train models of symbolic music.")
     parser.add_argument("--version", action="version", version=f"aurl-trainer {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
