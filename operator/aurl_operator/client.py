@@ -1,13 +1,14 @@
-"""The operator's own requests to the API server, on the HTTP session that kopf logs in with."""
+"""The operator's own requests to the API server: single ones, lists, and streams of events."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import aiohttp
@@ -16,8 +17,11 @@ from aurl_operator.api.base import GROUP, PLURAL, VERSION
 from aurl_operator.reading import dig, integer, text
 
 CONNECTIONS: Final = 32
+PAGE: Final = "500"
 TIMEOUT_SECONDS: Final = 20.0
 TIMEOUT: Final = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS, connect=5)
+#: Of opening a stream; how long it may be silent is the caller's business.
+STREAM: Final = aiohttp.ClientTimeout(total=None, connect=5)
 _PATHS: Final[dict[str, str]] = {
     "Pod": "/api/v1/namespaces/{namespace}/pods",
     "Service": "/api/v1/namespaces/{namespace}/services",
@@ -72,10 +76,6 @@ class Client:
         self._session, self._server = session, server.rstrip("/")
         self.ready.set()
 
-    def closed(self) -> bool:
-        """Whether the session was closed and no login has opened another."""
-        return self._session is not None and self._session.closed
-
     async def request(
         self,
         method: str,
@@ -92,10 +92,7 @@ class Client:
         A namespace of "" lists the whole cluster. Raises ApiError, Unreachable and, for a write by a replica
         that does not lead, NotLeading.
         """
-        path = _PATHS[kind].format(namespace=namespace)
-        if not namespace:
-            path = path.replace("/namespaces//", "/")
-        path += f"/{name}" if name else ""
+        path = _path(kind, namespace) + (f"/{name}" if name else "")
         path += f"/{subresource}" if subresource else ""
         if self._session is None:
             raise Unreachable("not logged in yet")
@@ -120,6 +117,58 @@ class Client:
         except (aiohttp.ClientError, TimeoutError, RuntimeError) as error:
             # RuntimeError is how aiohttp tells that the session was closed (kopf logs in anew).
             raise Unreachable(f"{method} {path}: {type(error).__name__}: {error}") from error
+
+    async def pages(
+        self, kind: str, namespace: str, query: Mapping[str, str] = MappingProxyType({})
+    ) -> AsyncIterator[dict[str, Any]]:
+        """A list of a kind's objects, page by page. Raises what `request` does."""
+        token = ""
+        while True:
+            page = {**query, "limit": PAGE} | ({"continue": token} if token else {})
+            answer = await self.request("GET", kind, namespace, query=page)
+            yield answer
+            token = str(dig(answer, "metadata", "continue") or "")
+            if not token:
+                return
+
+    async def watch(
+        self, kind: str, namespace: str, query: Mapping[str, str], idle_seconds: float
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The events of a stream as they come, until it ends or brings nothing for `idle_seconds`.
+
+        Raises ApiError when it is refused and Unreachable when it breaks.
+        """
+        if self._session is None:
+            raise Unreachable("not logged in yet")
+        path = _path(kind, namespace)
+        rest = b""
+        try:
+            async with asyncio.timeout(idle_seconds):
+                opened = await self._session.get(f"{self._server}{path}", params=query, timeout=STREAM)
+            async with opened as response:
+                if response.status != 200:
+                    await _answer(response)
+                while True:
+                    # aiohttp's own timeout would not notice a session that was closed meanwhile.
+                    async with asyncio.timeout(idle_seconds):
+                        piece = await response.content.readany()
+                    if not piece:
+                        return
+                    *lines, rest = (rest + piece).split(b"\n")
+                    for line in lines:
+                        event = json.loads(line)
+                        if isinstance(event, dict):
+                            yield event
+        except (aiohttp.ClientError, RuntimeError, ValueError) as error:
+            raise Unreachable(f"watch {path}: {type(error).__name__}: {error}") from error
+        except TimeoutError:
+            return
+
+
+def _path(kind: str, namespace: str) -> str:
+    """The URL path of a kind's objects; a namespace of "" means all of them."""
+    path = _PATHS[kind].format(namespace=namespace)
+    return path if namespace else path.replace("/namespaces//", "/")
 
 
 async def _answer(response: aiohttp.ClientResponse) -> dict[str, Any]:

@@ -18,38 +18,69 @@ from aurl_operator.watches import Watches
 SERVICE_ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
-def open_session(
-    settings: kopf.OperatorSettings, client: Client, metrics: Metrics, watches: Watches
-) -> kopf.AiohttpSession:
-    """A session for kopf's watches and the client's requests. Each watch holds a connection.
+class Login:
+    """The two sessions with the API server: kopf's, and the client's.
 
-    Raises kopf.PermanentError where no credentials are found.
+    kopf closes its own whenever its watch ends, and what is being read on it then waits for ever. The
+    client's stays, unless the credentials are others.
     """
-    token_file = None
-    info = None
-    if not os.environ.get("KUBECONFIG"):
-        info = kopf.login_with_service_account(settings=settings)
-    if info is not None:
-        token_file = TokenFile(SERVICE_ACCOUNT_TOKEN)
-        info = dataclasses.replace(info, server=_server_address(info.server), token=None)
-    else:
-        info = kopf.login_with_kubeconfig(settings=settings)
-    if info is None:
-        raise kopf.PermanentError("No credentials: neither a service account nor $KUBECONFIG was found.")
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=CONNECTIONS + len(watches.all()), ssl=info.as_ssl_context()),
-        headers={**info.as_http_headers(), "User-Agent": "aurl-operator"},
-        trace_configs=[_request_counter(metrics, watches)],
-        middlewares=(_authorization(token_file),) if token_file else (),
-        trust_env=False,
-    )
-    client.use(session, info.server)
-    return kopf.AiohttpSession(
-        server=info.server,
-        aiohttp_session=session,
-        default_namespace=info.default_namespace,
-        priority=info.priority,
-    )
+
+    def __init__(self, client: Client, metrics: Metrics, watches: Watches) -> None:
+        self._client, self._metrics, self._watches = client, metrics, watches
+        self._credentials: kopf.ConnectionInfo | None = None
+        self._ours: aiohttp.ClientSession | None = None
+        self._kopfs: aiohttp.ClientSession | None = None
+
+    async def log_in(self, settings: kopf.OperatorSettings) -> kopf.AiohttpSession:
+        """Give kopf a session, and the client one. Raises kopf.PermanentError without credentials."""
+        token_file = None
+        info = None
+        if not os.environ.get("KUBECONFIG"):
+            info = kopf.login_with_service_account(settings=settings)
+        if info is not None:
+            token_file = TokenFile(SERVICE_ACCOUNT_TOKEN)
+            info = dataclasses.replace(info, server=_server_address(info.server), token=None)
+        else:
+            info = kopf.login_with_kubeconfig(settings=settings)
+        if info is None:
+            raise kopf.PermanentError("No credentials: neither a service account nor $KUBECONFIG was found.")
+        if self._ours is None or info != self._credentials:
+            # Each watch holds a connection.
+            before, self._ours = (
+                self._ours,
+                self._session(info, token_file, CONNECTIONS + len(self._watches.all())),
+            )
+            self._credentials = info
+            self._client.use(self._ours, info.server)
+            if before is not None:
+                await before.close()
+        self._kopfs = self._session(info, token_file, CONNECTIONS)
+        return kopf.AiohttpSession(
+            server=info.server,
+            aiohttp_session=self._kopfs,
+            default_namespace=info.default_namespace,
+            priority=info.priority,
+        )
+
+    def closed(self) -> bool:
+        """Whether kopf's session was closed and it has not logged in again."""
+        return self._kopfs is not None and self._kopfs.closed
+
+    async def close(self) -> None:
+        """End the client's session."""
+        if self._ours is not None:
+            await self._ours.close()
+
+    def _session(
+        self, info: kopf.ConnectionInfo, token_file: TokenFile | None, connections: int
+    ) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=connections, ssl=info.as_ssl_context()),
+            headers={**info.as_http_headers(), "User-Agent": "aurl-operator"},
+            trace_configs=[_request_counter(self._metrics, self._watches)],
+            middlewares=(_authorization(token_file),) if token_file else (),
+            trust_env=False,
+        )
 
 
 def _server_address(fallback: str) -> str:

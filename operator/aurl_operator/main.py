@@ -1,4 +1,4 @@
-"""Starts the operator: settings, logging, the HTTP server, the leadership, the resync, and kopf's watches."""
+"""Starts the operator: settings, logging, the HTTP server, the leadership, the resync, and the watches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import kopf
@@ -19,12 +21,14 @@ from aurl_operator.admission import Admission
 from aurl_operator.api.base import PLURAL
 from aurl_operator.cache import Cache
 from aurl_operator.certificate import ServerCertificate
+from aurl_operator.childwatch import CHILDREN, ChildWatch
 from aurl_operator.client import ApiError, Client, Unreachable
-from aurl_operator.handlers import CHILDREN, register
+from aurl_operator.handlers import register
 from aurl_operator.health import Health
 from aurl_operator.http_server import serve
 from aurl_operator.leadership import Leadership, Term
 from aurl_operator.lease import Election, LeaseName
+from aurl_operator.login import Login
 from aurl_operator.logs import set_up_logging
 from aurl_operator.metrics import Metrics
 from aurl_operator.resync import Resync
@@ -98,18 +102,27 @@ async def run(settings: Settings, check_config: ConfigCheck) -> None:
         answers,
         election,
     )
+
+    def heard(resource: str, namespace: str) -> None:
+        metrics.watch_last_event.labels(resource).set(time.time())
+        watches.heard(resource, namespace)
+
+    children = [
+        ChildWatch(
+            client, cache, kind, namespace,
+            idle_seconds=settings.watch_idle_seconds,
+            heard=partial(heard, CHILDREN[kind][1]),
+            enqueue=leadership.enqueue,
+        )
+        for kind in kinds
+        for namespace in settings.namespaces or ("",)
+    ]  # fmt: skip
     registry = kopf.OperatorRegistry()
-    register(
-        registry,
-        client=client,
-        cache=cache,
-        metrics=metrics,
-        leadership=leadership,
-        kinds=kinds,
-        watches=watches,
-    )
+    session = Login(client, metrics, watches)
+    register(registry, session=session, cache=cache, leadership=leadership, heard=heard)
     servers = [await serve(settings.http_port, metrics, health)]
     jobs: list[Coroutine[Any, Any, object]] = [stop.wait(), resync.run(), health.run(), leadership.run()]
+    jobs += [child.run() for child in children]
     if settings.webhook_certificates is not None:
         # A replica that waits answers as well: it sees the same cluster.
         certificate = ServerCertificate(settings.webhook_certificates)
@@ -117,17 +130,17 @@ async def run(settings: Settings, check_config: ConfigCheck) -> None:
         servers.append(await serve_webhook(settings.webhook_port, certificate, admission, metrics))
         jobs.append(certificate.run())
     log.info("operator %s started", __version__)
-    watching = asyncio.create_task(watch(registry, settings, lambda: _stop_at_signals(stop), client.closed))
+    watching = asyncio.create_task(watch(registry, settings, lambda: _stop_at_signals(stop), session.closed))
     tasks = [asyncio.create_task(job) for job in jobs]
     # Everything runs for ever: the first task that ends, by a signal or by a mistake, ends the rest.
     ended, _ = await asyncio.wait([watching, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    # The session belongs to kopf, which therefore goes last.
     await leadership.resign()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
+    await session.close()
     for server in servers:
         await server.cleanup()
     for task in ended:

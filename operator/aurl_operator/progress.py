@@ -18,6 +18,9 @@ from aurl_operator.progress_report import ProgressReport
 from aurl_operator.queue import Key
 
 CONCURRENCY: Final = 32
+#: Progress without news that all jobs together write into their statuses, per second, to spare the API
+#: server: from some hundred running jobs on it is read more often than written. News never waits.
+WRITES_PER_SECOND: Final = 20
 LARGEST_BODY: Final = 64 * 1024
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=3, connect=2)
 
@@ -74,7 +77,8 @@ class Poller:
                 continue
             delay = self._interval
             before = self._reports.get(key)
-            self._reports[key] = ProgressReport(body, target.attempt, datetime.now(UTC))
+            share = len(self._tasks) / WRITES_PER_SECOND
+            self._reports[key] = ProgressReport(body, target.attempt, datetime.now(UTC), share)
             if before is None or before.body != body:
                 self._on_report(key)
 

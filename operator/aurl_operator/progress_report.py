@@ -23,6 +23,8 @@ class ProgressReport:
     body: Mapping[str, Any]
     attempt: int
     read_at: datetime
+    write_interval: float = 0.0
+    """Seconds that what is no news may wait for the status: of very many jobs not each poll is written."""
 
 
 def read_progress(body: Mapping[str, Any], before: Progress | None, now: datetime) -> Progress | None:
@@ -110,13 +112,13 @@ def dataset_sentence(dataset: Dataset) -> str:
 
 
 def take_poll(status: JobStatus, report: ProgressReport | None, now: datetime, interval: float) -> JobStatus:
-    """The status with what the last poll told; not more often than every `interval` seconds without news."""
+    """The status with what the last poll told; without news not more often than the intervals say."""
     if report is None:
         return status
     checkpoint = read_checkpoint(report.body, status.last_checkpoint)
     fresh, known = read_progress(report.body, status.progress, report.read_at), status.progress
     seen = known.last_updated_time if known else None
-    due = seen is None or (now - seen).total_seconds() >= 0.8 * interval
+    due = seen is None or (now - seen).total_seconds() >= 0.8 * max(interval, report.write_interval)
     began = fresh is not None and fresh.first_step_time is not None and not (known and known.first_step_time)
     if checkpoint == status.last_checkpoint and not due and not began:
         return status

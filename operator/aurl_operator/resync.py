@@ -17,7 +17,6 @@ from aurl_operator.reading import dig, items, text
 
 log = logging.getLogger(__name__)
 
-PAGE: Final = "500"
 _RETRY_SECONDS: Final = 5.0
 
 
@@ -95,15 +94,9 @@ class Resync:
         """All objects of a kind by UID, page by page."""
         found: dict[str, Mapping[str, Any]] = {}
         for namespace in self._namespaces:
-            token = ""
-            while True:
-                page = {**query, "limit": PAGE} | ({"continue": token} if token else {})
-                answer = await self._client.request("GET", kind, namespace, query=page)
-                for obj in items(answer.get("items")):
+            async for page in self._client.pages(kind, namespace, query):
+                for obj in items(page.get("items")):
                     found[text(dig(obj, "metadata", "uid"))] = obj
-                token = str(dig(answer, "metadata", "continue") or "")
-                if not token:
-                    break
         return found
 
     async def _vanished(

@@ -10,8 +10,6 @@ from typing import Any, Final
 
 import kopf
 
-from aurl_operator.handlers import CHILDREN
-from aurl_operator.names import CHILD_SELECTOR
 from aurl_operator.settings import Settings
 from aurl_operator.stateless import NoDiffBase, NoProgress
 
@@ -44,8 +42,6 @@ def configure(settings: kopf.OperatorSettings, watch_idle_seconds: float) -> Non
     settings.watching.connect_timeout = 5
     settings.watching.inactivity_timeout = watch_idle_seconds
     settings.watching.reconnect_backoff = 1
-    for group, plural in CHILDREN.values():
-        settings.watching.label_selectors[group, "v1", plural] = CHILD_SELECTOR
     settings.networking.request_timeout = 20
     settings.networking.error_backoffs = EndlessBackoff()
     settings.queueing.idle_timeout = 1

@@ -20,6 +20,13 @@ from cluster.control_plane import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINER_IMAGE = "registry.test/aurl-trainer:test"
+#: `python -m aurl_operator` without the package `kubernetes` (13 MB): kopf imports it; the image has none.
+AS_IN_THE_IMAGE = """
+import sys
+sys.modules["kubernetes"] = None
+from aurl_operator.main import main
+sys.exit(main())
+"""
 
 
 class OperatorProcess:
@@ -61,7 +68,7 @@ class OperatorProcess:
             "AURL_PROGRESS_INTERVAL_SECONDS": "0.5",
         }
         self._stream = self._log.open("ab")
-        command = [sys.executable, "-m", "aurl_operator", "--http-port", str(self.port), *self._flags]
+        command = [sys.executable, "-c", AS_IN_THE_IMAGE, "--http-port", str(self.port), *self._flags]
         began = time.monotonic()
         self._process = subprocess.Popen(command, env=environment, stdout=self._stream, stderr=self._stream)
         if wait:

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.api
 OUTAGE = float(os.environ.get("AURL_TEST_OUTAGE_SECONDS", "6"))
 RESYNC, IDLE = "4", "2"
 PODS_WATCH = "/api/v1/pods?watch=true"
+JOBS_WATCH = "/aurltrainingjobs?watch=true"
 
 
 @pytest.fixture(scope="module")
@@ -148,13 +149,21 @@ def test_a_deletion_in_a_gap_of_the_watch_is_noticed_by_the_resync(
     assert ground.status("gap")["restarts"]["byClass"] == {"Infrastructure": 1}
 
 
+@pytest.mark.parametrize(
+    ("watch", "told"),
+    [
+        (PODS_WATCH, "the watch of pods ended and begins anew"),
+        (JOBS_WATCH, "the watches ended and begin anew"),
+    ],
+    ids=["pods", "jobs"],
+)
 def test_an_error_within_a_watch_does_not_end_the_operator(
-    ground: Playground, proxy: FaultProxy, operator: OperatorProcess
+    watch: str, told: str, ground: Playground, proxy: FaultProxy, operator: OperatorProcess
 ) -> None:
-    wait_for("the watch of pods", lambda: proxy.watches(PODS_WATCH))
+    wait_for("the watch", lambda: proxy.watches(watch))
     broken = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "etcd", "code": 500}
-    proxy.tell(PODS_WATCH, {"type": "ERROR", "object": broken})
-    wait_for("the watches to end", lambda: "begin anew" in operator.log())
+    proxy.tell(watch, {"type": "ERROR", "object": broken})
+    wait_for("the watch to end", lambda: told in operator.log())
     ground.create_job("anew")
     brought_up(ground, "anew")
 

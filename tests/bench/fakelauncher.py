@@ -13,14 +13,22 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 STEPS = 1_000_000
+STEPS_PER_SECOND = 10
+CHECKPOINT_EVERY = 3000
 BEGAN = time.time()
+
+
+def told(seconds: float) -> str:
+    """Epoch seconds as a launcher tells them."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 async def progress(_: web.Request) -> web.Response:
     """What a launcher tells of a job that trains, at full length."""
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    step = int((time.time() - BEGAN) * 10) + 1
-    saved = step - step % 100
+    now = told(time.time())
+    step = int((time.time() - BEGAN) * STEPS_PER_SECOND) + 1
+    saved = step - step % CHECKPOINT_EVERY
+    saved_at = BEGAN + saved / STEPS_PER_SECOND
     return web.json_response(
         {
             "attempt": 0,
@@ -35,9 +43,13 @@ async def progress(_: web.Request) -> web.Response:
             "tokensPerSecond": 84_000.0 + step % 100,
             "samplesPerSecond": 1_300.0,
             "computeSeconds": {"0": 0.1, "1": 0.1},
-            "lastCheckpoint": {"step": saved, "path": f"x/checkpoints/step-{saved:08d}", "time": now},
-            "startedAt": datetime.fromtimestamp(BEGAN, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "firstStepAt": datetime.fromtimestamp(BEGAN, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "lastCheckpoint": {
+                "step": saved,
+                "path": f"x/checkpoints/step-{saved:08d}",
+                "time": told(saved_at),
+            },
+            "startedAt": told(BEGAN),
+            "firstStepAt": told(BEGAN),
             "updatedAt": now,
             "heartbeatAgeSeconds": 0.1,
             "events": [],

@@ -58,7 +58,7 @@ class ControlPlane:
     binaries: Path
     pki: Pki
     address: str = "127.0.0.1"
-    service_cidr: str = "10.96.0.0/24"
+    service_cidr: str = "10.96.0.0/16"
     ports: Ports = field(default_factory=Ports)
     enter: Sequence[str | Path] = ()
     cgroup: Path | None = None

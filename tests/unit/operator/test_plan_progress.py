@@ -96,3 +96,24 @@ def test_progress_is_taken_from_this_attempt_only_and_only_if_it_makes_sense() -
     world.report = ProgressReport({"step": 500, "totalSteps": 400}, 0, world.now)
     world.settle()
     assert world.status["progress"]["step"] == 100
+
+
+def test_of_very_many_jobs_not_every_poll_is_written_but_news_is() -> None:
+    """What waits is only the progress itself; a checkpoint is written at once."""
+    world = running()
+    world.report = ProgressReport({"step": 1, "totalSteps": 400}, 0, NOW, write_interval=50)
+    world.settle()
+    steps = []
+    for seconds in (10, 20, 30, 40, 50):
+        world.now = after(seconds)
+        body: dict[str, Any] = {"step": seconds, "totalSteps": 400}
+        if seconds == 20:
+            body["lastCheckpoint"] = {"step": 15, "path": "p", "time": "2026-01-01T12:00:20Z"}
+        world.report = ProgressReport(body, 0, world.now, write_interval=50)
+        world.settle()
+        steps.append(world.status["progress"]["step"])
+    assert steps == [1, 20, 20, 20, 20]
+    world.now = after(61)
+    world.report = ProgressReport({"step": 61, "totalSteps": 400}, 0, world.now, write_interval=50)
+    world.settle()
+    assert world.status["progress"]["step"] == 61
