@@ -14,7 +14,9 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
+from typing import Any
 
 WHEELS = Path("/wheels")
 
@@ -38,15 +40,23 @@ PRUNED = (
 # What a training run does not import: half of all code. It stays, as source.
 NOT_COMPILED = re.compile(
     r"site-packages/(torch/(_inductor|onnx|testing/_internal)|sympy|networkx|setuptools)/"
+    r"|/python3[.0-9]*/(test|idlelib|lib2to3|tkinter|turtledemo|ensurepip|dist-packages)/"
 )
+
+QUIETLY: dict[str, Any] = {
+    "quiet": 2,
+    "force": True,
+    "invalidation_mode": py_compile.PycInvalidationMode.UNCHECKED_HASH,
+}
 
 
 def main(argv: list[str]) -> None:
     """Do what the first word says."""
     what, venv = argv[0], Path(argv[1])
     if os.environ.get("PYTHONHASHSEED") != "0":
-        # The order of a set's elements stands in bytecode.
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
+        # The order of a set's elements stands in bytecode; and no bytecode but what is compiled below.
+        fixed = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **fixed})
     python = venv / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", venv], check=True)
     if what == "dependencies":
@@ -54,6 +64,8 @@ def main(argv: list[str]) -> None:
         check_variant(venv, os.environ.get("VARIANT", ""))
         prune(venv)
         compile_all(venv)
+        # The base may hold the standard library as source only.
+        compileall.compile_dir(sysconfig.get_path("stdlib"), rx=NOT_COMPILED, **QUIETLY)
     elif what == "package":
         # --root alone leaves the paths inside of the files as they will be.
         root = Path(argv[3])
@@ -108,14 +120,11 @@ def compile_all(venv: Path, stripped: str | None = None) -> None:
 
     Unchecked: neither the time stamp nor the source is looked at, so copies and layers cannot outdate it.
     """
-    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
     for package in sorted(venv.glob("lib/python3*/site-packages/*")):
         if package.is_dir():
-            compileall.compile_dir(
-                package, rx=NOT_COMPILED, quiet=2, workers=0, invalidation_mode=mode, stripdir=stripped
-            )
+            compileall.compile_dir(package, rx=NOT_COMPILED, stripdir=stripped, **QUIETLY)
         elif package.suffix == ".py":
-            compileall.compile_file(package, quiet=2, invalidation_mode=mode, stripdir=stripped)
+            compileall.compile_file(package, stripdir=stripped, **QUIETLY)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,19 @@ def rollback(
     )
 
 
+def test(cluster_kubeconfig: Path, release: str, namespace: str, wait_seconds: int = 120) -> str:
+    """Run the release's own tests and return what their pods have logged; raises when one fails."""
+    logs = _call(
+        "test",
+        release,
+        timeout=wait_seconds + 60,
+        kubeconfig=str(cluster_kubeconfig),
+        namespace=namespace,
+        wait_seconds=wait_seconds,
+    )
+    return str(logs)
+
+
 def would_install(
     cluster_kubeconfig: Path, chart: Path, namespace: str, many: dict[str, Values]
 ) -> dict[str, str]:
@@ -185,6 +198,14 @@ def _rollback(arguments: Values) -> None:
     config.rollback(arguments["release"], version=arguments["revision"], timeout=timeout, wait="legacy")
 
 
+def _test(arguments: Values) -> str:
+    from helm_python import Config
+
+    config = Config(kubeconfig_path=arguments["kubeconfig"], namespace=arguments["namespace"])
+    done = config.test(arguments["release"], timeout=arguments["wait_seconds"], logs=True)
+    return str(done["logs"])
+
+
 def _would_install(arguments: Values) -> dict[str, str]:
     from helm_python import Chart, Config
 
@@ -220,6 +241,7 @@ def _render(arguments: Values) -> str:
 _ACTIONS: dict[str, Callable[[Values], Any]] = {
     "install": _install,
     "rollback": _rollback,
+    "test": _test,
     "would_install": _would_install,
     "uninstall": _uninstall,
     "lint": _lint,

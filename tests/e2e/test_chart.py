@@ -1,0 +1,17 @@
+"""The chart's own test on the real cluster: `helm test` as an administrator runs it after an install."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster import helm
+from cluster.provider import Cluster
+from demo.install import NAMESPACE, RELEASE
+from demo.kube import Kube
+
+pytestmark = pytest.mark.cluster
+
+
+def test_helm_test_asks_the_operator_whether_it_is_ready(cluster: Cluster, kube: Kube) -> None:
+    said = helm.test(cluster.kubeconfig, RELEASE, NAMESPACE)
+    assert "/readyz 200" in said
