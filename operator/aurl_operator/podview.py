@@ -67,6 +67,15 @@ class PodView:
         """Whether the pod has ended, one way or the other."""
         return self.phase in ("Succeeded", "Failed")
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of the pod runs any more, and its kubelet has said so.
+
+        The phase alone does not tell: a pod that is being evicted has failed while it still runs. Nor does a
+        container that ended: another may run. A container that ended without a time is the kubelet's guess.
+        """
+        return self.over and self.terminated is not None and self.terminated.finished is not None
+
 
 def pod_view(pod: Mapping[str, Any]) -> PodView | None:
     """Read a pod, or None where its labels do not tell which member of which attempt it is."""

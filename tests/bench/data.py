@@ -9,14 +9,17 @@ import argparse
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from symusic import Score
 
 from aurl_trainer.data.config import AugmentationConfig, DatasetConfig, TokenizerConfig
 from aurl_trainer.data.loader import Loader
@@ -26,10 +29,13 @@ from aurl_trainer.data.prepare import prepare
 from aurl_trainer.data.shards import TOKEN_TYPE
 from aurl_trainer.data.tokenizer import encode
 from aurl_trainer.data.vocabulary import Vocabulary
+from aurl_trainer.launcher.processes import descendants
 from bench import result
 from bench.stopwatch import best_of
 
 NOTES = 1700
+PIECES = 500
+"""That are composed; a larger corpus has them in several keys."""
 CONTEXT, BATCH = 2048, 16
 AUGMENTED = AugmentationConfig(transpose_semitones=6, stretch=0.1, velocity=12)
 
@@ -73,35 +79,84 @@ def one_core(files: list[bytes], repeats: int) -> dict[str, Any]:
     }
 
 
-def preparation(root: Path, counts: list[int], workers: int) -> list[dict[str, Any]]:
-    """Whole preparations of so many files, each in a process of its own, with its peak memory."""
-    found = []
-    for count in counts:
-        code = (
-            "import sys; sys.path.insert(0, 'tests')\n"
-            "from bench.data import prepare_and_tell\n"
-            f"prepare_and_tell({str(root)!r}, {count}, {workers})"
-        )
-        answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-        found.append(json.loads(answer.stdout.splitlines()[-1]))
+def corpus(directory: Path, files: list[bytes], count: int) -> None:
+    """Write `count` files that differ: each piece in several keys, which is faster than composing more."""
+    directory.mkdir(parents=True)
+    keys = -(-count // len(files))
+    for number in range(count):
+        score: Any = Score.from_midi(files[number // keys])
+        for track in score.tracks:
+            track.shift_pitch(number % keys, inplace=True)
+        (directory / f"{number:06}.mid").write_bytes(score.dumps_midi())
+
+
+def preparation(root: Path, count: int, workers: int, number: int = 0) -> dict[str, Any]:
+    """A whole preparation of so many files, in a process of its own, with its peak memory."""
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from bench.data import prepare_and_tell\n"
+        "if __name__ == '__main__':\n"
+        f"    prepare_and_tell({str(root)!r}, {count}, {workers}, {number})"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
     return found
 
 
-def prepare_and_tell(root: str, count: int, workers: int) -> None:
-    """Prepare the first `count` files below `root` and print speed and memory as JSON."""
+def scaling(root: Path, count: int, workers: int, repeats: int) -> dict[str, Any]:
+    """The same preparation with one worker and with several, turn about: medians, and the pairs' ratio."""
+    pairs = [
+        (preparation(root, count, 1, number), preparation(root, count, workers, number))
+        for number in range(1, repeats + 1)
+    ]
+    rates = [[each["files_per_second"] for each in pair] for pair in pairs]
+    return {
+        "files": count,
+        "workers": workers,
+        "files_per_second_one_worker": statistics.median(one for one, _ in rates),
+        "files_per_second": statistics.median(many for _, many in rates),
+        "ratio_to_one_worker": round(statistics.median(many / one for one, many in rates), 2),
+        "all_files_per_second": rates,
+        "peak_rss_mib": max(many["peak_rss_mib"] for _, many in pairs),
+        "peak_rss_mib_of_all_processes": max(many["peak_rss_mib_of_all_processes"] for _, many in pairs),
+    }
+
+
+def prepare_and_tell(root: str, count: int, workers: int, number: int) -> None:
+    """Prepare the files of a corpus below `root` and print speed and memory as JSON."""
     config = DatasetConfig.model_validate(
         {"source": {"directory": {"path": "midi", "pattern": f"{count}/*"}}, "workers": workers}
     )
+    ended, most = threading.Event(), [0.0]
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            most[0] = max(most[0], sum(map(_resident_mib, [os.getpid(), *descendants()])))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     begin = time.perf_counter()
-    prepared = prepare(config, Path(root) / f"job-{count}-{workers}", Path(root), lambda *_: None)
+    prepared = prepare(config, Path(root) / f"job-{count}-{workers}-{number}", Path(root), lambda *_: None)
     seconds = time.perf_counter() - begin
+    ended.set()
+    watcher.join()
     figures = {
         "files": prepared.files,
         "workers": workers,
         "files_per_second": round(prepared.files / seconds, 1),
         "peak_rss_mib": round(_memory_mib("VmHWM"), 1),
+        "peak_rss_mib_of_all_processes": round(most[0], 1),
     }
     print(json.dumps(figures))
+
+
+def _resident_mib(pid: int) -> float:
+    """The resident memory of a process; 0 when it is gone."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def loading(dataset: Path, seconds: float) -> dict[str, Any]:
@@ -155,7 +210,7 @@ def _memory_mib(name: str) -> float:
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=1000)
+    parser.add_argument("--files", type=int, default=4000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--stream-mib", type=int, default=1024)
     options = parser.parse_args()
@@ -163,17 +218,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         counts = [options.files // 4, options.files]
-        files = [piece(seed) for seed in range(options.files)]
+        files = [piece(seed) for seed in range(min(options.files, PIECES))]
         for count in counts:
-            (root / f"midi/{count}").mkdir(parents=True)
-            for number, content in enumerate(files[:count]):
-                (root / f"midi/{count}/{number:06}.mid").write_bytes(content)
+            corpus(root / f"midi/{count}", files, count)
         results["tokenizer"] = one_core(files[:200], options.repeats)
+        results["preparation"] = [preparation(root, count, 1) for count in counts]
         cpus = os.cpu_count() or 1
-        results["preparation"] = preparation(root, counts, 1)
         if cpus > 1:
-            results["preparation"] += preparation(root, counts[-1:], cpus)
-        dataset = next((root / f"job-{options.files}-1/dataset").iterdir())
+            results["scaling"] = scaling(root, options.files, cpus, options.repeats)
+        dataset = next((root / f"job-{options.files}-1-0/dataset").iterdir())
         results["loader"] = loading(dataset, 3.0)
         results["streaming"] = streaming(root, options.stream_mib)
     print(json.dumps(results, indent=2))

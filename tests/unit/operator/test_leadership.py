@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from collections.abc import AsyncIterator
+from typing import cast
 
 from aurl_operator.cache import Cache
 from aurl_operator.client import Client
@@ -20,11 +21,11 @@ class FakeClient:
         self.ready = asyncio.Event()
         self.ready.set()
 
-    async def request(self, method: str, kind: str, namespace: str, name: str = "", **_: Any) -> Object:
+    async def pages(self, kind: str, namespace: str, query: object) -> AsyncIterator[Object]:
         items = [make_job("one"), make_job("two")]
         for number, job in enumerate(items):
             job["metadata"]["uid"] = f"uid-{number}"
-        return {"items": items}
+        yield {"items": items}
 
 
 class FakeTerm:

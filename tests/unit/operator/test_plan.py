@@ -251,6 +251,27 @@ def test_a_pod_whose_node_is_lost_is_given_up_in_the_end() -> None:
 
 
 @pytest.mark.parametrize(
+    ("phase", "ended", "removed"),
+    [("Running", False, False), ("Failed", False, False), ("Running", True, False), ("Failed", True, True)],
+    ids=["runs", "evicted and still running", "a container beside it runs", "has ended"],
+)
+def test_a_pod_that_has_ended_is_removed_without_waiting_for_the_kubelet(
+    phase: str, ended: bool, removed: bool
+) -> None:
+    world = running()
+    del world.pods["bach-0-1"]
+    world.settle()
+    survivor = world.pods["bach-0-0"]
+    assert "deletionTimestamp" in survivor["metadata"]
+    if ended:
+        world.fail("bach-0-0", 143)
+    survivor["status"]["phase"] = phase
+    world.settle()
+    assert ("bach-0-0" not in world.pods) == removed
+    assert ({"bach-1-0", "bach-1-1"} <= set(world.pods)) == removed
+
+
+@pytest.mark.parametrize(
     ("policy", "left"),
     [
         ("None", {"bach-prepare-0", "bach-0-0", "bach-0-1"}),

@@ -17,7 +17,10 @@ from aurl_trainer.data.shards import TOKEN_TYPE
 from aurl_trainer.data.sources import SourceFile
 from aurl_trainer.data.vocabulary import Vocabulary
 
-CHUNK: Final = 8
+CHUNK, LARGEST_CHUNK = 8, 64
+"""Files that a worker is given at once; more where there are many, as handing them over costs as well."""
+SHARES: Final = 16
+"""Chunks that each worker is to get at least, so that all end at about the same time."""
 AHEAD: Final = 4
 """Chunks per worker that may wait to be taken: bounds the memory whatever the number of files."""
 
@@ -37,16 +40,16 @@ def tokenize_files(
     files: Sequence[SourceFile], config: TokenizerConfig, workers: int
 ) -> Iterator[tuple[str, Outcome]]:
     """Yield (name, outcome) for each file, in the order of `files`; holds a few at a time."""
-    done = 0
+    done, size = 0, min(LARGEST_CHUNK, max(CHUNK, len(files) // (SHARES * workers)))
     while done < len(files):
-        pool = _pool(config, min(workers, -(-(len(files) - done) // CHUNK)))
+        pool = _pool(config, min(workers, -(-(len(files) - done) // size)))
         try:
-            for names, outcomes in _in_order(pool, files, done, AHEAD * workers):
+            for names, outcomes in _in_order(pool, files, done, size, AHEAD * workers):
                 yield from zip(names, outcomes, strict=True)
                 done += len(names)
         except BrokenProcessPool:
             # A process died; which file did it shows when they are read one after the other.
-            chunk = files[done : done + CHUNK]
+            chunk = files[done : done + size]
             yield from _one_by_one(chunk, config)
             done += len(chunk)
         finally:
@@ -54,11 +57,11 @@ def tokenize_files(
 
 
 def _in_order(
-    pool: ProcessPoolExecutor, files: Sequence[SourceFile], begin: int, ahead: int
+    pool: ProcessPoolExecutor, files: Sequence[SourceFile], begin: int, size: int, ahead: int
 ) -> Iterator[tuple[list[str], list[Outcome]]]:
     waiting: deque[tuple[list[str], Future[list[Outcome]]]] = deque()
-    for start in range(begin, len(files), CHUNK):
-        chunk = files[start : start + CHUNK]
+    for start in range(begin, len(files), size):
+        chunk = files[start : start + size]
         waiting.append(([file.name for file in chunk], pool.submit(_tokenize, chunk)))
         if len(waiting) >= ahead:
             names, outcomes = waiting.popleft()
