@@ -87,8 +87,12 @@ class Reconciler:
             else:
                 job, unwritten = {**job, "status": _dump(status)}, True
             changed = await self._act(who, decided, refused_before)
-            if not changed:
+            # What is written first is what makes the next step possible, and nobody else would call for that:
+            # the write is no news to the watch.
+            if not changed and not decided.status_first:
                 break
+        else:
+            wake = 0.0  # more may be left to do
         if status is not None and unwritten:
             await self._write(key, who, job, status, events)
         if status is not None and is_finished(status):

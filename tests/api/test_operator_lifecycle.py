@@ -107,6 +107,16 @@ def test_a_deleted_worker_does_not_consume_the_backoff_limit(ground: Playground)
     assert ground.condition("struck", "DatasetReady")["status"] == "True"
 
 
+def test_the_only_worker_vanishes_again_and_again(ground: Playground) -> None:
+    """One event is all that is heard of it: nobody else would have the job looked at again."""
+    ground.create_job("alone", numNodes=1)
+    ground.prepare("alone")
+    for attempt in (0, 1):
+        ground.train("alone", nodes=1, attempt=attempt)
+        ground.delete("pods", f"alone-{attempt}-0")
+        ground.wait_pods("alone", f"alone-{attempt + 1}-0")
+
+
 def test_time_to_live(ground: Playground) -> None:
     ground.create_job("brief", runPolicy__ttlSecondsAfterFinished=1, numNodes=1)
     ground.prepare("brief")

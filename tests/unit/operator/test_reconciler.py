@@ -1,0 +1,90 @@
+"""One reconciliation does all that can be done now, as if no event would ever follow.
+
+On a real API server the order of answers and events cannot be chosen, and most of the time some event does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from typing import Any, cast
+
+import pytest
+
+from aurl_operator.cache import Cache
+from aurl_operator.client import ApiError, Client
+from aurl_operator.events import Recorder
+from aurl_operator.metrics import Metrics
+from aurl_operator.progress import Poller
+from aurl_operator.reconciler import Reconciler
+from unit.operator.builders import OPTIONS, Object, World, make_job, running
+
+
+class Server:
+    """What the API server would answer, and what it was asked to make."""
+
+    def __init__(self, job: Object) -> None:
+        self.job = job
+        self.made: list[str] = []
+        self._version = 100
+
+    async def request(
+        self, method: str, kind: str, namespace: str, name: str = "", *, body: Any = None, **_: Any
+    ) -> Object:
+        self._version += 1
+        if (method, kind) == ("PATCH", "Job"):
+            status = {**self.job.get("status", {}), **body["status"]}
+            self.job["status"] = {key: value for key, value in status.items() if value is not None}
+            self.job["metadata"]["resourceVersion"] = str(self._version)
+            return copy.deepcopy(self.job)
+        if method == "POST" and kind != "Event":
+            made = copy.deepcopy(dict(body))
+            made["metadata"] |= {"uid": f"made-{self._version}", "resourceVersion": str(self._version)}
+            if kind == "Service":
+                made["spec"]["clusterIP"] = "10.0.0.9"
+            self.made.append(made["metadata"]["name"])
+            return made
+        if (method, kind) == ("GET", "PersistentVolumeClaim"):
+            return {"metadata": {"name": name, "uid": "claim"}, "status": {"phase": "Bound"}}
+        raise ApiError(404, f"{method} {kind} {name}")
+
+
+def reconciled(world: World) -> list[str]:
+    """The names of what is made when a job is reconciled; only what the operator does itself is ever seen."""
+
+    async def scenario() -> list[str]:
+        server, cache = Server(world.job), Cache()
+        client = cast(Client, server)
+        metrics = Metrics(tuple, lambda: 0.0, lambda: 0.0, lambda: True)
+        poller = Poller(5.0, lambda key: None)
+        reconciler = Reconciler(client, cache, poller, Recorder(client), metrics, OPTIONS, lambda: world.now)
+        key = cache.put_job(world.job)
+        assert key is not None
+        for kind, obj in (
+            ("ConfigMap", world.config_map),
+            ("Service", world.service),
+            ("NetworkPolicy", world.network_policy),
+            ("PersistentVolumeClaim", world.claim),
+            *(("Pod", pod) for pod in world.pods.values()),
+        ):
+            if obj is not None:
+                cache.put_child(cast(Any, kind), obj)
+        await reconciler.reconcile(key)
+        await poller.close()
+        return server.made
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_gang_that_has_vanished_is_replaced_at_once(nodes: int) -> None:
+    world = running(make_job(numNodes=nodes))
+    for index in range(nodes):
+        del world.pods[f"bach-0-{index}"]
+    assert reconciled(world) == [f"bach-1-{index}" for index in range(nodes)]
+
+
+def test_a_new_job_gets_all_that_it_needs_at_once() -> None:
+    made = reconciled(World(make_job()))
+    assert set(made) >= {"bach-config", "bach-rdzv", "bach-prepare-0"}
+    assert made[-1] == "bach-prepare-0"
