@@ -200,7 +200,7 @@ def test_a_file_that_kills_its_reader_is_named_and_the_others_are_read(volume: P
     music = volume / "music" / "deep"
     files: list[SourceFile] = [SourceFile(f"{n}.mid", music / f"{n}.mid", "midi") for n in range(10)]
     files[4] = LethalFile("lethal.mid", music / "4.mid", "midi")
-    outcomes = dict(tokenize_files(files, TokenizerConfig(), 2))
+    outcomes = {file.name: found for file, found in tokenize_files(files, TokenizerConfig(), 2)}
     assert list(outcomes) == [file.name for file in files]
     assert outcomes["lethal.mid"].reason == "reading it kills the process that reads"
     assert all(outcome.tokens for name, outcome in outcomes.items() if name != "lethal.mid")

@@ -38,7 +38,7 @@ from aurl_trainer.data.shards import (
 )
 from aurl_trainer.data.sources import Source, open_source
 from aurl_trainer.data.vocabulary import ENCODING_VERSION, Vocabulary
-from aurl_trainer.data.workers import tokenize_files
+from aurl_trainer.data.workers import get_ready, tokenize_files
 
 log = logging.getLogger("aurl_trainer.data")
 
@@ -75,8 +75,10 @@ def prepare(config: DatasetConfig, job_dir: Path, volume: Path, progress: Progre
     total = len(source.files)
     progress(0, total, 0)
     workers = config.workers or _cpus()
-    fingerprint = _fingerprint(config, source, vocabulary, workers)
     root = job_dir / "dataset"
+    if not any(root.glob(f"*/{MARKER}")):
+        get_ready()  # while the files are hashed
+    fingerprint = _fingerprint(config, source, vocabulary, workers)
     target = root / fingerprint
     found = _open_verified(target)
     if found is not None:
@@ -165,11 +167,11 @@ def _write(
     left_out: Counter[str] = Counter()
     with scratch.open("wb") as file:
         outcomes = tokenize_files(source.files, config.tokenizer, workers)
-        for index, (name, outcome) in enumerate(outcomes):
+        for index, (piece, outcome) in enumerate(outcomes):
             if outcome.reason:
-                dropped[name] = outcome.reason
+                dropped[piece.name] = outcome.reason
             else:
-                pieces.add(index, outcome.tokens, outcome.notes, source.files[index].split)
+                pieces.add(index, outcome.tokens, outcome.notes, piece.split)
                 file.write(outcome.tokens)
                 left_out.update(outcome.left_out)
             progress(index + 1, len(source.files), len(dropped))

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from typing import Final
 
 from aurl_trainer.data.config import TokenizerConfig
@@ -36,17 +38,23 @@ class Outcome:
     """Notes of the file that its tokens do not hold, by reason."""
 
 
+def get_ready() -> None:
+    """Start what the workers are forked from: it takes a while, and there may be other things to do first."""
+    _context()
+    forkserver.ensure_running()
+
+
 def tokenize_files(
     files: Sequence[SourceFile], config: TokenizerConfig, workers: int
-) -> Iterator[tuple[str, Outcome]]:
-    """Yield (name, outcome) for each file, in the order of `files`; holds a few at a time."""
+) -> Iterator[tuple[SourceFile, Outcome]]:
+    """Yield (file, outcome) for each of `files`, in their order; holds a few at a time."""
     done, size = 0, min(LARGEST_CHUNK, max(CHUNK, len(files) // (SHARES * workers)))
     while done < len(files):
         pool = _pool(config, min(workers, -(-(len(files) - done) // size)))
         try:
-            for names, outcomes in _in_order(pool, files, done, size, AHEAD * workers):
-                yield from zip(names, outcomes, strict=True)
-                done += len(names)
+            for chunk, outcomes in _in_order(pool, files, done, size, AHEAD * workers):
+                yield from zip(chunk, outcomes, strict=True)
+                done += len(chunk)
         except BrokenProcessPool:
             # A process died; which file did it shows when they are read one after the other.
             chunk = files[done : done + size]
@@ -58,37 +66,41 @@ def tokenize_files(
 
 def _in_order(
     pool: ProcessPoolExecutor, files: Sequence[SourceFile], begin: int, size: int, ahead: int
-) -> Iterator[tuple[list[str], list[Outcome]]]:
-    waiting: deque[tuple[list[str], Future[list[Outcome]]]] = deque()
+) -> Iterator[tuple[Sequence[SourceFile], list[Outcome]]]:
+    waiting: deque[tuple[Sequence[SourceFile], Future[list[Outcome]]]] = deque()
     for start in range(begin, len(files), size):
         chunk = files[start : start + size]
-        waiting.append(([file.name for file in chunk], pool.submit(_tokenize, chunk)))
+        waiting.append((chunk, pool.submit(_tokenize, chunk)))
         if len(waiting) >= ahead:
-            names, outcomes = waiting.popleft()
-            yield names, outcomes.result()
+            chunk, outcomes = waiting.popleft()
+            yield chunk, outcomes.result()
     while waiting:
-        names, outcomes = waiting.popleft()
-        yield names, outcomes.result()
+        chunk, outcomes = waiting.popleft()
+        yield chunk, outcomes.result()
 
 
-def _one_by_one(files: Sequence[SourceFile], config: TokenizerConfig) -> Iterator[tuple[str, Outcome]]:
+def _one_by_one(files: Sequence[SourceFile], config: TokenizerConfig) -> Iterator[tuple[SourceFile, Outcome]]:
     rest = deque(files)
     while rest:
         with _pool(config, 1) as pool:
             try:
                 while rest:
-                    yield rest[0].name, pool.submit(_tokenize, [rest[0]]).result()[0]
+                    yield rest[0], pool.submit(_tokenize, [rest[0]]).result()[0]
                     rest.popleft()
             except BrokenProcessPool:
-                yield rest.popleft().name, Outcome(reason="reading it kills the process that reads")
+                yield rest.popleft(), Outcome(reason="reading it kills the process that reads")
 
 
 def _pool(config: TokenizerConfig, workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, _context(), _initialise, (config,))
+
+
+def _context() -> ForkServerContext:
     # Not by plain fork: the process that prepares may have threads, and a child would inherit their locks.
     # The fork server has none, and has this module loaded before the first child.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    return ProcessPoolExecutor(workers, context, _initialise, (config,))
+    return context
 
 
 _vocabulary: Vocabulary | None = None
