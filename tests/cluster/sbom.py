@@ -1,8 +1,4 @@
-"""Writes what an image holds as a CycloneDX document: Python packages by lock, Debian packages by dpkg.
-
-The base image that is made here has no database of dpkg: what it is made of stands in images/base/packages.
-Bases such as python:slim have one.
-"""
+"""Writes what an image holds as a CycloneDX document: Python packages by lock, Debian packages by dpkg."""
 
 from __future__ import annotations
 
@@ -65,7 +61,7 @@ def python(lock: Path) -> list[PackageURL]:
 
 
 def debian(archive: Path) -> list[PackageURL]:
-    """The Debian packages of an image archive; none where its base has no dpkg database."""
+    """The Debian packages of an image archive, as the dpkg database of its base tells them."""
     found = []
     for paragraph in filter(None, _dpkg_status(archive).split("\n\n")):
         fields = dict(
