@@ -7,6 +7,7 @@ that of test_webhook.py, under names that the same command lists.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, get_args
 
@@ -336,6 +337,45 @@ def test_unschedulable_with_a_schedule_timeout_releases_the_gang(ground: Playgro
     ground.event("halves", "GangReleased")
     status = ground.status("halves")
     assert (status["restarts"]["total"], status["attempt"], status["scheduling"]["releases"]) == (0, 1, 1)
+
+
+def test_two_jobs_that_each_hold_half_of_the_room_both_succeed_in_the_end(ground: Playground) -> None:
+    """A node for two pods, and a scheduler that gives room to whoever has waited longest."""
+    jobs = ("left", "right")
+    for job in jobs:
+        ground.create_job(job, gangScheduling={"scheduleTimeoutSeconds": 1})
+        ground.prepare(job)
+        ground.wait_pods(job, f"{job}-0-0", f"{job}-0-1")
+        ground.bind(f"{job}-0-0")
+
+    def take_a_turn() -> bool:
+        pods = {job: [p for n, p in ground.pods(job).items() if "-prepare-" not in n] for job in jobs}
+        workers = [pod for each in pods.values() for pod in each]
+        held = [
+            pod for pod in workers if pod["spec"].get("nodeName") and pod["status"]["phase"] != "Succeeded"
+        ]
+        for pod in held:
+            name = pod["metadata"]["name"]
+            if "deletionTimestamp" in pod["metadata"]:
+                ground.confirm_gone(name)
+            elif pod["status"]["phase"] == "Pending":
+                ground.run(name)
+        waiting = [pod for pod in workers if not pod["spec"].get("nodeName")]
+        waiting.sort(key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
+        for pod in waiting[: 2 - len(held)]:
+            with contextlib.suppress(ApiError):  # released meanwhile
+                ground.bind(pod["metadata"]["name"])
+        states = [ground.status(job).get("state") for job in jobs]
+        for job, state in zip(jobs, states, strict=True):
+            if state == "Running":
+                for pod in pods[job]:
+                    ground.succeed(pod["metadata"]["name"], TRAINED)
+        return states == ["Succeeded", "Succeeded"]
+
+    wait_for("both jobs to succeed", take_a_turn, 120)
+    for job in jobs:
+        assert ground.event(job, "GangReleased")
+        assert ground.status(job)["restarts"]["total"] == 0
 
 
 def test_scale_up_down_and_to_the_bounds(ground: Playground) -> None:
