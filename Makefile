@@ -15,6 +15,8 @@ JOB ?= configs/jobs/chorales.yaml
 PYTEST ?=
 # Options of `make bench-trainer`, for instance BENCH='--repeats 3 --threads 1'
 BENCH ?=
+# What `make images` builds: operator, trainer (for CPUs), trainer-cuda
+IMAGES ?= operator trainer
 # The data of `make bench-jsb`: the JSON file of the public dataset with separate voices
 DATA ?=
 # What the end-to-end tests have scraped, for `make screenshots`: AURL_KEEP_PROMETHEUS=build/prometheus make e2e
@@ -73,8 +75,8 @@ generate-check: env  ## fail when a generated file is stale
 	diff -u operator/aurl_operator/schema/job.json <($(BIN)/python -m aurl_trainer schema) || { echo 'operator/aurl_operator/schema/job.json is stale: run `make generate`'; exit 1; }
 	$(BIN)/python -m aurl_operator.crd --check
 	$(BIN)/python charts/dashboards --check
-images: env  ## build the operator and trainer images from images/
-	$(BIN)/python -m cluster images
+images: env  ## build the operator and trainer images from images/ (IMAGES=trainer-cuda: that with PyTorch for CUDA)
+	$(BIN)/python -m cluster images $(IMAGES)
 
 ##@ The local cluster
 cluster-up: env  ## the cluster of $KUBECONFIG, else kind, else a real single-node Kubernetes on this machine

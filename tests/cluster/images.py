@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from cluster.provider import Cluster
 
 NAMES = ("operator", "trainer")
+#: Which build of PyTorch an image has. That for CUDA is several gigabytes larger; nothing here needs it.
+VARIANTS = {"trainer": "cpu", "trainer-cuda": "cuda"}
 _IGNORED = {"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", "build", "dist"}
 _MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -44,6 +46,11 @@ class Image:
 def build(names: Sequence[str] = NAMES, echo: Echo = print, checkout: Path = CHECKOUT) -> dict[str, Image]:
     """Build images, or take them from the cache when nothing that goes into them has changed."""
     return {name: _build(name, echo, checkout) for name in names}
+
+
+def distribution(name: str) -> str:
+    """The directory of the checkout that an image is made of."""
+    return name.partition("-")[0]
 
 
 def load(cluster: Cluster, images: Mapping[str, Image], echo: Echo = print) -> dict[str, Image]:
@@ -153,7 +160,10 @@ def _bud(
     layers: bool = True,
 ) -> None:
     context = _context(name, checkout)
-    about = provenance.labels(checkout, _inputs(name), f"{provenance.version(checkout, name)}-{tag}")
+    version = provenance.version(checkout, distribution(name))
+    about = provenance.labels(checkout, _inputs(name), f"{version}-{tag}")
+    if name in VARIANTS:
+        about["VARIANT"] = VARIANTS[name]
     try:
         run_long(
             [
@@ -164,7 +174,13 @@ def _bud(
                 *("--build-arg", f"BASE_IMAGE={base}"),
                 *(word for key, value in about.items() for word in ("--build-arg", f"{key}={value}")),
                 *("--volume", f"{wheels}:/wheels:ro"),
-                *("--file", context / "images" / name / "Containerfile", "--tag", reference, context),
+                *(
+                    "--file",
+                    context / "images" / distribution(name) / "Containerfile",
+                    "--tag",
+                    reference,
+                    context,
+                ),
             ],
             f"image {name}: building",
             echo,
@@ -176,7 +192,7 @@ def _bud(
 
 def _inputs(name: str) -> tuple[str, ...]:
     """What goes into an image, as paths of the checkout."""
-    return f"images/{name}", "images/install.py", name
+    return f"images/{distribution(name)}", "images/install.py", distribution(name)
 
 
 def _context(name: str, checkout: Path) -> Path:
@@ -227,12 +243,15 @@ def _forget_old(name: str, keep: Path, count: int = 2) -> None:
 
 def _wheels(name: str, checkout: Path, echo: Echo) -> Path:
     """Return a directory with every wheel that the build needs, downloaded through this machine's pip."""
-    locked = checkout / name / "requirements.lock"
-    project = tomllib.loads((checkout / name / "pyproject.toml").read_text())
+    locked = (checkout / distribution(name) / "requirements.lock").read_text()
+    if VARIANTS.get(name) == "cuda":
+        # Equal to the letter: a build for the CPU has the same version with a suffix, which counts as newer.
+        locked = locked.replace("\ntorch==", "\ntorch===")
+    project = tomllib.loads((checkout / distribution(name) / "pyproject.toml").read_text())
     tools = ["pip", *project.get("build-system", {}).get("requires", ["setuptools"])]
     if any(tool.startswith("setuptools") for tool in tools):
         tools.append("wheel")
-    made_of = locked.read_bytes() + repr((tools, sys.version_info[:2], platform.machine())).encode()
+    made_of = locked.encode() + repr((tools, sys.version_info[:2], platform.machine())).encode()
     digest = hashlib.sha256(made_of).hexdigest()[:12]
     home = cache_dir() / "wheels"
     target = home / f"{name}-{digest}"
@@ -247,16 +266,19 @@ def _wheels(name: str, checkout: Path, echo: Echo) -> Path:
             return target
         scratch = home / f"{name}-{digest}.part"  # kept when interrupted: pip goes on with what is there
         scratch.mkdir(exist_ok=True)
+        wanted = scratch.with_suffix(".txt")
+        wanted.write_text(locked)
         # `wheel`, not `download`: what exists as source only is built here, not in the image.
         run_long(
             [
                 *(sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check"),
-                *("--wheel-dir", scratch, "--find-links", scratch, "-r", locked, *tools),
+                *("--wheel-dir", scratch, "--find-links", scratch, "-r", wanted, *tools),
             ],
             f"wheels of the {name}: downloading",
             echo,
             log=_folder() / f"{name}-wheels.log",
         )
+        wanted.unlink()
         scratch.replace(target)
         size = sum(file.stat().st_size for file in target.iterdir()) / 1e6
         echo(f"wheels of the {name}: {len(list(target.iterdir()))} files, {size:.0f} MB")

@@ -1,4 +1,4 @@
-"""Writes what an image holds as a CycloneDX document: Python packages by lock, Debian packages by dpkg."""
+"""Writes what an image holds as a CycloneDX document: the Python and Debian packages that lie in it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import json
 import re
 import tarfile
 import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,12 @@ from packageurl import PackageURL
 
 from cluster import provenance
 from cluster.errors import ClusterError
+from cluster.images import distribution
 from cluster.paths import CHECKOUT
 
 FOLDER = CHECKOUT / "build" / "images"
 _DPKG = "var/lib/dpkg/status"
-_PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;#]+)", re.MULTILINE)
+_PYTHON = re.compile(r"site-packages/([^/]+?)-([^/-]+)\.dist-info/METADATA$")
 
 
 def write(name: str, reference: str, archive: Path, folder: Path = FOLDER, checkout: Path = CHECKOUT) -> Path:
@@ -32,13 +36,12 @@ def write(name: str, reference: str, archive: Path, folder: Path = FOLDER, check
     bom.metadata.timestamp = datetime.fromtimestamp(provenance.timestamp(), UTC)
     bom.metadata.component = Component(
         name=f"aurl-{name}",
-        version=provenance.version(checkout, name),
+        version=provenance.version(checkout, distribution(name)),
         type=ComponentType.CONTAINER,
         bom_ref=f"aurl-{name}",
         properties=[Property(name="aurl:image:reference", value=reference)],
     )
-    urls = [*python(checkout / name / "requirements.lock"), *debian(archive)]
-    for url in urls:
+    for url in (*python(archive), *debian(archive)):
         bom.components.add(
             Component(
                 name=url.name, version=url.version, purl=url, bom_ref=str(url), type=ComponentType.LIBRARY
@@ -53,11 +56,11 @@ def write(name: str, reference: str, archive: Path, folder: Path = FOLDER, check
     return target
 
 
-def python(lock: Path) -> list[PackageURL]:
-    """The Python packages that a lock file pins."""
-    return [
-        PackageURL("pypi", None, name.lower(), version) for name, version in _PINNED.findall(lock.read_text())
-    ]
+def python(archive: Path) -> list[PackageURL]:
+    """The Python packages of an image archive, our own aside."""
+    found = {match.groups() for member in _members(archive) if (match := _PYTHON.search(member.name))}
+    names = sorted((re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in found)
+    return [PackageURL("pypi", None, *each) for each in names if not each[0].startswith("aurl-")]
 
 
 def debian(archive: Path) -> list[PackageURL]:
@@ -75,14 +78,32 @@ def debian(archive: Path) -> list[PackageURL]:
 
 def _dpkg_status(archive: Path) -> str:
     """What dpkg knows, from the layer that has it: the base's."""
+    for member in _members(archive):
+        if member.name.removeprefix("./") == _DPKG:
+            return member.content()
+    return ""
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One file in a layer."""
+
+    name: str
+    content: Callable[[], str]
+
+
+def _members(archive: Path) -> Iterator[_Member]:
+    """All files of all layers, from the base's on."""
     with tarfile.open(archive) as image:
         for name in _manifest(archive)["Layers"]:
             with tarfile.open(fileobj=image.extractfile(name)) as layer:
                 for member in layer:
-                    if member.name.removeprefix("./") == _DPKG:
-                        content = layer.extractfile(member)
-                        return content.read().decode() if content else ""
-    return ""
+                    yield _Member(member.name, partial(_text, layer, member))
+
+
+def _text(layer: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    content = layer.extractfile(member)
+    return content.read().decode() if content else ""
 
 
 def _manifest(archive: Path) -> dict[str, Any]:
