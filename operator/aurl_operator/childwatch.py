@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from typing import Any, Final
 
 from aurl_operator.actions import Kind
@@ -67,6 +68,7 @@ class ChildWatch:
         """Watch for ever."""
         await self._client.ready.wait()
         while True:
+            began = time.monotonic()
             try:
                 if not self._version:
                     await self._list()
@@ -74,9 +76,9 @@ class ChildWatch:
             except ApiError as error:
                 if error.code == GONE:  # the server has forgotten what came after our version
                     self._version = ""
-                await self._wait(error, error.retry_after)
+                await self._wait(began, error, error.retry_after)
             except Unreachable as error:
-                await self._wait(error)
+                await self._wait(began, error)
 
     async def _list(self) -> None:
         """Take all that is there, and drop what is known and was not listed, unless it is newer."""
@@ -106,9 +108,10 @@ class ChildWatch:
             "timeoutSeconds": str(random.randint(*STREAM_SECONDS)),
         }
         began = time.monotonic()
-        async for event in self._client.watch(self._kind, self._namespace, query, self._idle_seconds):
-            self._take(event)
-            self._failures = 0
+        stream = self._client.watch(self._kind, self._namespace, query, self._idle_seconds)
+        async with aclosing(stream) as events:
+            async for event in events:
+                self._take(event)
         # A server that ends every stream at once is not to be asked in a busy loop.
         await asyncio.sleep(max(0.0, began + SHORTEST_SECONDS - time.monotonic()))
 
@@ -130,8 +133,10 @@ class ChildWatch:
         if key is not None:
             self._enqueue(key)
 
-    async def _wait(self, error: Exception, at_least: float = 0.0) -> None:
-        """Wait longer after each failure in a row."""
+    async def _wait(self, began: float, error: Exception, at_least: float = 0.0) -> None:
+        """Wait longer after each failure in a row; what went well for a while began a new row."""
+        if time.monotonic() - began > BACKOFF_SECONDS[-1]:
+            self._failures = 0
         seconds = max(BACKOFF_SECONDS[min(self._failures, len(BACKOFF_SECONDS) - 1)], at_least)
         self._failures += 1
         where = {"namespace": self._namespace} if self._namespace else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -133,7 +133,7 @@ class Client:
 
     async def watch(
         self, kind: str, namespace: str, query: Mapping[str, str], idle_seconds: float
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncGenerator[dict[str, Any]]:
         """The events of a stream as they come, until it ends or brings nothing for `idle_seconds`.
 
         Raises ApiError when it is refused and Unreachable when it breaks.
