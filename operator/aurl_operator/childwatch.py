@@ -112,6 +112,7 @@ class ChildWatch:
         async with aclosing(stream) as events:
             async for event in events:
                 self._take(event)
+                self._failures = 0
         # A server that ends every stream at once is not to be asked in a busy loop.
         await asyncio.sleep(max(0.0, began + SHORTEST_SECONDS - time.monotonic()))
 
@@ -134,7 +135,7 @@ class ChildWatch:
             self._enqueue(key)
 
     async def _wait(self, began: float, error: Exception, at_least: float = 0.0) -> None:
-        """Wait longer after each failure in a row; what went well for a while began a new row."""
+        """Wait longer after each failure in a row; an event, or a while without failure, ends a row."""
         if time.monotonic() - began > BACKOFF_SECONDS[-1]:
             self._failures = 0
         seconds = max(BACKOFF_SECONDS[min(self._failures, len(BACKOFF_SECONDS) - 1)], at_least)
