@@ -241,12 +241,18 @@ def _forget_old(name: str, keep: Path, count: int = 2) -> None:
 # -- wheels -----------------------------------------------------------------------------------------------
 
 
+def requirements(name: str, checkout: Path = CHECKOUT) -> str:
+    """The lock file of an image's distribution, as pip is to read it."""
+    locked = (checkout / distribution(name) / "requirements.lock").read_text()
+    if VARIANTS.get(name) != "cuda":
+        return locked
+    # Equal to the letter: a build for the CPU has the same version with a suffix, which counts as newer.
+    return locked.replace("\ntorch==", "\ntorch===")
+
+
 def _wheels(name: str, checkout: Path, echo: Echo) -> Path:
     """Return a directory with every wheel that the build needs, downloaded through this machine's pip."""
-    locked = (checkout / distribution(name) / "requirements.lock").read_text()
-    if VARIANTS.get(name) == "cuda":
-        # Equal to the letter: a build for the CPU has the same version with a suffix, which counts as newer.
-        locked = locked.replace("\ntorch==", "\ntorch===")
+    locked = requirements(name, checkout)
     project = tomllib.loads((checkout / distribution(name) / "pyproject.toml").read_text())
     tools = ["pip", *project.get("build-system", {}).get("requires", ["setuptools"])]
     if any(tool.startswith("setuptools") for tool in tools):

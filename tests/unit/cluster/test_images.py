@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.images import content_hash, tree_hash
+from cluster.images import content_hash, requirements, tree_hash
 
 
 @pytest.fixture
@@ -67,3 +67,10 @@ def test_moving_text_from_one_file_to_the_next_changes_the_hash(tmp_path: Path) 
     (tmp_path / "a").write_text("x")
     (tmp_path / "b").write_text("y")
     assert tree_hash([tmp_path], tmp_path) != before
+
+
+def test_the_image_for_cuda_is_the_trainers_with_another_build_of_pytorch() -> None:
+    usual, other = requirements("trainer").splitlines(), requirements("trainer-cuda").splitlines()
+    assert content_hash("trainer-cuda") == content_hash("trainer")
+    (changed,) = [pair for pair in zip(usual, other, strict=True) if pair[0] != pair[1]]
+    assert changed[0].startswith("torch==") and changed[1] == changed[0].replace("==", "===")
