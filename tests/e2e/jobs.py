@@ -31,7 +31,7 @@ spec:
     optimizer: {learningRate: 0.002}
     schedule: {warmupSteps: 20}
     checkpoint: {everySteps: 40, keepLast: 20}
-    evaluation: {everySteps: 100, batches: 2}
+    evaluation: {everySteps: 100, batches: 2, music: {everySteps: 100, samples: 2}}
     logging: {everySteps: 5, peakTeraflops: 0.1}  # no data sheet tells a CPU's; with it MFU is told
     sample: {count: 1, maxTokens: 128}
   runPolicy: {backoffLimit: 2, terminationGracePeriodSeconds: 30}
