@@ -23,13 +23,13 @@ from aurl_operator.reading import dig, integer, items, text
 
 log = logging.getLogger(__name__)
 
-#: API group and plural name of the kinds that may belong to a job.
-CHILDREN: Final[dict[Kind, tuple[str, str]]] = {
-    "Pod": ("", "pods"),
-    "Service": ("", "services"),
-    "ConfigMap": ("", "configmaps"),
-    "PersistentVolumeClaim": ("", "persistentvolumeclaims"),
-    "NetworkPolicy": ("networking.k8s.io", "networkpolicies"),
+#: The kinds that may belong to a job, with their plural names.
+CHILDREN: Final[dict[Kind, str]] = {
+    "Pod": "pods",
+    "Service": "services",
+    "ConfigMap": "configmaps",
+    "PersistentVolumeClaim": "persistentvolumeclaims",
+    "NetworkPolicy": "networkpolicies",
 }
 #: Seconds after which the API server ends a stream in good order; spread, so that not all end at once.
 STREAM_SECONDS: Final = (240, 300)
@@ -143,6 +143,6 @@ class ChildWatch:
         where = {"namespace": self._namespace} if self._namespace else None
         log.warning(
             "the watch of %s ended and begins anew in %.1f s: %s",
-            CHILDREN[self._kind][1], seconds, error, extra=where,
+            CHILDREN[self._kind], seconds, error, extra=where,
         )  # fmt: skip
         await asyncio.sleep(seconds)

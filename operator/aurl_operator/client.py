@@ -8,7 +8,6 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 import aiohttp
@@ -115,11 +114,11 @@ class Client:
             ) as response:
                 return await _answer(response)
         except (aiohttp.ClientError, TimeoutError, RuntimeError) as error:
-            # RuntimeError is how aiohttp tells that the session was closed (kopf logs in anew).
+            # RuntimeError is how aiohttp tells that the session was closed (a login had other credentials).
             raise Unreachable(f"{method} {path}: {type(error).__name__}: {error}") from error
 
     async def pages(
-        self, kind: str, namespace: str, query: Mapping[str, str] = MappingProxyType({})
+        self, kind: str, namespace: str, query: Mapping[str, str]
     ) -> AsyncIterator[dict[str, Any]]:
         """A list of a kind's objects, page by page. Raises what `request` does."""
         token = ""

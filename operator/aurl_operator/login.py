@@ -46,10 +46,8 @@ class Login:
             raise kopf.PermanentError("No credentials: neither a service account nor $KUBECONFIG was found.")
         if self._ours is None or info != self._credentials:
             # Each watch holds a connection.
-            before, self._ours = (
-                self._ours,
-                self._session(info, token_file, CONNECTIONS + len(self._watches.all())),
-            )
+            connections = CONNECTIONS + len(self._watches.all())
+            before, self._ours = self._ours, self._session(info, token_file, connections)
             self._credentials = info
             self._client.use(self._ours, info.server)
             if before is not None:

@@ -84,7 +84,7 @@ async def run(settings: Settings, check_config: ConfigCheck) -> None:
     )
     election = _election(settings, client)
     leadership = Leadership(resync, lambda: Term(client, cache, metrics, options, settings.workers), election)
-    plurals = {PLURAL: "Job"} | {CHILDREN[kind][1]: kind for kind in kinds}
+    plurals = {PLURAL: "Job"} | {CHILDREN[kind]: kind for kind in kinds}
     watches = Watches(tuple(plurals), settings.namespaces, settings.watch_idle_seconds, metrics.watch_contact)
 
     async def answers(watch: Watch) -> bool:
@@ -111,7 +111,7 @@ async def run(settings: Settings, check_config: ConfigCheck) -> None:
         ChildWatch(
             client, cache, kind, namespace,
             idle_seconds=settings.watch_idle_seconds,
-            heard=partial(heard, CHILDREN[kind][1]),
+            heard=partial(heard, CHILDREN[kind]),
             enqueue=leadership.enqueue,
         )
         for kind in kinds

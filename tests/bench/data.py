@@ -31,6 +31,7 @@ from aurl_trainer.data.tokenizer import encode
 from aurl_trainer.data.vocabulary import Vocabulary
 from aurl_trainer.launcher.processes import descendants
 from bench import result
+from bench.memory import memory_mib
 from bench.stopwatch import best_of
 
 NOTES = 1700
@@ -131,7 +132,7 @@ def prepare_and_tell(root: str, count: int, workers: int, number: int) -> None:
 
     def watch() -> None:
         while not ended.wait(0.05):
-            most[0] = max(most[0], sum(map(_resident_mib, [os.getpid(), *descendants()])))
+            most[0] = max(most[0], sum(memory_mib("VmRSS", pid) for pid in (os.getpid(), *descendants())))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -144,19 +145,10 @@ def prepare_and_tell(root: str, count: int, workers: int, number: int) -> None:
         "files": prepared.files,
         "workers": workers,
         "files_per_second": round(prepared.files / seconds, 1),
-        "peak_rss_mib": round(_memory_mib("VmHWM"), 1),
+        "peak_rss_mib": round(memory_mib("VmHWM"), 1),
         "peak_rss_mib_of_all_processes": round(most[0], 1),
     }
     print(json.dumps(figures))
-
-
-def _resident_mib(pid: int) -> float:
-    """The resident memory of a process; 0 when it is gone."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def loading(dataset: Path, seconds: float) -> dict[str, Any]:
@@ -188,23 +180,17 @@ def streaming(root: Path, mib: int) -> dict[str, Any]:
         for _ in range(mib):
             file.write(chunk)
     split = Split(path, np.array([0, mib * 2**19], np.int64))
-    before = most = _memory_mib("VmRSS")
+    before = most = memory_mib("VmRSS")
     for begin in range(0, len(split.tokens) - CONTEXT, CONTEXT):
         split.tokens[begin : begin + CONTEXT].sum()
         split.count_reads(1, CONTEXT)
         if begin % (CONTEXT * 16) == 0:
-            most = max(most, _memory_mib("VmRSS"))
+            most = max(most, memory_mib("VmRSS"))
     return {
         "stream_mib": mib,
         "resident_mib_added": round(most - before, 1),
         "bound_mib": MAPPED_BYTES // 2**20,
     }
-
-
-def _memory_mib(name: str) -> float:
-    """A line of this process's status in MiB: VmRSS, or VmHWM for the peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
 def main() -> None:

@@ -42,6 +42,7 @@ from aurl_operator.objects import dataset_hash
 from aurl_operator.validation import parse_spec
 from bench import recovery, result
 from bench.apiclient import ApiClient, PodWatch
+from bench.memory import memory_mib
 from cluster.control_plane import ApiServer
 
 CRD_FILE: Final = Path("charts/aurl-operator/files/crd.yaml")
@@ -83,10 +84,9 @@ class Cost:
     def told(self) -> dict[str, float]:
         """Mean processor share since the beginning, and resident memory now."""
         share = (self._cpu_seconds() - self._cpu) / (time.monotonic() - self._wall)
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return {
             "cpu_percent": round(100 * share, 2),
-            "rss_mib": round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),
+            "rss_mib": round(memory_mib("VmRSS", self.pid), 1),
         }
 
 

@@ -150,10 +150,17 @@ def _call(action: str, subject: str, timeout: float, **arguments: Any) -> Any:
 # -- in the child -----------------------------------------------------------------------------------------
 
 
-def _install(arguments: Values) -> None:
-    from helm_python import Config, HelmNotFoundError
+def _config(arguments: Values) -> Any:
+    """Helm at work in one namespace of the cluster."""
+    from helm_python import Config
 
-    config = Config(kubeconfig_path=arguments["kubeconfig"], namespace=arguments["namespace"])
+    return Config(kubeconfig_path=arguments["kubeconfig"], namespace=arguments["namespace"])
+
+
+def _install(arguments: Values) -> None:
+    from helm_python import HelmNotFoundError
+
+    config = _config(arguments)
     release, chart, values = arguments["release"], arguments["chart"], arguments["values"]
     options = {"namespace": arguments["namespace"], "timeout": arguments["wait_seconds"], "wait": "legacy"}
     try:
@@ -183,34 +190,27 @@ def _ever_deployed(history: list[Values]) -> bool:
 
 
 def _uninstall(arguments: Values) -> None:
-    from helm_python import Config
-
-    config = Config(kubeconfig_path=arguments["kubeconfig"], namespace=arguments["namespace"])
+    config = _config(arguments)
     timeout = arguments["wait_seconds"]
     config.uninstall(arguments["release"], ignore_not_found=True, wait="legacy", timeout=timeout)
 
 
 def _rollback(arguments: Values) -> None:
-    from helm_python import Config
-
-    config = Config(kubeconfig_path=arguments["kubeconfig"], namespace=arguments["namespace"])
+    config = _config(arguments)
     timeout = arguments["wait_seconds"]
     config.rollback(arguments["release"], version=arguments["revision"], timeout=timeout, wait="legacy")
 
 
 def _test(arguments: Values) -> str:
-    from helm_python import Config
-
-    config = Config(kubeconfig_path=arguments["kubeconfig"], namespace=arguments["namespace"])
+    config = _config(arguments)
     done = config.test(arguments["release"], timeout=arguments["wait_seconds"], logs=True)
     return str(done["logs"])
 
 
 def _would_install(arguments: Values) -> dict[str, str]:
-    from helm_python import Chart, Config
+    from helm_python import Chart
 
-    namespace = arguments["namespace"]
-    config = Config(kubeconfig_path=arguments["kubeconfig"], namespace=namespace)
+    namespace, config = arguments["namespace"], _config(arguments)
     chart = Chart.load(arguments["chart"])
     return {
         name: str(config.install(chart, "aurl", values, namespace=namespace, dry_run="server")["manifest"])

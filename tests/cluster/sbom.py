@@ -6,10 +6,7 @@ import json
 import re
 import tarfile
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +38,7 @@ def write(name: str, reference: str, archive: Path, folder: Path = FOLDER, check
         bom_ref=f"aurl-{name}",
         properties=[Property(name="aurl:image:reference", value=reference)],
     )
-    for url in (*python(archive), *debian(archive)):
+    for url in packages(archive):
         bom.components.add(
             Component(
                 name=url.name, version=url.version, purl=url, bom_ref=str(url), type=ComponentType.LIBRARY
@@ -56,17 +53,31 @@ def write(name: str, reference: str, archive: Path, folder: Path = FOLDER, check
     return target
 
 
-def python(archive: Path) -> list[PackageURL]:
-    """The Python packages of an image archive, our own aside."""
-    found = {match.groups() for member in _members(archive) if (match := _PYTHON.search(member.name))}
-    names = sorted((re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in found)
+def packages(archive: Path) -> list[PackageURL]:
+    """The Python packages of an image archive, our own aside, and the Debian packages."""
+    installed: set[tuple[str, str]] = set()
+    status = ""
+    with tarfile.open(archive) as image:
+        for name in _manifest(archive)["Layers"]:
+            with tarfile.open(fileobj=image.extractfile(name)) as layer:
+                for member in layer:
+                    if match := _PYTHON.search(member.name):
+                        installed.add((match[1], match[2]))
+                    elif member.name.removeprefix("./") == _DPKG and not status:  # the base's
+                        content = layer.extractfile(member)
+                        status = content.read().decode() if content else ""
+    return [*_python(installed), *_debian(status)]
+
+
+def _python(installed: set[tuple[str, str]]) -> list[PackageURL]:
+    names = sorted((re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in installed)
     return [PackageURL("pypi", None, *each) for each in names if not each[0].startswith("aurl-")]
 
 
-def debian(archive: Path) -> list[PackageURL]:
-    """The Debian packages of an image archive, as the dpkg database of its base tells them."""
+def _debian(status: str) -> list[PackageURL]:
+    """The packages of a dpkg database."""
     found = []
-    for paragraph in filter(None, _dpkg_status(archive).split("\n\n")):
+    for paragraph in filter(None, status.split("\n\n")):
         fields = dict(
             line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " "
         )
@@ -74,36 +85,6 @@ def debian(archive: Path) -> list[PackageURL]:
         if package:
             found.append(PackageURL("deb", "debian", package, version, {"arch": machine}))
     return found
-
-
-def _dpkg_status(archive: Path) -> str:
-    """What dpkg knows, from the layer that has it: the base's."""
-    for member in _members(archive):
-        if member.name.removeprefix("./") == _DPKG:
-            return member.content()
-    return ""
-
-
-@dataclass(frozen=True)
-class _Member:
-    """One file in a layer."""
-
-    name: str
-    content: Callable[[], str]
-
-
-def _members(archive: Path) -> Iterator[_Member]:
-    """All files of all layers, from the base's on."""
-    with tarfile.open(archive) as image:
-        for name in _manifest(archive)["Layers"]:
-            with tarfile.open(fileobj=image.extractfile(name)) as layer:
-                for member in layer:
-                    yield _Member(member.name, partial(_text, layer, member))
-
-
-def _text(layer: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    content = layer.extractfile(member)
-    return content.read().decode() if content else ""
 
 
 def _manifest(archive: Path) -> dict[str, Any]:

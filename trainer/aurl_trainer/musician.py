@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic.alias_generators import to_snake
 from torch import Tensor, nn
 
 from aurl_trainer.config import JobFile
@@ -62,7 +63,7 @@ class Musician:
                 self.job_dir / "samples" / f"step-{step:08d}",
                 context_length=self.job.training.context_length,
                 title=f"{name}, step {step}",
-                origin={"job": name, "step": step, "dataset": self.data.fingerprint},
+                origin={"job": name, "step": step, "dataset": self.data.dataset.fingerprint},
             )
 
     def judge(self, step: int) -> dict[str, float]:
@@ -116,7 +117,7 @@ def whole_model(model: Transformer, weights: Mapping[str, Tensor], *, first: boo
 def measures(report: Mapping[str, Any]) -> dict[str, float]:
     """The report's numbers as metrics: the mean overlap and its floor, each feature's, copies, grammar."""
     features = report["distributions"]
-    found = {f"overlap_{snake_case(name)}": values["overlap"] for name, values in features.items()}
+    found = {f"overlap_{to_snake(name)}": values["overlap"] for name, values in features.items()}
     if features:
         for name, key in (("overlap", "overlap"), ("overlap_floor", "overlapFloor")):
             found[name] = sum(values[key] for values in features.values()) / len(features)
@@ -124,8 +125,3 @@ def measures(report: Mapping[str, Any]) -> dict[str, float]:
     found |= {name: share for name, share in copies.items() if share is not None}
     grammar = report["grammar"]
     return found | {"valid_pieces": grammar["validPieces"], "valid_tokens": grammar["validTokens"]}
-
-
-def snake_case(name: str) -> str:
-    """pitchClass as pitch_class."""
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)

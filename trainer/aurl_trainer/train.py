@@ -161,7 +161,7 @@ def train(
         config.model.model_dump(by_alias=True),
         data.vocabulary.size,
         data.vocabulary.fingerprint,
-        data.fingerprint,
+        data.dataset.fingerprint,
     )
     state = TrainingState(
         parameters, optimizer, guard, identity, ranks, threads, average, objective.adversary

@@ -58,8 +58,6 @@ class TrainingData:
     train: Loader
     validation: Loader
     vocabulary: Vocabulary
-    fingerprint: str
-    """Fingerprint of the dataset."""
     dataset: Dataset
     """Where both splits come from."""
     held_out: HeldOut
@@ -78,7 +76,6 @@ class TrainingData:
             train=Loader(path, "train", context_length, seed, overlap=overlap, augmentation=augmentation),
             validation=Loader(path, "validation", context_length, seed),
             vocabulary=dataset.vocabulary(),
-            fingerprint=dataset.fingerprint,
             dataset=dataset,
             held_out=HeldOut.measure(dataset),
         )
