@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-export PYTHONPATH := tests:operator:trainer
+export PYTHONPATH := tests:dev:operator:trainer
 export PYTHONUNBUFFERED := 1
 # Packages are installed without bytecode; each is compiled once, by its first import, whatever the caller's shell says.
 export PYTHONDONTWRITEBYTECODE :=
@@ -24,9 +24,9 @@ PROMETHEUS ?= build/prometheus
 
 ##@ See it work
 demo: env  ## a real cluster, the operator, one job on Bach chorales; ends with music in build/demo/
-	$(BIN)/python -m demo
+	$(BIN)/python -m aurl_dev.demo
 demo-down: env  ## delete the demo's job, the chart and what they stored
-	$(BIN)/python -m demo down
+	$(BIN)/python -m aurl_dev.demo down
 train: $(VENV)/.trainer  ## the same job file without a cluster: torchrun on this machine (JOB=file.yaml)
 	$(BIN)/python -m aurl_trainer train --job $(JOB)
 
@@ -35,10 +35,10 @@ test: env  ## lint, unit tests, tests on a real API server, end to end on a real
 	$(MAKE) --no-print-directory lint generate-check
 	$(MAKE) --no-print-directory unit ranks api e2e
 lint: env  ## ruff and mypy
-	$(BIN)/ruff check operator trainer tests charts
-	$(BIN)/ruff format --check operator trainer tests charts
+	$(BIN)/ruff check operator trainer dev tests charts
+	$(BIN)/ruff format --check operator trainer dev tests charts
 	$(BIN)/hadolint images/*/Containerfile
-	$(BIN)/mypy operator/aurl_operator trainer/aurl_trainer tests charts/dashboards
+	$(BIN)/mypy operator/aurl_operator trainer/aurl_trainer dev/aurl_dev tests charts/dashboards
 unit: env  ## the tests that need no server
 	$(BIN)/python -m pytest tests/unit tests/launcher $(PYTEST)
 # A process of its own: ranks are forked from a server that has imported torch, which the data tests' server has not.
@@ -49,24 +49,24 @@ api: env  ## the tests that need an API server
 e2e: env  ## the tests that need a cluster
 	$(BIN)/python -m pytest tests/e2e $(PYTEST)
 bench-trainer: env  ## the complete trainer against a plain loop, and checkpoints, into build/bench/trainer.json (10 minutes)
-	$(BIN)/python -m bench.trainer $(BENCH)
+	$(BIN)/python -m aurl_dev.bench.trainer $(BENCH)
 bench-data: env  ## preparation and loading of music, into build/bench/data.json (2 minutes)
-	$(BIN)/python -m bench.data $(BENCH)
+	$(BIN)/python -m aurl_dev.bench.data $(BENCH)
 bench-sample: env  ## sampling on one CPU thread, into build/bench/sample.json (1 minute)
-	$(BIN)/python -m bench.sample $(BENCH)
+	$(BIN)/python -m aurl_dev.bench.sample $(BENCH)
 bench-operator: env  ## the operator beside the Job controller, and recovery, into build/bench/operator.json (15 minutes)
-	$(BIN)/python -m bench.operator $(BENCH)
+	$(BIN)/python -m aurl_dev.bench.operator $(BENCH)
 bench-startup: env  ## how long launcher and operator take to their first answer, into build/bench/startup.json (2 minutes)
-	$(BIN)/python -m bench.startup $(BENCH)
+	$(BIN)/python -m aurl_dev.bench.startup $(BENCH)
 bench-jsb: env  ## the published chorale benchmark, into build/bench/jsb.json (DATA=Jsb16thSeparated.json)
-	$(BIN)/python -m bench.jsb --data $(DATA) $(BENCH)
+	$(BIN)/python -m aurl_dev.bench.jsb --data $(DATA) $(BENCH)
 format: env  ## let ruff rewrite what it can
-	$(BIN)/ruff check --fix operator trainer tests charts
-	$(BIN)/ruff format operator trainer tests charts
+	$(BIN)/ruff check --fix operator trainer dev tests charts
+	$(BIN)/ruff format operator trainer dev tests charts
 dashboards: env  ## write the Grafana dashboards of the chart from charts/dashboards
 	$(BIN)/python charts/dashboards
 screenshots: env  ## pictures of the dashboards from what a Prometheus has scraped (PROMETHEUS=directory)
-	$(BIN)/python -m screenshots --prometheus $(PROMETHEUS)
+	$(BIN)/python -m aurl_dev.screenshots --prometheus $(PROMETHEUS)
 generate: env  ## write the CRD, the job reference and the operator's copy of the schema from the typed models
 	$(BIN)/python -m aurl_trainer schema > operator/aurl_operator/schema/job.json.tmp
 	mv operator/aurl_operator/schema/job.json.tmp operator/aurl_operator/schema/job.json
@@ -76,15 +76,15 @@ generate-check: env  ## fail when a generated file is stale
 	$(BIN)/python -m aurl_operator.crd --check
 	$(BIN)/python charts/dashboards --check
 images: env  ## build the operator and trainer images from images/ (IMAGES=trainer-cuda: that with PyTorch for CUDA)
-	$(BIN)/python -m cluster images $(IMAGES)
+	$(BIN)/python -m aurl_dev.cluster images $(IMAGES)
 
 ##@ The local cluster
 cluster-up: env  ## the cluster of $KUBECONFIG, else kind, else a real single-node Kubernetes on this machine
-	$(BIN)/python -m cluster up
+	$(BIN)/python -m aurl_dev.cluster up
 cluster-down: env  ## stop and delete the local cluster
-	$(BIN)/python -m cluster down
+	$(BIN)/python -m aurl_dev.cluster down
 install: env  ## images, then the chart, into the cluster
-	$(BIN)/python -m demo install
+	$(BIN)/python -m aurl_dev.demo install
 
 ##@ Set-up
 env: $(VENV)/.ready

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cluster import images, provider
-from cluster.control_plane import ApiServer
-from cluster.images import Image
-from cluster.paths import CHECKOUT
-from cluster.provider import Cluster
+from aurl_dev.cluster import images, provider
+from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.cluster.images import Image
+from aurl_dev.cluster.paths import CHECKOUT
+from aurl_dev.cluster.provider import Cluster
 
 
 @pytest.fixture(scope="session")

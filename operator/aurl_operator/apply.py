@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from aurl_operator import podgroups
-from aurl_operator.actions import ENDING, Action, Create, Delete, DeleteJob, Patch, Refusal
-from aurl_operator.cache import Cache
-from aurl_operator.client import ApiError, Client
-from aurl_operator.names import Identity, owner_reference, owner_uid
-from aurl_operator.reading import dig
+from aurl_operator.core import podgroups
+from aurl_operator.core.actions import ENDING, Action, Create, Delete, DeleteJob, Patch, Refusal
+from aurl_operator.core.names import Identity, owner_reference, owner_uid
+from aurl_operator.core.parsers import dig
+from aurl_operator.kube.client import ApiError, Client
+from aurl_operator.kube.store import Cache
 
 log = logging.getLogger(__name__)
 

@@ -9,16 +9,17 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from aurl_operator.actions import Options
-from aurl_operator.cache import Cache
-from aurl_operator.client import ApiError, Client, Unreachable
-from aurl_operator.events import Recorder
-from aurl_operator.lease import Election
-from aurl_operator.metrics import Metrics
-from aurl_operator.progress import Poller
-from aurl_operator.queue import Key, KeyedQueue
+from aurl_operator.core.actions import Options
+from aurl_operator.core.names import Key
+from aurl_operator.kube.client import ApiError, Client, Unreachable
+from aurl_operator.kube.event_recorder import Recorder
+from aurl_operator.kube.leader_election import Election
+from aurl_operator.kube.progress_poller import Poller
+from aurl_operator.kube.resync import Resync
+from aurl_operator.kube.store import Cache
+from aurl_operator.kube.work_queue import KeyedQueue
 from aurl_operator.reconciler import Conflict, Reconciler
-from aurl_operator.resync import Resync
+from aurl_operator.serve.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

@@ -17,27 +17,27 @@ from typing import Any
 import kopf
 
 from aurl_operator import __version__
-from aurl_operator.admission import Admission
 from aurl_operator.api.base import PLURAL
-from aurl_operator.cache import Cache
-from aurl_operator.certificate import ServerCertificate
-from aurl_operator.childwatch import CHILDREN, ChildWatch
-from aurl_operator.client import ApiError, Client, Unreachable
-from aurl_operator.handlers import register
-from aurl_operator.health import Health
-from aurl_operator.http_server import serve
+from aurl_operator.api.training_schema import SchemaMissingError, load_schema
+from aurl_operator.core.admission import Admission
+from aurl_operator.core.validation import ConfigCheck, config_checker
+from aurl_operator.kube.client import ApiError, Client, Unreachable
+from aurl_operator.kube.informer import CHILDREN, ChildWatch
+from aurl_operator.kube.kopf_handlers import register
+from aurl_operator.kube.kopf_runner import watch
+from aurl_operator.kube.leader_election import Election, LeaseName
+from aurl_operator.kube.login import Login
+from aurl_operator.kube.resync import Resync
+from aurl_operator.kube.store import Cache
+from aurl_operator.kube.watch_liveness import Watch, Watches
 from aurl_operator.leadership import Leadership, Term
-from aurl_operator.lease import Election, LeaseName
-from aurl_operator.login import Login
-from aurl_operator.logs import set_up_logging
-from aurl_operator.metrics import Metrics
-from aurl_operator.resync import Resync
-from aurl_operator.schema_file import SchemaMissingError, load_schema
+from aurl_operator.serve.certificate import ServerCertificate
+from aurl_operator.serve.health import Health
+from aurl_operator.serve.http import serve
+from aurl_operator.serve.logs import set_up_logging
+from aurl_operator.serve.metrics import Metrics
+from aurl_operator.serve.webhook import serve_webhook
 from aurl_operator.settings import Settings, read_settings
-from aurl_operator.validation import ConfigCheck, config_checker
-from aurl_operator.watches import Watch, Watches
-from aurl_operator.watching import watch
-from aurl_operator.webhook import serve_webhook
 
 log = logging.getLogger(__name__)
 

@@ -8,22 +8,21 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from aurl_operator import podgroups
-from aurl_operator.actions import Children, Event, Options, Plan, Refusal
 from aurl_operator.api.base import API_VERSION, KIND, parse_time
 from aurl_operator.api.status import JobStatus
 from aurl_operator.apply import Applier, merge_patch
-from aurl_operator.cache import Cache, Object
-from aurl_operator.client import ApiError, Client
-from aurl_operator.events import Recorder
-from aurl_operator.metrics import Metrics
-from aurl_operator.names import Identity, claim_name, identity
-from aurl_operator.plan import plan
-from aurl_operator.podview import pod_view
-from aurl_operator.progress import Poller, Target
-from aurl_operator.queue import Key
-from aurl_operator.reading import dig, text
-from aurl_operator.status_reader import is_finished, read_status
+from aurl_operator.core import podgroups
+from aurl_operator.core.actions import Children, Event, Options, Plan, Refusal
+from aurl_operator.core.names import Identity, Key, claim_name, identity
+from aurl_operator.core.parsers import dig, text
+from aurl_operator.core.plan import plan
+from aurl_operator.core.podview import pod_view
+from aurl_operator.core.status_reader import is_finished, read_status
+from aurl_operator.kube.client import ApiError, Client
+from aurl_operator.kube.event_recorder import Recorder
+from aurl_operator.kube.progress_poller import Poller, Target
+from aurl_operator.kube.store import Cache, Object
+from aurl_operator.serve.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aurl_operator import __version__
-from aurl_operator.actions import Options
-from aurl_operator.validation import ConfigCheck
+from aurl_operator.core.actions import Options
+from aurl_operator.core.validation import ConfigCheck
 
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")

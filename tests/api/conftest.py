@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
+from api.api_harness import Playground, wait_for
 from api.operator_process import OperatorProcess
-from api.playground import Playground, wait_for
+from aurl_dev.cluster import system
+from aurl_dev.cluster.api import Api, ApiError
+from aurl_dev.cluster.control_plane import ApiServer
 from aurl_operator.crd import resource
-from cluster import system
-from cluster.api import Api, ApiError
-from cluster.control_plane import ApiServer
 
 CRD_FILE = Path(__file__).resolve().parents[2] / "charts/aurl-operator/files/crd.yaml"
 CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

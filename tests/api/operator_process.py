@@ -16,7 +16,7 @@ from typing import IO, Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.control_plane import free_ports
+from aurl_dev.cluster.control_plane import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINER_IMAGE = "registry.test/aurl-trainer:test"

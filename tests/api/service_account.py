@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cluster.api import Api
+from aurl_dev.cluster.api import Api
 
 
 def write_kubeconfig(admin: Path, namespace: str, account: str, path: Path) -> Path:

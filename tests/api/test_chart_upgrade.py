@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
+from api.api_harness import TRAINED, Object, Playground, wait_for
 from api.conftest import CRD_NAME, CRD_PATH
 from api.operator_process import OperatorProcess
-from api.playground import TRAINED, Object, Playground, wait_for
 from api.service_account import write_kubeconfig
-from cluster import helm
-from cluster.api import Api
-from cluster.chart import CHART
-from cluster.control_plane import ApiServer
+from aurl_dev.cluster import helm
+from aurl_dev.cluster.api import Api
+from aurl_dev.cluster.chart import CHART
+from aurl_dev.cluster.control_plane import ApiServer
 
 pytestmark = pytest.mark.api
 

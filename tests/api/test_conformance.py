@@ -13,13 +13,13 @@ from typing import Any, get_args
 
 import pytest
 
+from api.api_harness import JOB, TRAINED, Playground, environment, wait_for
 from api.conftest import CRD_FILE
 from api.launcher import launcher
 from api.operator_process import OperatorProcess
-from api.playground import JOB, TRAINED, Playground, environment, wait_for
+from aurl_dev.cluster.api import ApiError
+from aurl_dev.cluster.control_plane import ApiServer
 from aurl_operator.api.status import State
-from cluster.api import ApiError
-from cluster.control_plane import ApiServer
 
 pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
 DIVERGED = {"state": "Failed", "class": "Divergence", "message": "loss is NaN"}

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from api.conftest import Kubectl
+from aurl_dev.cluster.control_plane import ApiServer
 from aurl_operator.crd import resource
-from cluster.control_plane import ApiServer
 
 pytestmark = pytest.mark.api
 

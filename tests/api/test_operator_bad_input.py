@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from api.api_harness import Playground, wait_for
 from api.conftest import CRD_NAME, CRD_PATH
 from api.operator_process import OperatorProcess
-from api.playground import Playground, wait_for
-from cluster.api import Api
+from aurl_dev.cluster.api import Api
 
 pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from api.api_harness import Object, Playground, environment, wait_for
 from api.launcher import launcher
 from api.operator_process import OperatorProcess
-from api.playground import Object, Playground, environment, wait_for
 
 pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from api.api_harness import Playground, wait_for
 from api.fault_proxy import FaultProxy
 from api.operator_process import OperatorProcess
-from api.playground import Playground, wait_for
-from cluster.control_plane import ApiServer
+from aurl_dev.cluster.control_plane import ApiServer
 
 pytestmark = pytest.mark.api
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from api.api_harness import JOB, Object, Playground, wait_for
 from api.conftest import defined, loose_definition
 from api.operator_process import OperatorProcess
-from api.playground import JOB, Object, Playground, wait_for
-from cluster.api import Api
+from aurl_dev.cluster.api import Api
 
 pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
 

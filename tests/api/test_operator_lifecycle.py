@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from api.api_harness import TRAINED, Playground, environment, wait_for
 from api.launcher import launcher
 from api.operator_process import TRAINER_IMAGE, OperatorProcess
-from api.playground import TRAINED, Playground, environment, wait_for
-from aurl_operator.podsecurity import violations
+from aurl_operator.core.podsecurity import violations
 
 pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from api.api_harness import Object, Playground, wait_for
 from api.launcher import launcher
 from api.operator_process import OperatorProcess
-from api.playground import Object, Playground, wait_for
 
 pytestmark = pytest.mark.api
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from api.api_harness import TRAINED, Playground, wait_for
 from api.fault_proxy import FaultProxy
 from api.operator_process import OperatorProcess
-from api.playground import TRAINED, Playground, wait_for
-from cluster.control_plane import ApiServer
+from aurl_dev.cluster.control_plane import ApiServer
 
 pytestmark = pytest.mark.api
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from api.playground import Object, Playground, wait_for
+from api.api_harness import Object, Playground, wait_for
 
 pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
 

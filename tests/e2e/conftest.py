@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.images import Image
-from cluster.provider import Cluster
-from demo import install
-from demo.kube import Kube
+from aurl_dev.cluster.images import Image
+from aurl_dev.cluster.provider import Cluster
+from aurl_dev.demo import install
+from aurl_dev.demo.kube import Kube
 from e2e.prometheus import Prometheus, running
 
 

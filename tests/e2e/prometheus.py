@@ -15,8 +15,8 @@ from typing import Any
 import requests
 import yaml
 
-from cluster import system
-from demo.kube import Kube, Object, wait_for
+from aurl_dev.cluster import system
+from aurl_dev.demo.kube import Kube, Object, wait_for
 
 SCRAPE_SECONDS = 2
 

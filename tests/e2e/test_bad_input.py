@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cluster.images import Image
-from demo.follow import follow
-from demo.kube import Kube, Object, condition, wait_for
-from demo.volume import run_on_volume
+from aurl_dev.cluster.images import Image
+from aurl_dev.demo.follow import follow
+from aurl_dev.demo.kube import Kube, Object, condition, wait_for
+from aurl_dev.demo.volume import run_on_volume
 from e2e.jobs import small
 
 pytestmark = pytest.mark.cluster

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cluster import helm
-from cluster.provider import Cluster
-from demo.install import NAMESPACE, RELEASE
-from demo.kube import Kube
+from aurl_dev.cluster import helm
+from aurl_dev.cluster.provider import Cluster
+from aurl_dev.demo.install import NAMESPACE, RELEASE
+from aurl_dev.demo.kube import Kube
 
 pytestmark = pytest.mark.cluster
 

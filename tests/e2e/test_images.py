@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cluster import sbom
-from cluster.images import Image, digest_when_built_anew
+from aurl_dev.cluster import sbom
+from aurl_dev.cluster.images import Image, digest_when_built_anew
 
 pytestmark = pytest.mark.cluster
 

@@ -9,11 +9,11 @@ import pytest
 import yaml
 from rich.console import Console
 
-from cluster.images import Image
-from cluster.paths import CHECKOUT
-from demo.follow import follow
-from demo.kube import Kube
-from demo.volume import run_on_volume
+from aurl_dev.cluster.images import Image
+from aurl_dev.cluster.paths import CHECKOUT
+from aurl_dev.demo.follow import follow
+from aurl_dev.demo.kube import Kube
+from aurl_dev.demo.volume import run_on_volume
 from e2e.prometheus import Prometheus
 
 pytestmark = pytest.mark.cluster

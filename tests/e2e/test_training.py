@@ -13,12 +13,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from cluster.images import Image
-from cluster.provider import Cluster
-from demo import story
-from demo.follow import Story, follow
-from demo.kube import Kube, condition, wait_for
-from demo.volume import run_on_volume
+from aurl_dev.cluster.images import Image
+from aurl_dev.cluster.provider import Cluster
+from aurl_dev.demo import story
+from aurl_dev.demo.follow import Story, follow
+from aurl_dev.demo.kube import Kube, condition, wait_for
+from aurl_dev.demo.volume import run_on_volume
 from e2e.jobs import small
 from e2e.prometheus import Prometheus
 

@@ -18,9 +18,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from cluster.paths import CHECKOUT
-from demo.follow import follow
-from demo.kube import Kube, wait_for
+from aurl_dev.cluster.paths import CHECKOUT
+from aurl_dev.demo.follow import follow
+from aurl_dev.demo.kube import Kube, wait_for
 from e2e.jobs import small
 from e2e.prometheus import Prometheus
 from e2e.test_modes import shortened

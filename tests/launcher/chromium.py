@@ -12,7 +12,7 @@ from typing import Any
 
 import requests
 
-from cluster import system
+from aurl_dev.cluster import system
 from launcher.harness import eventually, free_port
 
 PACKAGES = ("chromium", "chromium-driver")

@@ -18,7 +18,7 @@ from torchrun.jobs import DATASET, TRAINING, Job, merge, wait_until, write_music
 from torchrun.test_samples import recorded
 
 FSDP = {"distribution": {"strategy": "fsdp"}}
-HOOK = "torchrun.breakage:record_samples"
+HOOK = "torchrun.fault_injection:record_samples"
 GOLDEN = Path(__file__).with_name("golden_transformer.json")
 CURVE = {"model": {"layers": 2, "dropout": 0.0}, "logging": {"everySteps": 1}}
 
@@ -39,7 +39,7 @@ def test_the_loss_curve_is_the_golden_one(ranks: int, change: dict[str, Any], tm
 
     Where data or model are meant to change, run it for one rank with TEST_GOLDEN=write.
     """
-    job = Job(tmp_path, merge(CURVE, change), "torchrun.breakage:draw_in_a_fixed_order")
+    job = Job(tmp_path, merge(CURVE, change), "torchrun.fault_injection:draw_in_a_fixed_order")
     assert job.run(ranks) == [0] * ranks, job.text()
     curve = {"train": losses(job), "validation": job.events("evaluation")[-1]["validation"]}
     if os.environ.get("TEST_GOLDEN") == "write":
@@ -84,7 +84,7 @@ def test_checkpoints_load_at_another_world_size_and_sharding(tmp_path: Path) -> 
     steady = merge(
         CURVE, {"schedule": {"kind": "constant", "warmupSteps": 2}, "evaluation": {"everySteps": 0}}
     )
-    hook = "torchrun.breakage:record_samples_of_an_overflow"
+    hook = "torchrun.fault_injection:record_samples_of_an_overflow"
     alone, job = Job(tmp_path / "alone", merge(steady, {"steps": 9})), Job(tmp_path / "moved", steady, hook)
     assert alone.run() == [0], alone.text()
     curve, watched = [], str(tmp_path / "samples")

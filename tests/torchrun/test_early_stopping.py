@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from torchrun.jobs import Job
 
-HOOK = "torchrun.breakage:record_samples"
+HOOK = "torchrun.fault_injection:record_samples"
 BASE: dict[str, Any] = {
     "checkpoint": {"everySteps": 5, "keepLast": 1, "keepBest": 0, "asynchronous": False},
     "evaluation": {"everySteps": 4},

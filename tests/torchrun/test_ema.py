@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from torchrun.jobs import Job
 
-HOOK = "torchrun.breakage:record_samples_of_an_overflow"
+HOOK = "torchrun.fault_injection:record_samples_of_an_overflow"
 EMA = {
     "ema": {"decay": 0.9},
     "evaluation": {"everySteps": 5},

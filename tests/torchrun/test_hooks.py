@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torchrun.jobs import Job, merge
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "hooks.md"
-RECORD = "torchrun.breakage:record_samples"
+RECORD = "torchrun.fault_injection:record_samples"
 
 
 def example() -> tuple[str, dict[str, Any]]:

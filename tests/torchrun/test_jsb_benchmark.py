@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.chorale_floor import informed_five_gram_nats
-from bench.jsb import PUBLISHED
+from aurl_dev.bench.chorale_floor import informed_five_gram_nats
+from aurl_dev.bench.jsb import PUBLISHED
 from torchrun.jobs import TRAINER
 
 SMALL = [
@@ -47,12 +47,12 @@ def write_rasters(path: Path) -> int:
 def run(data: Path, output: Path, changes: list[str]) -> dict[str, Any]:
     """Run the benchmark in a process of its own: its launcher reaps all children, those of others too."""
     checkout = TRAINER.parent
-    script = "import json, sys; from pathlib import Path; from bench.jsb import run; "
+    script = "import json, sys; from pathlib import Path; from aurl_dev.bench.jsb import run; "
     script += "print(json.dumps(run(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])))"
     done = subprocess.run(
         [sys.executable, "-c", script, str(data), str(output), *changes],
         cwd=checkout,
-        env={**os.environ, "PYTHONPATH": f"{checkout / 'tests'}:{TRAINER}"},
+        env={**os.environ, "PYTHONPATH": f"{checkout / 'dev'}:{TRAINER}"},
         capture_output=True,
         text=True,
         check=False,

@@ -74,7 +74,7 @@ EXHAUSTED = SHORT | {
     "checkpoint": {"everySteps": 2, "asynchronous": False, "keepLast": 5},
     "logging": {"everySteps": 1},
 }
-OUT = "torchrun.breakage:run_out_of_memory"
+OUT = "torchrun.fault_injection:run_out_of_memory"
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ PROBED = EXHAUSTED | {
     "model": {"dModel": 128, "layers": 2},
     "batch": {"globalBatchSize": 32, "microBatchSize": 0, "minMicroBatchSize": 2, "maxMicroBatchSize": 8},
 }
-LIMIT = "torchrun.breakage:limit_memory"
+LIMIT = "torchrun.fault_injection:limit_memory"
 
 
 def test_micro_batch_and_checkpointing_are_measured_and_kept(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_the_rank_with_least_memory_decides_for_all(tmp_path: Path) -> None:
 
 def test_a_job_that_fits_in_no_size_says_so(tmp_path: Path) -> None:
     batch = {"globalBatchSize": 8, "microBatchSize": 0}
-    job = Job(tmp_path, EXHAUSTED | {"batch": batch}, "torchrun.breakage:limit_memory")
+    job = Job(tmp_path, EXHAUSTED | {"batch": batch}, "torchrun.fault_injection:limit_memory")
     job.write(memory={})
     assert job.run(TEST_SCARCE="0", TEST_LEFT="0") == [1]
     assert job.failure()["failure_class"] == "OutOfMemory"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from aurl_trainer.cli.main import run
 from torchrun.jobs import Job
 
-HOOK = "torchrun.breakage:record_samples"
+HOOK = "torchrun.fault_injection:record_samples"
 LATENTS = {"bars": 4, "barsPerPhrase": 2, "barSize": 4, "phraseSize": 3, "globalSize": 2, "encoderLayers": 1}
 MODES: dict[str, dict[str, Any]] = {
     "transformer": {

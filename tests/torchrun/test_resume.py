@@ -72,7 +72,7 @@ def test_a_resume_from_any_step_ends_with_equal_bits(tmp_path: Path) -> None:
         "checkpoint": {"everySteps": 1, "keepLast": 9, "asynchronous": False},
     }
     samples = str(tmp_path / "samples")
-    whole = Job(tmp_path / "whole", changes, "torchrun.breakage:record_samples_of_an_overflow")
+    whole = Job(tmp_path / "whole", changes, "torchrun.fault_injection:record_samples_of_an_overflow")
     assert whole.run(TEST_SAMPLES=samples, TEST_STEP="3") == [0], whole.text()
     expected = weights(whole, 9)
     for step in range(1, 9):

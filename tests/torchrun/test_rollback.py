@@ -11,7 +11,7 @@ import pytest
 
 from torchrun.jobs import Job
 
-HOOK = "torchrun.breakage:spoil_data"
+HOOK = "torchrun.fault_injection:spoil_data"
 STEP = 6 * 16
 """Tokens per step."""
 CHANGE: dict[str, Any] = {

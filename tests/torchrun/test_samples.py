@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from aurl_trainer.stability.guard import INITIAL_SCALE, NONFINITE
+from aurl_trainer.optim.guard import INITIAL_SCALE, NONFINITE
 from torchrun.jobs import Job
 
-HOOK = "torchrun.breakage:record_samples"
+HOOK = "torchrun.fault_injection:record_samples"
 CURRICULUM = {
     "contextLength": 32,
     "curriculum": {"kind": "linear", "startLength": 8, "rampFraction": 0.5},
@@ -144,7 +144,7 @@ def test_accumulation_weighs_tokens_and_not_micro_batches(tmp_path: Path) -> Non
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_resumes_exactly_with_its_loss_scale(precision: str, tmp_path: Path) -> None:
     change = {"precision": precision, "checkpoint": {"asynchronous": False}, "steps": 12}
-    broken_hook = "torchrun.breakage:record_samples_of_an_overflow"
+    broken_hook = "torchrun.fault_injection:record_samples_of_an_overflow"
     straight, broken = Job(tmp_path / "a", change, broken_hook), Job(tmp_path / "b", change, broken_hook)
     # The gradient of step 3 overflows: from there on the loss scale is not what a new guard would begin with.
     assert straight.run(TEST_SAMPLES=str(tmp_path / "c"), TEST_STEP="3") == [0], straight.text()

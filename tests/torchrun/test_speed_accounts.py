@@ -23,7 +23,7 @@ def accounts(job: Job) -> dict[str, Any]:
 def test_goodput_and_badput_add_up_to_wall_clock_over_a_death(tmp_path: Path) -> None:
     # Checkpoints at 10 and 20; death before 18 loses seven steps.
     changes = {"checkpoint": {"everySteps": 10, "asynchronous": False}, "logging": {"everySteps": 1}}
-    job = Job(tmp_path, changes, "torchrun.breakage:account_at_once")
+    job = Job(tmp_path, changes, "torchrun.fault_injection:account_at_once")
     began = time.time()
     killed = job.run(2, TEST_SAMPLES=str(tmp_path / "samples"), TEST_DEATH="18")
     assert set(killed) == {-signal.SIGKILL}

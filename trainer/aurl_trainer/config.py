@@ -13,8 +13,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from aurl_trainer.checkpoint.config import CheckpointConfig
-from aurl_trainer.curriculum import CurriculumConfig
 from aurl_trainer.data.config import DatasetConfig
+from aurl_trainer.data.curriculum import CurriculumConfig
 from aurl_trainer.distributed.config import DistributionConfig
 from aurl_trainer.errors import UserError
 from aurl_trainer.hooks.config import HooksConfig

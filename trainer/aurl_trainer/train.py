@@ -28,49 +28,49 @@ import torch
 from torch import Tensor, nn
 
 from aurl_trainer import logs
-from aurl_trainer.batches import Batches, evaluation_batches
 from aurl_trainer.checkpoint.manager import CheckpointManager
 from aurl_trainer.checkpoint.state import Identity, Progress
 from aurl_trainer.checkpoint.writer import CheckpointWriter, give_shards
-from aurl_trainer.compilation import Compilation
 from aurl_trainer.config import JobFile
-from aurl_trainer.curriculum import Curriculum
+from aurl_trainer.data.curriculum import Curriculum
 from aurl_trainer.data.prepare import prepare
-from aurl_trainer.device import autocast, choose_device, fix_threads, set_tf32
-from aurl_trainer.distributed.ranks import Layout, Ranks
+from aurl_trainer.distributed.runtime import Layout, Ranks
 from aurl_trainer.distributed.sharding import local, local_gradients
 from aurl_trainer.errors import UserError
 from aurl_trainer.hooks.interface import Evaluation
 from aurl_trainer.hooks.load import Hooks, load_hooks
 from aurl_trainer.hooks.losses import ExtraLosses
 from aurl_trainer.hooks.metrics import measure
+from aurl_trainer.loop.batches import Batches, evaluation_batches
+from aurl_trainer.loop.compute_time import Pace
+from aurl_trainer.loop.fitting import Fitting, out_of_memory_restarts
+from aurl_trainer.loop.job_sampler import Musician
+from aurl_trainer.loop.metric_logger import TrainingLog
+from aurl_trainer.loop.recovery import Attempt, collect_frozen, make_room, release
+from aurl_trainer.loop.resume import TrainingState, choose_checkpoint
+from aurl_trainer.loop.rollback import Rollback
+from aurl_trainer.loop.supervisor import Supervisor
+from aurl_trainer.loop.tensorboard import TensorBoard
+from aurl_trainer.loop.training_data import TrainingData
 from aurl_trainer.memory.activation import ActivationCheckpointing
 from aurl_trainer.memory.capacity import reserve_bytes
 from aurl_trainer.memory.exhaustion import ExhaustionSnapshot
-from aurl_trainer.memory.fitting import Fitting, out_of_memory_restarts
 from aurl_trainer.memory.profile import MemoryProfile, write_profile
-from aurl_trainer.memory.recovery import Attempt, collect_frozen, make_room, release
+from aurl_trainer.model.compilation import Compilation
 from aurl_trainer.model.transformer import Transformer
+from aurl_trainer.model.utilisation import Utilisation, peak_flops
 from aurl_trainer.monitor.failure import record_failure, run_directory
 from aurl_trainer.monitor.report import RankReporter
 from aurl_trainer.monitor.snapshot import write_json
 from aurl_trainer.monitor.stacks import answer_with_stacks
-from aurl_trainer.musician import Musician
 from aurl_trainer.objective.choice import make_model, make_objective
 from aurl_trainer.objective.objective import Objective
 from aurl_trainer.optim.choice import make_optimizer
 from aurl_trainer.optim.ema import WeightAverage
+from aurl_trainer.optim.guard import UpdateGuard
 from aurl_trainer.optim.schedule import dropout_at, learning_rate, ramp
-from aurl_trainer.pace import Pace
-from aurl_trainer.randomness import seed_everything
-from aurl_trainer.reporting import TrainingLog
-from aurl_trainer.resume import TrainingState, choose_checkpoint
-from aurl_trainer.stability.guard import UpdateGuard
-from aurl_trainer.stability.rollback import Rollback
-from aurl_trainer.stability.supervisor import Supervisor
-from aurl_trainer.tracking import TensorBoard
-from aurl_trainer.training_data import TrainingData
-from aurl_trainer.utilisation import Utilisation, peak_flops
+from aurl_trainer.system.device import autocast, choose_device, fix_threads, set_tf32
+from aurl_trainer.system.randomness import seed_everything
 
 log = logging.getLogger("aurl_trainer.train")
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from helm_python import Chart
 
-from cluster.chart import CHART, switches, unsampled
+from aurl_dev.cluster.chart import CHART, switches, unsampled
 from job_schema import check_job
 
 Object = dict[str, Any]
@@ -39,7 +39,7 @@ def _objects(chart: Chart, values: Object) -> list[Object]:
 
 
 def test_every_value_has_a_setting_that_is_tried() -> None:
-    """A new value that is empty by default needs a sample in tests/cluster/chart.py."""
+    """A new value that is empty by default needs a sample in dev/aurl_dev/cluster/chart.py."""
     assert unsampled() == []
     assert len(switches()) > 40
 

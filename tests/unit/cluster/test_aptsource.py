@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cluster.aptsource import deb822_as_source, one_line_as_source, write_source_entries
+from aurl_dev.cluster.aptsource import deb822_as_source, one_line_as_source, write_source_entries
 
 DEB822 = """\
 # The archive

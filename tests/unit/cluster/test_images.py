@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.images import content_hash, requirements, tree_hash
+from aurl_dev.cluster.images import content_hash, requirements, tree_hash
 
 
 @pytest.fixture

@@ -5,8 +5,16 @@ from itertools import pairwise
 
 import pytest
 
-from cluster.errors import MachineError
-from cluster.network import BLOCK_PREFIX, POOLS, Addresses, Namespace, candidates, choose_block, networks_in
+from aurl_dev.cluster.errors import MachineError
+from aurl_dev.cluster.network import (
+    BLOCK_PREFIX,
+    POOLS,
+    Addresses,
+    Namespace,
+    candidates,
+    choose_block,
+    networks_in,
+)
 
 
 def test_first_block_of_the_first_pool_on_an_empty_machine() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from cluster import binaries, pause
-from cluster.cgroups import hierarchies
-from cluster.errors import ClusterError, CommandError
-from cluster.local import LocalCluster
-from cluster.provisioner import released, volume_for, wants_volume
+from aurl_dev.cluster import binaries, pause
+from aurl_dev.cluster.cgroups import hierarchies
+from aurl_dev.cluster.errors import ClusterError, CommandError
+from aurl_dev.cluster.local import LocalCluster
+from aurl_dev.cluster.provisioner import released, volume_for, wants_volume
 
 
 def claim(**spec: Any) -> dict[str, Any]:

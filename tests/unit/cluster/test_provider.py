@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import provider
-from cluster.errors import ClusterError
+from aurl_dev.cluster import provider
+from aurl_dev.cluster.errors import ClusterError
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from aurl_dev.cluster import system
 from aurl_trainer.cli.main import command_line
-from cluster import system
 from job_schema import check_job
 from pages import JOB_FILES, PAGES, ROOT, commands, manifests, mentioned
 

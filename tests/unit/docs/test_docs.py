@@ -10,7 +10,7 @@ import pytest
 import yaml
 from helm_python import Chart
 
-from aurl_operator.metrics import Metrics
+from aurl_operator.serve.metrics import Metrics
 from job_schema import check_job, crd_schema
 from pages import JOB_FILES, PAGES, ROOT, anchors, manifests
 

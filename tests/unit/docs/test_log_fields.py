@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from aurl_operator.logs import set_up_logging
+from aurl_operator.serve.logs import set_up_logging
 from aurl_trainer import logs
 
 CONTRACT = Path(__file__).parents[3] / "docs/architecture.md"

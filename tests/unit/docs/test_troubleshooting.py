@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from aurl_operator import classify
-from cluster.paths import CHECKOUT
+from aurl_dev.cluster.paths import CHECKOUT
+from aurl_operator.core import classify
 
 PAGE = (CHECKOUT / "docs/troubleshooting.md").read_text()
-SOURCES = sorted((CHECKOUT / "operator/aurl_operator").glob("*.py"))
+SOURCES = sorted((CHECKOUT / "operator/aurl_operator").rglob("*.py"))
 #: What is called with a reason among its arguments.
 GIVEN_TO = {
     "Acceptance", "Aspect", "Decision", "Event", "Failure", "Move", "Obstacle",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from aurl_trainer import logs
-from aurl_trainer.launcher import cgroup
+from aurl_trainer.system import cgroup
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aurl_trainer.distributed.ranks import Layout, Ranks
+from aurl_trainer.distributed.runtime import Layout, Ranks
 from aurl_trainer.model.critic import SpectralConv
 from aurl_trainer.objective.objective import Objective
 from aurl_trainer.optim.adamw import AdamW

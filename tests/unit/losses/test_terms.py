@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from aurl_trainer.distributed.ranks import Layout, Ranks
+from aurl_trainer.distributed.runtime import Layout, Ranks
 from aurl_trainer.losses.adversarial import CriticPass
 from aurl_trainer.losses.config import CRITIC_TERMS, TERMS, LossesConfig, belongs
 from aurl_trainer.losses.weighted import FUNCTIONS

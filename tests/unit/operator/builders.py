@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from aurl_operator.actions import Children, Create, Delete, Options, Plan
 from aurl_operator.api.base import format_time
-from aurl_operator.plan import plan
-from aurl_operator.progress_report import ProgressReport
+from aurl_operator.core.actions import Children, Create, Delete, Options, Plan
+from aurl_operator.core.plan import plan
+from aurl_operator.core.progress import ProgressReport
 
 Object = dict[str, Any]
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aurl_operator.admission import Admission, MalformedReviewError, answer, read_review
 from aurl_operator.api.spec import MANAGED_BY
-from aurl_operator.objects import config_data
-from aurl_operator.schema_file import load_schema
-from aurl_operator.validation import config_checker, parse_spec
+from aurl_operator.api.training_schema import load_schema
+from aurl_operator.core.admission import Admission, MalformedReviewError, answer, read_review
+from aurl_operator.core.objects import config_data
+from aurl_operator.core.validation import config_checker, parse_spec
 from unit.operator.builders import make_job, running
 from unit.operator.test_hostile_objects import JSON, paths, spoil
 

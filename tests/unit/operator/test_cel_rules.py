@@ -14,10 +14,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aurl_dev.cluster.paths import CHECKOUT
+from aurl_operator.core.names import identity
+from aurl_operator.core.validation import check_spec, parse_spec
 from aurl_operator.crd.resource import CEL_RULES
-from aurl_operator.names import identity
-from aurl_operator.validation import check_spec, parse_spec
-from cluster.paths import CHECKOUT
 from unit.operator.builders import make_job
 
 CRD = yaml.safe_load((CHECKOUT / "charts/aurl-operator/files/crd.yaml").read_text())

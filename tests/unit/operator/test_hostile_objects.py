@@ -10,12 +10,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from aurl_operator.actions import Children
 from aurl_operator.api.base import parse_time
-from aurl_operator.plan import plan
-from aurl_operator.podview import pod_view
-from aurl_operator.progress_report import ProgressReport
-from aurl_operator.status_reader import is_finished, read_status
+from aurl_operator.core.actions import Children
+from aurl_operator.core.plan import plan
+from aurl_operator.core.podview import pod_view
+from aurl_operator.core.progress import ProgressReport
+from aurl_operator.core.status_reader import is_finished, read_status
 from unit.operator.builders import NOW, OPTIONS, make_job, running
 
 LEAVES = (

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import cast
 
-from aurl_operator.cache import Cache
-from aurl_operator.client import Client
+from aurl_operator.core.names import Key
+from aurl_operator.kube.client import Client
+from aurl_operator.kube.resync import Resync
+from aurl_operator.kube.store import Cache
+from aurl_operator.kube.work_queue import KeyedQueue
 from aurl_operator.leadership import Leadership, Term
-from aurl_operator.queue import Key, KeyedQueue
-from aurl_operator.resync import Resync
 from unit.operator.builders import Object, make_job
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from aurl_operator.actions import Create, Delete, DeleteJob
-from aurl_operator.progress_report import ProgressReport
+from aurl_operator.core.actions import Create, Delete, DeleteJob
+from aurl_operator.core.progress import ProgressReport
 from unit.operator.builders import (
     PREPARED,
     TRAINED,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aurl_operator.pods import without_nodes
+from aurl_operator.core.pods import without_nodes
 from unit.operator.builders import World, after, make_job, running
 
 KILLED: dict[str, Any] = {"state": "Failed", "class": "Infrastructure", "signal": "SIGKILL", "rank": 1}

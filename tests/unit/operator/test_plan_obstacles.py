@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aurl_operator.actions import Create, Refusal
-from aurl_operator.progress_report import ProgressReport
+from aurl_operator.core.actions import Create, Refusal
+from aurl_operator.core.progress import ProgressReport
 from unit.operator.builders import (
     NOW,
     OPTIONS,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from aurl_operator.actions import Refusal
-from aurl_operator.placement import pause_seconds
-from aurl_operator.podsecurity import violations
+from aurl_operator.core.actions import Refusal
+from aurl_operator.core.placement import pause_seconds
+from aurl_operator.core.podsecurity import violations
 from unit.operator.builders import TRAINED, Object, World, make_job, prepared, running
 
 ELASTIC: Object = {"minNodes": 1, "maxNodes": 4, "growIntervalSeconds": 120}

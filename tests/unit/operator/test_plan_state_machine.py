@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aurl_operator.actions import Create
+from aurl_operator.core.actions import Create
 from unit.operator.builders import PREPARED, TRAINED, World, make_job
 
 FAILURES: list[tuple[int, dict[str, Any] | None]] = [

@@ -11,12 +11,12 @@ from typing import Any, cast
 
 import pytest
 
-from aurl_operator.cache import Cache
-from aurl_operator.client import ApiError, Client
-from aurl_operator.events import Recorder
-from aurl_operator.metrics import Metrics
-from aurl_operator.progress import Poller
+from aurl_operator.kube.client import ApiError, Client
+from aurl_operator.kube.event_recorder import Recorder
+from aurl_operator.kube.progress_poller import Poller
+from aurl_operator.kube.store import Cache
 from aurl_operator.reconciler import Reconciler
+from aurl_operator.serve.metrics import Metrics
 from unit.operator.builders import OPTIONS, Object, World, make_job, running
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from aurl_operator.progress_report import ProgressReport
-from aurl_operator.stragglers import read_paces
+from aurl_operator.core.progress import ProgressReport
+from aurl_operator.core.stragglers import read_paces
 from unit.operator.builders import World, make_job, running
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import system
+from aurl_dev.cluster import system
 
 ROOT = Path(__file__).resolve().parents[3]
 RULES = ROOT / "charts/aurl-operator/rules/aurl.yaml"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aurl_trainer.config import JobFile
-from aurl_trainer.curriculum import Curriculum, CurriculumConfig
+from aurl_trainer.data.curriculum import Curriculum, CurriculumConfig
 from aurl_trainer.errors import UserError
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from aurl_trainer.config import TrainingConfig
 from aurl_trainer.optim.config import ScheduleConfig
-from aurl_trainer.optim.plateau import PlateauSchedule
 from aurl_trainer.stability.anomaly import Action, Anomaly
 from aurl_trainer.stability.config import StabilityConfig
 from aurl_trainer.stability.detect_fit import Overfitting, Underfitting
@@ -20,6 +19,7 @@ from aurl_trainer.stability.detect_loss import LossDivergence, LossOscillation, 
 from aurl_trainer.stability.detect_speed import DataStarvation, ThroughputDegradation
 from aurl_trainer.stability.early_stopping import EarlyStopping, EarlyStoppingConfig
 from aurl_trainer.stability.monitor import IntervalDetector, StabilityMonitor
+from aurl_trainer.stability.plateau import PlateauSchedule
 from aurl_trainer.stability.reading import Evaluation, Finding, Reading
 
 DEFAULT = StabilityConfig()

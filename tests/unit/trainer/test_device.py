@@ -7,8 +7,8 @@ import logging
 import pytest
 import torch
 
-from aurl_trainer.device import autocast, choose_device, device_memory, set_tf32
 from aurl_trainer.errors import UserError
+from aurl_trainer.system.device import autocast, choose_device, device_memory, set_tf32
 
 
 def test_auto_takes_the_cpu_where_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ import torch
 from aurl_trainer.optim.adamw import AdamW
 from aurl_trainer.optim.choice import make_optimizer
 from aurl_trainer.optim.config import OptimizerConfig
+from aurl_trainer.optim.guard import INITIAL_SCALE, UpdateGuard
 from aurl_trainer.stability.config import StabilityConfig
-from aurl_trainer.stability.guard import INITIAL_SCALE, UpdateGuard
 
 Kind = Literal["adamw", "lion", "adafactor"]
 KINDS: tuple[Kind, ...] = ("adamw", "lion", "adafactor")

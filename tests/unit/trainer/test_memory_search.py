@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from aurl_trainer.launcher import cgroup
 from aurl_trainer.memory.capacity import HostMeter, available_memory
 from aurl_trainer.memory.search import largest_that_fits, pass_sizes
-from aurl_trainer.monitor.hostmemory import HostMemory
+from aurl_trainer.system import cgroup
+from aurl_trainer.system.host_memory import HostMemory
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 
 from aurl_trainer.model.config import ModelConfig
 from aurl_trainer.model.transformer import Transformer
-from aurl_trainer.utilisation import Utilisation, known_peak, peak_flops
+from aurl_trainer.model.utilisation import Utilisation, known_peak, peak_flops
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aurl_trainer.data.vocabulary import BAR, PAD
-from aurl_trainer.distributed.ranks import Layout, Ranks
+from aurl_trainer.distributed.runtime import Layout, Ranks
 from aurl_trainer.losses.config import Mode
 from aurl_trainer.model.config import ModelConfig
 from aurl_trainer.model.latents import LEVELS, Bars, Gaussian, gaussian_noise

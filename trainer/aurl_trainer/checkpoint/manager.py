@@ -25,17 +25,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from aurl_trainer.checkpoint.durable import (
+from aurl_trainer.checkpoint.layout import CHECKPOINT_NAME, MANIFEST, MARKER, STATE_FILE
+from aurl_trainer.checkpoint.state import evaluated_loss
+from aurl_trainer.checkpoint.tensorfile import safetensors_parts
+from aurl_trainer.errors import DamagedCheckpointError
+from aurl_trainer.system.durable import (
     file_sha256,
     json_bytes,
     remove_tree,
     sync_directory,
     write_durably,
 )
-from aurl_trainer.checkpoint.layout import CHECKPOINT_NAME, MANIFEST, MARKER, STATE_FILE
-from aurl_trainer.checkpoint.state import evaluated_loss
-from aurl_trainer.checkpoint.tensorfile import safetensors_parts
-from aurl_trainer.errors import DamagedCheckpointError
 
 MODEL_FILE, OPTIMIZER_FILE, EMA_FILE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 FORMAT = 1

@@ -9,12 +9,12 @@ from typing import Any
 
 from aurl_trainer.errors import UserError
 from aurl_trainer.launcher import jobpage, progress
+from aurl_trainer.launcher.artifacts import Shelf, read_sample
 from aurl_trainer.launcher.environment import read_environment
 from aurl_trainer.launcher.history import History, restored
 from aurl_trainer.launcher.recorder import HISTORY_FILE
 from aurl_trainer.launcher.rundir import RunDirectory
 from aurl_trainer.launcher.server import JSON_TYPE, LauncherServer, json_body
-from aurl_trainer.launcher.shelf import Shelf, read_sample
 from aurl_trainer.monitor.snapshot import read_json
 
 

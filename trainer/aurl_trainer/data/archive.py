@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
-from aurl_trainer.checkpoint.durable import remove_tree, sync_directory
 from aurl_trainer.data.config import ArchiveConfig
 from aurl_trainer.data.errors import DatasetError, DownloadError
 from aurl_trainer.data.midi import MAX_FILE_BYTES
+from aurl_trainer.system.durable import remove_tree, sync_directory
 
 log = logging.getLogger("aurl_trainer.data")
 

@@ -23,7 +23,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from aurl_trainer.checkpoint.durable import remove_tree, sync_directory, write_durably
 from aurl_trainer.data.config import DatasetConfig
 from aurl_trainer.data.errors import DatasetError
 from aurl_trainer.data.pieces import Pieces
@@ -39,6 +38,7 @@ from aurl_trainer.data.shards import (
 from aurl_trainer.data.sources import Source, open_source
 from aurl_trainer.data.vocabulary import ENCODING_VERSION, Vocabulary
 from aurl_trainer.data.workers import get_ready, tokenize_files
+from aurl_trainer.system.durable import remove_tree, sync_directory, write_durably
 
 log = logging.getLogger("aurl_trainer.data")
 

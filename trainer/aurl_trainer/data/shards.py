@@ -19,10 +19,10 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from aurl_trainer.checkpoint.durable import file_sha256
 from aurl_trainer.data.errors import DatasetError
 from aurl_trainer.data.music import Ints
 from aurl_trainer.data.vocabulary import Vocabulary
+from aurl_trainer.system.durable import file_sha256
 
 TOKEN_TYPE: Final = np.dtype("<u2")
 OFFSET_TYPE: Final = np.dtype("<i8")

@@ -119,12 +119,12 @@ def open_source(config: SourceConfig, volume: Path, job_dir: Path, vocabulary: V
     if config.archive is not None:
         return _archive(config.archive, job_dir)
     if config.tokens is not None:
-        from aurl_trainer.data.ready import ready_tokens
+        from aurl_trainer.data.pretokenized import ready_tokens
 
         files = ready_tokens(volume / config.tokens.path, config.tokens.path, vocabulary)
         return Source(files, "dataset.source.tokens", f"under {config.tokens.path!r}", "tokens")
     if config.raster is not None:
-        from aurl_trainer.data.ready import raster_pieces
+        from aurl_trainer.data.pretokenized import raster_pieces
 
         pieces = raster_pieces(volume / config.raster.path, config.raster)
         return Source(pieces, "dataset.source.raster", f"in {config.raster.path!r}", "raster")

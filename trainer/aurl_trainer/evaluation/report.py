@@ -16,7 +16,7 @@ from aurl_trainer.data.music import Music
 from aurl_trainer.data.shards import Dataset, Split, SplitName
 from aurl_trainer.data.tokenizer import decode
 from aurl_trainer.data.vocabulary import PAD, Vocabulary
-from aurl_trainer.distributed.ranks import Layout, Ranks
+from aurl_trainer.distributed.runtime import Layout, Ranks
 from aurl_trainer.evaluation.distance import compared, memorised
 from aurl_trainer.evaluation.likelihood import likelihood, seconds_of
 from aurl_trainer.evaluation.ngram import ngram_nats

@@ -20,13 +20,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from aurl_trainer.checkpoint.durable import (
-    file_sha256,
-    json_bytes,
-    remove_tree,
-    sync_directory,
-    write_durably,
-)
 from aurl_trainer.checkpoint.manager import EMA_FILE, MODEL_FILE, Checkpoint, CheckpointManager
 from aurl_trainer.checkpoint.tensorfile import safetensors_parts
 from aurl_trainer.data.shards import VOCABULARY
@@ -35,6 +28,13 @@ from aurl_trainer.errors import DamagedCheckpointError, UserError
 from aurl_trainer.model.config import ModelConfig
 from aurl_trainer.model.transformer import Transformer
 from aurl_trainer.model.vae import VAE
+from aurl_trainer.system.durable import (
+    file_sha256,
+    json_bytes,
+    remove_tree,
+    sync_directory,
+    write_durably,
+)
 
 EXPORT: Final = "export.json"
 CONFIG: Final = "config.json"

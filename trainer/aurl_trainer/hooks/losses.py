@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aurl_trainer.data.vocabulary import Vocabulary
-from aurl_trainer.distributed.ranks import Ranks
+from aurl_trainer.distributed.runtime import Ranks
 from aurl_trainer.errors import UserError
 from aurl_trainer.hooks.interface import LossInputs
 from aurl_trainer.hooks.load import Hook

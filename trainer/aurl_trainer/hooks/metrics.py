@@ -9,7 +9,7 @@ import torch
 from aurl_trainer.errors import UserError
 from aurl_trainer.hooks.interface import Evaluation
 from aurl_trainer.hooks.load import Hook
-from aurl_trainer.randomness import random_state, restore_random_state
+from aurl_trainer.system.randomness import random_state, restore_random_state
 
 
 @torch.no_grad()

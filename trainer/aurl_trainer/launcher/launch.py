@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from aurl_trainer import logs
-from aurl_trainer.launcher import cgroup, jobpage, progress, rundir, stacks, termination
+from aurl_trainer.launcher import jobpage, progress, rundir, stacks, termination
+from aurl_trainer.launcher.artifacts import Shelf, read_sample
 from aurl_trainer.launcher.environment import ContractError, LaunchEnvironment
 from aurl_trainer.launcher.history import History
 from aurl_trainer.launcher.outcome import FAILED, INTERRUPTED, SUCCEEDED, Outcome, decide
@@ -29,8 +30,8 @@ from aurl_trainer.launcher.processes import Child, SignalInbox, kill_leftovers, 
 from aurl_trainer.launcher.progress import Role
 from aurl_trainer.launcher.recorder import Recorder
 from aurl_trainer.launcher.server import JSON_TYPE, METRICS_TYPE, LauncherServer, json_body
-from aurl_trainer.launcher.shelf import Shelf, read_sample
 from aurl_trainer.launcher.stall import UNFINISHED, Stall, StallWatch
+from aurl_trainer.system import cgroup
 
 log = logging.getLogger(__name__)
 

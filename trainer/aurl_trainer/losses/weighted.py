@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor, nn
 
-from aurl_trainer.distributed.ranks import Ranks
+from aurl_trainer.distributed.runtime import Ranks
 from aurl_trainer.losses import adversarial, consistency, latent, reconstruction, regularisers, structure
 from aurl_trainer.losses.config import LossesConfig, weight_at
 from aurl_trainer.losses.term import Measured, TermFunction

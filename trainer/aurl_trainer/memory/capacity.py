@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 
 from aurl_trainer.errors import UserError
-from aurl_trainer.launcher.cgroup import memory_left
-from aurl_trainer.monitor.hostmemory import HostMemory
+from aurl_trainer.system.cgroup import memory_left
+from aurl_trainer.system.host_memory import HostMemory
 
 MARGIN = 0.08
 """Share of the capacity that is never planned for: fragments, and what a library takes later."""

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from aurl_trainer.monitor.failure import classify
-from aurl_trainer.monitor.hostmemory import HostMemory
 from aurl_trainer.monitor.snapshot import write_json
+from aurl_trainer.system.host_memory import HostMemory
 
 log = logging.getLogger("aurl_trainer.train")
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from aurl_trainer.device import device_memory
 from aurl_trainer.monitor.report import RankReporter
 from aurl_trainer.monitor.snapshot import MEMORY_PHASES, write_json
+from aurl_trainer.system.device import device_memory
 
 INTERVAL = 1.0
 """Least time in seconds between two steps that are looked into."""

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from aurl_trainer.monitor.goodput import GoodputFile
-from aurl_trainer.monitor.hostmemory import HostMemory
 from aurl_trainer.monitor.snapshot import (
     CHECKPOINT_RESULTS,
     PHASES,
@@ -28,6 +27,7 @@ from aurl_trainer.monitor.snapshot import (
     write_snapshot,
 )
 from aurl_trainer.stability.anomaly import ACTIONS, Action, Anomaly
+from aurl_trainer.system.host_memory import HostMemory
 
 MIN_INTERVAL = 0.5
 """Least time in seconds between two snapshots that carry nothing urgent."""

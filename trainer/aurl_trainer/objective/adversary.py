@@ -12,15 +12,15 @@ from typing import Final, cast
 import torch
 from torch import Tensor
 
-from aurl_trainer.distributed.ranks import Ranks
+from aurl_trainer.distributed.runtime import Ranks
 from aurl_trainer.losses.adversarial import CriticPass, Exhibits
 from aurl_trainer.losses.config import LossesConfig, weight_at
 from aurl_trainer.losses.weighted import WeightedTerms
 from aurl_trainer.model.config import CriticConfig
 from aurl_trainer.model.critic import Critic
 from aurl_trainer.optim.adamw import AdamW
+from aurl_trainer.optim.guard import UpdateGuard
 from aurl_trainer.stability.config import StabilityConfig
-from aurl_trainer.stability.guard import UpdateGuard
 
 EPSILON: Final = 1e-8
 _PENALTIES: Final = ("r1_states", "r1_latents")

@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from aurl_trainer.batches import MicroBatch
 from aurl_trainer.data.vocabulary import PAD
-from aurl_trainer.distributed.ranks import Ranks
+from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.loop.batches import MicroBatch
 from aurl_trainer.losses.adversarial import AdversarialPass
 from aurl_trainer.losses.heads import LatentHeads
 from aurl_trainer.losses.latent import LatentPass

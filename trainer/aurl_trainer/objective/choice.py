@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from aurl_trainer.compilation import TokenLoss
 from aurl_trainer.config import TrainingConfig
 from aurl_trainer.data.vocabulary import Vocabulary
 from aurl_trainer.errors import UserError
@@ -13,6 +12,7 @@ from aurl_trainer.losses.heads import LatentHeads
 from aurl_trainer.losses.reconstruction import GROUPS
 from aurl_trainer.losses.term import TokenTables
 from aurl_trainer.losses.weighted import WeightedTerms
+from aurl_trainer.model.compilation import TokenLoss
 from aurl_trainer.model.critic import Critic
 from aurl_trainer.model.transformer import Transformer
 from aurl_trainer.model.vae import VAE

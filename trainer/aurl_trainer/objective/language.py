@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from aurl_trainer.batches import MicroBatch
 from aurl_trainer.data.loader import IGNORED
-from aurl_trainer.distributed.ranks import Ranks
+from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.loop.batches import MicroBatch
 from aurl_trainer.losses.term import TokenPass, TokenTables
 from aurl_trainer.losses.weighted import WeightedTerms
 from aurl_trainer.model.transformer import Transformer, token_loss_sum

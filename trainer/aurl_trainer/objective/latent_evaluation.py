@@ -10,9 +10,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from aurl_trainer.batches import MicroBatch
 from aurl_trainer.data.loader import IGNORED
-from aurl_trainer.distributed.ranks import Ranks
+from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.loop.batches import MicroBatch
 from aurl_trainer.losses.term import nll
 from aurl_trainer.model.latents import LEVELS, Latents, Level, gaussian_noise
 from aurl_trainer.model.vae import VAE

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from aurl_trainer.batches import MicroBatch
-from aurl_trainer.distributed.ranks import Ranks
+from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.loop.batches import MicroBatch
 from aurl_trainer.losses.weighted import WeightedTerms
 from aurl_trainer.objective.adversary import Adversary
 

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from aurl_trainer.config import TrainingConfig
-from aurl_trainer.optim.plateau import PlateauSchedule
 from aurl_trainer.stability.anomaly import Action
 from aurl_trainer.stability.detect_fit import Overfitting, Underfitting
 from aurl_trainer.stability.detect_gradient import GradientVanishing, SkipStreak
 from aurl_trainer.stability.detect_loss import LossDivergence, LossOscillation, LossPlateau, LossSpike
 from aurl_trainer.stability.detect_speed import DataStarvation, ThroughputDegradation
 from aurl_trainer.stability.early_stopping import EarlyStopping
+from aurl_trainer.stability.plateau import PlateauSchedule
 from aurl_trainer.stability.reading import Evaluation, Finding, Reading
 
 SEVERITY = (

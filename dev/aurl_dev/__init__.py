@@ -1,0 +1,1 @@
+"""Development tools: the local cluster, the demo, the benchmarks, the screenshots."""

@@ -1,0 +1,223 @@
+"""`make bench-data`: preparation and loading of a corpus of its own making, into build/bench/data.json.
+
+Files of about 1,700 notes, as POP909's are: three tracks, velocities, tempo and metre changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from symusic import Score
+
+from aurl_dev.bench import result
+from aurl_dev.bench.memory import memory_mib
+from aurl_dev.bench.stopwatch import best_of
+from aurl_trainer.data.config import AugmentationConfig, DatasetConfig, TokenizerConfig
+from aurl_trainer.data.loader import Loader
+from aurl_trainer.data.midi import read_with_mido, read_with_symusic, write_midi
+from aurl_trainer.data.music import Music
+from aurl_trainer.data.prepare import prepare
+from aurl_trainer.data.shards import TOKEN_TYPE
+from aurl_trainer.data.tokenizer import encode
+from aurl_trainer.data.vocabulary import Vocabulary
+from aurl_trainer.launcher.processes import descendants
+
+NOTES = 1700
+PIECES = 500
+"""That are composed; a larger corpus has them in several keys."""
+CONTEXT, BATCH = 2048, 16
+AUGMENTED = AugmentationConfig(transpose_semitones=6, stretch=0.1, velocity=12)
+
+
+def piece(seed: int) -> bytes:
+    """A MIDI file of three tracks that no other seed gives."""
+    source = random.Random(seed)
+    notes = []
+    for track, share in enumerate((0.3, 0.2, 0.5)):
+        time_, pitch = source.randrange(480), source.randrange(50, 80)
+        for _ in range(round(NOTES * share)):
+            pitch = min(100, max(30, pitch + source.randint(-5, 5)))
+            end = time_ + source.choice((110, 230, 470))
+            notes.append((time_, end, pitch, source.randint(40, 110), track))
+            time_ += source.choice((0, 120, 120, 240, 480))
+    tempi = [(beat * 1920, 500_000 + source.randrange(-50_000, 50_000)) for beat in range(0, 40, 8)]
+    return write_midi(Music.from_rows(480, notes, [0, 0, 0], tempi, [(0, 4, 4)]))
+
+
+def one_core(files: list[bytes], repeats: int) -> dict[str, Any]:
+    """Bytes to tokens in one process, with symusic and with mido; the best of the repeats."""
+    vocabulary = Vocabulary(TokenizerConfig())
+    few = files[: max(1, len(files) // 20)]
+
+    def fast() -> int:
+        return sum(len(encode(read_with_symusic(file, "bench"), vocabulary).tokens) for file in files)
+
+    def slow() -> int:
+        return sum(len(encode(read_with_mido(file, "bench"), vocabulary).tokens) for file in few)
+
+    tokens, mine = best_of(fast, repeats)
+    _, theirs = best_of(slow, repeats)
+    return {
+        "files_per_second": round(len(files) / mine.wall, 1),
+        "tokens_per_second": round(tokens / mine.wall),
+        "files_per_cpu_second": round(len(files) / mine.cpu, 1),
+        "tokens_per_cpu_second": round(tokens / mine.cpu),
+        "mido_files_per_cpu_second": round(len(few) / theirs.cpu, 1),
+        "ratio_to_mido": round((len(files) / mine.cpu) / (len(few) / theirs.cpu), 1),
+        "notes_per_file": NOTES,
+    }
+
+
+def corpus(directory: Path, files: list[bytes], count: int) -> None:
+    """Write `count` files that differ: each piece in several keys, which is faster than composing more."""
+    directory.mkdir(parents=True)
+    keys = -(-count // len(files))
+    for number in range(count):
+        score: Any = Score.from_midi(files[number // keys])
+        for track in score.tracks:
+            track.shift_pitch(number % keys, inplace=True)
+        (directory / f"{number:06}.mid").write_bytes(score.dumps_midi())
+
+
+def preparation(root: Path, count: int, workers: int, number: int = 0) -> dict[str, Any]:
+    """A whole preparation of so many files, in a process of its own, with its peak memory."""
+    code = (
+        "import sys; sys.path.insert(0, 'dev')\n"
+        "from aurl_dev.bench.data import prepare_and_tell\n"
+        "if __name__ == '__main__':\n"
+        f"    prepare_and_tell({str(root)!r}, {count}, {workers}, {number})"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    return found
+
+
+def scaling(root: Path, count: int, workers: int, repeats: int) -> dict[str, Any]:
+    """The same preparation with one worker and with several, turn about: medians, and the pairs' ratio."""
+    pairs = [
+        (preparation(root, count, 1, number), preparation(root, count, workers, number))
+        for number in range(1, repeats + 1)
+    ]
+    rates = [[each["files_per_second"] for each in pair] for pair in pairs]
+    return {
+        "files": count,
+        "workers": workers,
+        "files_per_second_one_worker": statistics.median(one for one, _ in rates),
+        "files_per_second": statistics.median(many for _, many in rates),
+        "ratio_to_one_worker": round(statistics.median(many / one for one, many in rates), 2),
+        "all_files_per_second": rates,
+        "peak_rss_mib": max(many["peak_rss_mib"] for _, many in pairs),
+        "peak_rss_mib_of_all_processes": max(many["peak_rss_mib_of_all_processes"] for _, many in pairs),
+    }
+
+
+def prepare_and_tell(root: str, count: int, workers: int, number: int) -> None:
+    """Prepare the files of a corpus below `root` and print speed and memory as JSON."""
+    config = DatasetConfig.model_validate(
+        {"source": {"directory": {"path": "midi", "pattern": f"{count}/*"}}, "workers": workers}
+    )
+    ended, most = threading.Event(), [0.0]
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            most[0] = max(most[0], sum(memory_mib("VmRSS", pid) for pid in (os.getpid(), *descendants())))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    begin = time.perf_counter()
+    prepared = prepare(config, Path(root) / f"job-{count}-{workers}-{number}", Path(root), lambda *_: None)
+    seconds = time.perf_counter() - begin
+    ended.set()
+    watcher.join()
+    figures = {
+        "files": prepared.files,
+        "workers": workers,
+        "files_per_second": round(prepared.files / seconds, 1),
+        "peak_rss_mib": round(memory_mib("VmHWM"), 1),
+        "peak_rss_mib_of_all_processes": round(most[0], 1),
+    }
+    print(json.dumps(figures))
+
+
+def loading(dataset: Path, seconds: float) -> dict[str, Any]:
+    """Tokens per second of one loader in one process, and what it keeps in memory."""
+    found: dict[str, Any] = {}
+    for name, augmentation in (("plain", None), ("augmented", AUGMENTED)):
+        loader = Loader(dataset, "train", CONTEXT, 0, augmentation=augmentation)
+        loader.batch(0, CONTEXT, BATCH)
+        best, counter = 0.0, 0
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            begin = time.perf_counter()
+            for _ in range(20):
+                loader.batch(counter, CONTEXT, BATCH)
+                counter = loader.advance(counter, CONTEXT, BATCH)
+            best = max(best, 20 * BATCH * CONTEXT / (time.perf_counter() - begin))
+        found[f"loader_tokens_per_second_{name}"] = round(best)
+    found["shape"] = [BATCH, CONTEXT]
+    return found
+
+
+def streaming(root: Path, mib: int) -> dict[str, Any]:
+    """Resident memory that reading a stream of `mib` MiB once adds to a process."""
+    from aurl_trainer.data.shards import MAPPED_BYTES, Split
+
+    path = root / "stream.bin"
+    chunk = np.arange(2**19, dtype=TOKEN_TYPE).tobytes()
+    with path.open("wb") as file:
+        for _ in range(mib):
+            file.write(chunk)
+    split = Split(path, np.array([0, mib * 2**19], np.int64))
+    before = most = memory_mib("VmRSS")
+    for begin in range(0, len(split.tokens) - CONTEXT, CONTEXT):
+        split.tokens[begin : begin + CONTEXT].sum()
+        split.count_reads(1, CONTEXT)
+        if begin % (CONTEXT * 16) == 0:
+            most = max(most, memory_mib("VmRSS"))
+    return {
+        "stream_mib": mib,
+        "resident_mib_added": round(most - before, 1),
+        "bound_mib": MAPPED_BYTES // 2**20,
+    }
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=4000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--stream-mib", type=int, default=1024)
+    options = parser.parse_args()
+    results: dict[str, Any] = {"machine": result.machine()}
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        counts = [options.files // 4, options.files]
+        files = [piece(seed) for seed in range(min(options.files, PIECES))]
+        for count in counts:
+            corpus(root / f"midi/{count}", files, count)
+        results["tokenizer"] = one_core(files[:200], options.repeats)
+        results["preparation"] = [preparation(root, count, 1) for count in counts]
+        cpus = os.cpu_count() or 1
+        if cpus > 1:
+            results["scaling"] = scaling(root, options.files, cpus, options.repeats)
+        dataset = next((root / f"job-{options.files}-1-0/dataset").iterdir())
+        results["loader"] = loading(dataset, 3.0)
+        results["streaming"] = streaming(root, options.stream_mib)
+    print(json.dumps(results, indent=2))
+    print(f"written to {result.write('data', results)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""`make bench-jsb`: the chorale benchmark from a job file, into build/bench/jsb.json.
+
+The data is the JSON file of the public dataset with separate voices (Jsb16thSeparated.json of the
+JSB-Chorales-dataset: 229, 76 and 77 pieces); it is not part of this checkout, so its path is a parameter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from aurl_dev.bench import result
+from aurl_dev.bench.chorale_floor import informed_five_gram_nats
+from aurl_trainer.checkpoint.manager import CheckpointManager
+from aurl_trainer.cli import local
+from aurl_trainer.cli.jobfile import read_job
+from aurl_trainer.data.loader import Loader
+from aurl_trainer.data.shards import Dataset
+from aurl_trainer.evaluation.likelihood import likelihood
+from aurl_trainer.evaluation.ngram import ngram_nats
+from aurl_trainer.export.saved_model import from_checkpoint
+from aurl_trainer.system.device import choose_device
+
+JOB = Path("configs/training/jsb.yaml")
+# Nats per token on the test split, padding left out (arXiv 2509.10534; the 5-gram is of this checkout).
+PUBLISHED = {"NoPE": 1.163, "RoPE, 6 layers of 256": 0.5081, "PoPE": 0.4889, "best known": 0.4547}
+
+
+def run(data: Path, output: Path, changes: list[str]) -> dict[str, Any]:
+    """Train and evaluate; raises SystemExit when the training fails."""
+    job = read_job(JOB, [f"dataset.source.raster.path={data.absolute()}", *changes])
+    shutil.rmtree(output, ignore_errors=True)
+    begin = time.perf_counter()
+    code = local.train(job, output, http_port=0, verbose=False)
+    if code:
+        raise SystemExit(code)
+    seconds = time.perf_counter() - begin
+    newest, _ = CheckpointManager(output / "checkpoints").latest()
+    assert newest is not None  # a training that succeeds saves its last step
+    saved, training = from_checkpoint(newest), job.config.training
+    dataset = Dataset.open(output / "dataset" / saved.identity["dataset"])
+    device = choose_device(training.device, 0, 1)
+    model = saved.model().to(device)
+    nll = {}
+    for split in ("validation", "test"):
+        loader = Loader(dataset.path, split, training.context_length, 0)
+        stride = training.context_length // 2
+        nll[split] = likelihood(model, loader, saved.vocabulary, training.context_length, stride=stride)
+    floor = ngram_nats(dataset.split("train"), dataset.split("test"), saved.vocabulary.size)
+    return {
+        "test_nll": round(nll["test"].per_token, 5),
+        "validation_nll": round(nll["validation"].per_token, 5),
+        "five_gram_nll": round(floor, 5),
+        "informed_five_gram_nll": round(informed_five_gram_nats(data, saved.vocabulary.size), 5),
+        "test_tokens": nll["test"].tokens,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "steps": training.steps,
+        "seconds": round(seconds, 1),
+        "device": str(device),
+        "weights": saved.kind,
+        "published": PUBLISHED,
+        "configuration": training.model_dump(mode="json", by_alias=True),
+    }
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="Jsb16thSeparated.json")
+    parser.add_argument("--output", type=Path, default=Path("build/bench/jsb"))
+    parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE")
+    options = parser.parse_args()
+    results = {"machine": result.machine()} | run(options.data, options.output, options.changes)
+    print(json.dumps({key: value for key, value in results.items() if key != "configuration"}, indent=2))
+    print(f"written to {result.write('jsb', results)}")
+
+
+if __name__ == "__main__":
+    main()

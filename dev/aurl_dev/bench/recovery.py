@@ -1,0 +1,97 @@
+"""How long a job on the real cluster takes to come back from a killed pod; part of `make bench-operator`."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from aurl_dev.cluster import provider
+from aurl_dev.demo import install
+from aurl_dev.demo.kube import Kube, Object, wait_for
+from e2e.jobs import small
+
+NAMESPACE: Final = "bench-recovery"
+REPEATS: Final = 3
+
+
+#: What is timed from the kill on: old pods are gone; those of the next attempt exist, run, have made a step.
+MARKS: Final = ("old_pods_gone", "pods_created", "pods_running", "next_step")
+
+
+def measure(say: Callable[[str], None]) -> dict[str, Any]:
+    """Kill a worker of a job a few times; medians in seconds, from the kill on.
+
+    A job of one node has no survivors: it shows what a new pod takes by itself.
+    """
+    cluster = provider.ensure(os.environ.get("AURL_BENCH_CLUSTER") or "bench", say)
+    try:
+        install.install(cluster, say)
+        kube = Kube(cluster.kubeconfig)
+        kube.ensure_namespace(NAMESPACE)
+        two, one = (_strikes(kube, f"struck-{nodes}", nodes, say) for nodes in (2, 1))
+    finally:
+        cluster.down()
+    return {
+        "repeats": REPEATS,
+        "killed_to_pods_created_seconds": two["pods_created"],
+        "killed_to_next_step_seconds": two["next_step"],
+        "two_nodes": two,
+        "one_node": one,
+    }
+
+
+def _strikes(kube: Kube, job: str, nodes: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Kill the last node of a job again and again; medians by mark, and all that was measured."""
+    changes = {"training__steps": 100_000, "runPolicy__backoffLimit": 2 * REPEATS}
+    kube.apply(NAMESPACE, small(job, numNodes=nodes, **changes))
+    found = []
+    for attempt in range(REPEATS):
+        marks = _strike(kube, job, attempt, nodes)
+        said = ", ".join(f"{mark} {marks[mark]:.2f} s" for mark in MARKS)
+        say(f"recovery {attempt + 1} of {REPEATS}, {nodes} node(s): {said}")
+        found.append(marks)
+    kube.delete_job(NAMESPACE, job)
+    medians = {mark: round(statistics.median(marks[mark] for marks in found), 2) for mark in MARKS}
+    return medians | {"all": [[round(marks[mark], 2) for mark in MARKS] for marks in found]}
+
+
+def _strike(kube: Kube, job: str, attempt: int, nodes: int) -> dict[str, float]:
+    """Kill a pod once the attempt is past a checkpoint; seconds to each mark."""
+
+    def past_a_checkpoint() -> bool:
+        progress = kube.progress(NAMESPACE, f"{job}-{attempt}-0") or {}
+        saved = (progress.get("lastCheckpoint") or {}).get("step", 0)
+        return bool(saved > progress.get("startStep", 0) and progress.get("step", 0) > saved)
+
+    wait_for("the job to be past a checkpoint", 300, past_a_checkpoint)
+    began = time.monotonic()
+    victim = f"{job}-{attempt}-{nodes - 1}"
+    kube.kubectl(
+        *("-n", NAMESPACE, "delete", "pod", victim, "--grace-period=0", "--force"),
+        "--wait=false",
+    )
+    marks: dict[str, float] = {}
+
+    def workers(number: int) -> list[Object]:
+        pods = kube.pods(NAMESPACE, job, "worker")
+        return [pod for pod in pods if pod["metadata"]["labels"]["aurl.ai/attempt"] == str(number)]
+
+    def mark(name: str, reached: Callable[[], bool], every: float) -> None:
+        wait_for(f"{name} of job {job}", 120, reached, every=every)
+        marks[name] = time.monotonic() - began
+
+    def running() -> bool:
+        return all(pod["status"].get("phase") == "Running" for pod in workers(attempt + 1))
+
+    def steps() -> bool:
+        progress = kube.progress(NAMESPACE, f"{job}-{attempt + 1}-0") or {}
+        return bool(progress.get("startStep") is not None and progress["step"] > progress["startStep"])
+
+    mark("old_pods_gone", lambda: not workers(attempt), 0.02)
+    mark("pods_created", lambda: len(workers(attempt + 1)) == nodes, 0.02)
+    mark("pods_running", running, 0.02)
+    mark("next_step", steps, 0.05)
+    return marks

@@ -1,0 +1,154 @@
+"""`make bench-startup`: from exec to the first answer, into build/bench/startup.json.
+
+- launcher: until the first `/metrics` has been served;
+- operator: until the first job has a state, on a real API server, a lease to be won included. It runs with
+  the packages of its lock file alone, as in its image: kopf imports every Kubernetes client that it finds.
+
+CPU seconds are those of the process itself; they hardly depend on what else the machine does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from api.api_harness import Playground
+from aurl_dev.bench import result
+from aurl_dev.cluster.api import Api
+from aurl_dev.cluster.control_plane import ApiServer, free_ports
+from aurl_operator.crd import resource
+
+ROOT: Final = Path(__file__).resolve().parents[3]
+CRD_FILE: Final = ROOT / "charts/aurl-operator/files/crd.yaml"
+PATIENCE: Final = 60.0
+"""Seconds after which a start has failed."""
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of all threads of a process so far, those that have ended included."""
+    return time.clock_gettime(~pid << 3 | 2)  # what clock_getcpuclockid(3) would give on Linux
+
+
+def start(
+    command: list[str], environment: Mapping[str, str], answered: Callable[[], bool]
+) -> dict[str, float]:
+    """Start a process, wait for its first answer, and end it."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("AURL_")}
+    with tempfile.TemporaryFile() as log:
+        began = time.perf_counter()
+        process = subprocess.Popen(command, env={**clean, **environment}, stdout=log, stderr=log)
+        try:
+            while not answered():
+                if process.poll() is not None or time.perf_counter() - began > PATIENCE:
+                    log.seek(0)
+                    raise SystemExit(f"{command} does not answer: {log.read().decode()[-2000:]}")
+                time.sleep(0.002)
+            wall = time.perf_counter() - began
+            return {"wall": wall, "cpu": cpu_seconds(process.pid)}
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def launcher() -> dict[str, float]:
+    """One start of a launcher; the preparation that it starts has no configuration and ends soon."""
+    (port,) = free_ports(1)
+
+    def served() -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        try:
+            connection.request("GET", "/metrics")
+            return b"aurl_train_state" in connection.getresponse().read()
+        except ConnectionError:
+            return False
+        finally:
+            connection.close()
+
+    with tempfile.TemporaryDirectory() as place:
+        pipe = Path(place) / "job.yaml"
+        os.mkfifo(pipe)  # the preparation waits there for as long as we like
+        contract = {
+            "VOLUME": place, "RUN_DIR": f"{place}/run", "CONFIG": str(pipe), "HTTP_PORT": str(port),
+            "GRACE_SECONDS": "1", "TERMINATION_LOG": f"{place}/message",
+        }  # fmt: skip
+        environment = {f"AURL_{name}": value for name, value in contract.items()}
+        command = [sys.executable, "-m", "aurl_trainer", "launch", "prepare"]
+        return start(command, environment | {"PYTHONPATH": str(ROOT / "trainer")}, served)
+
+
+def operator_python() -> Path:
+    """An interpreter with the operator's packages and nothing else."""
+    home = ROOT / "build/bench/operator-venv"
+    python, ready = home / "bin/python", home / ".ready"
+    lock = ROOT / "operator/requirements.lock"
+    if not ready.exists() or ready.read_text() != lock.read_text():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", "-r", lock], check=True)
+        ready.write_text(lock.read_text())
+    return python
+
+
+def operator(python: Path, server: ApiServer, api: Api) -> dict[str, float]:
+    """One start of an operator that finds one new job."""
+    (port,) = free_ports(1)
+    name = f"start-{uuid.uuid4().hex[:8]}"
+    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    ground = Playground(api, name)
+    ground.create_job("first")
+    environment = {
+        "KUBECONFIG": str(server.kubeconfig),
+        "PYTHONPATH": str(ROOT / "operator"),
+        "AURL_TRAINER_IMAGE": "registry.test/aurl-trainer:test",
+        "AURL_LEASE": f"{name}/operator",
+    }
+    command = [str(python), "-m", "aurl_operator", "--http-port", str(port)]
+    seconds = start(command, environment, lambda: bool(ground.status("first").get("state")))
+    ground.delete_job("first")
+    return seconds
+
+
+def median(runs: list[dict[str, float]]) -> dict[str, Any]:
+    """The median of each figure, and all of them, in milliseconds."""
+    figures = {key: [round(1000 * run[key]) for run in runs] for key in ("wall", "cpu")}
+    return {f"{key}_ms": {"median": statistics.median(all_), "all": all_} for key, all_ in figures.items()}
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--only", choices=("launcher", "operator"))
+    options = parser.parse_args()
+    results: dict[str, Any] = {"machine": result.machine()}
+    if options.only != "operator":
+        launcher()  # compiles what has not been compiled yet
+        results["launcher"] = median([launcher() for _ in range(options.repeats)])
+    if options.only != "launcher":
+        python = operator_python()
+        with ApiServer(echo=print) as server:
+            api = Api(server.kubeconfig)
+            definition = yaml.safe_load(resource.without_cel(CRD_FILE.read_text()))
+            api.request("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
+            while api.status("/apis/aurl.ai/v1alpha1/aurltrainingjobs") != 200:
+                time.sleep(0.1)
+            operator(python, server, api)
+            results["operator"] = median([operator(python, server, api) for _ in range(options.repeats)])
+    print(json.dumps(results, indent=2))
+    print(f"written to {result.write('startup', results)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""`make bench-trainer`: the whole trainer against a plain loop, into build/bench/trainer.json.
+
+Both train the same model in one process, turn about: a slow moment of the machine hits both. The trainer's
+time is all of its training phases: steps, waits for data, log lines and metrics, and its checkpoint with the
+wait for the last byte, charged once per 200 steps. Start and the final evaluation are left out, as they are
+for the plain loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from aurl_dev.bench import gpu, result
+from aurl_dev.bench.checkpoint import measure_checkpoint
+from aurl_dev.bench.plain import PlainLoop
+from aurl_trainer import logs
+from aurl_trainer.config import JobFile
+from aurl_trainer.data.prepare import prepare
+from aurl_trainer.distributed.runtime import Layout, Ranks
+from aurl_trainer.loop.training_data import TrainingData
+from aurl_trainer.monitor.report import RankReporter
+from aurl_trainer.train import StopRequest, train
+from torchrun.jobs import TRAINER, write_music
+
+CHECKPOINT_EVERY = 200
+
+DATASET: dict[str, Any] = {
+    "source": {"directory": {"path": "midi"}},
+    # 774 tokens in all.
+    "tokenizer": {"positionsPerQuarter": 12, "velocityBins": 64, "tempoBins": 243},
+    "split": {"validationFraction": 0.05, "testFraction": 0.0},
+    "workers": 1,
+}
+COMMON: dict[str, Any] = {
+    "device": "cpu",
+    "precision": "fp32",
+    "optimizer": {"kind": "adamw", "learningRate": 1e-3},
+    "checkpoint": {"everySteps": CHECKPOINT_EVERY, "keepLast": 2},
+    "evaluation": {"everySteps": 0, "batches": 1},
+    "logging": {"everySteps": 10, "tensorboard": True},
+    "sample": {"count": 0},
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model, a batch of `samples` × `length` tokens, and the steps of one repeat."""
+
+    model: dict[str, int]
+    samples: int
+    length: int
+    steps: int
+
+    def training(self, threads: int) -> dict[str, Any]:
+        """Return the training section of the job."""
+        batch = {"globalBatchSize": self.samples, "microBatchSize": self.samples}
+        shape = {"steps": self.steps, "contextLength": self.length, "model": self.model, "batch": batch}
+        return {**COMMON, **shape, "threads": threads}
+
+
+SHAPES = {
+    "headline": Shape({"dModel": 64, "layers": 1, "heads": 8}, 16, 64, 200),
+    "medium": Shape({"dModel": 256, "layers": 4, "heads": 8}, 8, 512, 20),
+}
+
+
+class Trainer:
+    """The real loop on a prepared, memory-mapped dataset, each run in a directory of its own."""
+
+    def __init__(self, root: Path, shape: Shape, threads: int) -> None:
+        self.root, self.runs = root, 0
+        document = {"dataset": DATASET, "training": shape.training(threads)}
+        self.job = JobFile.parse(document, "the benchmark")
+        (root / "job.yaml").write_text(yaml.safe_dump(document))
+        write_music(root / "midi", pieces=200)
+        prepared = prepare(self.job.dataset, root / "space" / "job", root, lambda *_: None)
+        training = self.job.training
+        self.data = TrainingData.open(prepared.path, training.context_length, training.seed)
+
+    def seconds(self) -> float:
+        """Train the whole job and return how long its training phases took."""
+        self.runs += 1
+        directory = self.root / f"run-{self.runs}"
+        (directory / "run").mkdir(parents=True)
+        ranks = Ranks(Layout(), torch.device("cpu"))
+        reporter = RankReporter(directory / "run", volume=self.root)
+        train(self.job, self.data, directory, ranks, reporter, StopRequest())
+        reporter.close()
+        spent = reporter.snapshot.phase_seconds
+        share = self.job.training.steps / CHECKPOINT_EVERY
+        return spent["step"] + spent["data_wait"] + spent["other"] + share * spent["checkpoint"]
+
+    def peak_rss_mib(self) -> float:
+        """Train the job in a process of its own, as a rank does, and return its peak memory."""
+        run = self.root / "run"
+        run.mkdir()
+        environment = {
+            "PYTHONPATH": str(TRAINER),
+            "AURL_CONFIG": str(self.root / "job.yaml"),
+            "AURL_VOLUME": str(self.root),
+            "AURL_JOB_NAMESPACE": "space",
+            "AURL_JOB_NAME": "job",
+            "AURL_RUN_DIR": str(run),
+        }
+        command = [sys.executable, "-m", "aurl_trainer.train"]
+        subprocess.run(command, env=os.environ | environment, check=True, capture_output=True)
+        snapshot = json.loads((run / "rank-0.json").read_text())
+        return float(snapshot["memory"]["rss_peak"]) / 2**20
+
+
+def against_plain(root: Path, shape: Shape, repeats: int, threads: int) -> dict[str, Any]:
+    """Measure one shape; speeds are medians over the repeats, the ratio that of each pair."""
+    root.mkdir()
+    trainer = Trainer(root, shape, threads)
+    training = trainer.job.training
+    batch, length, steps = shape.samples, shape.length, shape.steps
+    plain = PlainLoop(training.model, trainer.data.vocabulary.size, batch, length)
+    tokens = steps * batch * length
+    mine, theirs = [], []
+    for repeat in range(repeats + 1):
+        ours = trainer.seconds()  # also fixes the number of threads, for both
+        plainly = plain.seconds(steps)
+        if repeat:  # the first pair warms the machine up
+            mine.append(tokens / ours)
+            theirs.append(tokens / plainly)
+    speed = statistics.median(mine)
+    return {
+        "samples_per_second": round(speed / length, 1),
+        "tokens_per_second": round(speed),
+        "plain_tokens_per_second": round(statistics.median(theirs)),
+        "ratio_to_plain": round(statistics.median(a / b for a, b in zip(mine, theirs, strict=True)), 4),
+        "ratios": [round(a / b, 4) for a, b in zip(mine, theirs, strict=True)],
+        "peak_rss_mib": round(trainer.peak_rss_mib(), 1),
+        "parameters": sum(parameter.numel() for parameter in plain.model.parameters()),
+        "vocabulary": trainer.data.vocabulary.size,
+        "threads": torch.get_num_threads(),
+        "repeats": repeats,
+        "configuration": training.model_dump(mode="json", by_alias=True),
+    }
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all")
+    parser.add_argument("--only", choices=[*SHAPES, "checkpoint", "gpu"], action="append", default=[])
+    options = parser.parse_args()
+    wanted = options.only or [*SHAPES, "checkpoint", *(["gpu"] if torch.cuda.is_available() else [])]
+    results: dict[str, Any] = {"machine": result.machine()}
+    for name in wanted:
+        with tempfile.TemporaryDirectory() as place:
+            root = Path(place)
+            # Log lines cost the same as in a pod, and go where they disturb nobody.
+            with (root / "log").open("w") as log, contextlib.redirect_stderr(log):
+                logs.setup({"AURL_LOG_FORMAT": "json"})
+                if name in SHAPES:
+                    results[name] = against_plain(root / name, SHAPES[name], options.repeats, options.threads)
+                elif name == "checkpoint":
+                    results[name] = measure_checkpoint(root / name, options.repeats)
+                else:
+                    results[name] = gpu.measure(root / name)
+        result.write("trainer", results)
+        shown = {key: value for key, value in results[name].items() if key != "configuration"}
+        print(json.dumps({name: shown}, indent=2), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""A kind cluster, for machines where Docker runs; volumes are provisioned as on the local one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aurl_dev.cluster import system
+from aurl_dev.cluster.paths import CHECKOUT, Echo, lock, state_dir
+from aurl_dev.cluster.processes import Processes
+from aurl_dev.cluster.provisioner import STORAGE_CLASS
+from aurl_dev.cluster.shell import run, run_long, succeeds
+
+_PROVISIONER = "provisioner"
+
+
+@dataclass
+class KindCluster:
+    """One named kind cluster with a single node."""
+
+    name: str
+    echo: Echo = print
+    home: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.home = state_dir() / "kind" / self.name
+        self.processes = Processes(self.home)
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig."""
+        return self.home / "kubeconfig"
+
+    @property
+    def kind_name(self) -> str:
+        """The name as kind knows it."""
+        return f"aurl-{self.name}"
+
+    @property
+    def node(self) -> str:
+        """The container that is the node."""
+        return f"{self.kind_name}-control-plane"
+
+    def exists(self) -> bool:
+        """Say whether there is anything of this cluster."""
+        return self.home.is_dir()
+
+    def up(self) -> None:
+        """Create the cluster, unless it is there and answers."""
+        system.ensure(system.KUBECTL, self.echo)
+        with self._lock():
+            volumes = self.home / "volumes"
+            volumes.mkdir(parents=True, exist_ok=True)
+            if not (self.kubeconfig.exists() and succeeds([*self._kubectl(), "get", "--raw", "/readyz"])):
+                self._kind("delete", "cluster", "--name", self.kind_name)
+                config = self.home / "kind.json"
+                mount = {"hostPath": str(volumes), "containerPath": str(volumes)}
+                config.write_text(
+                    json.dumps(
+                        {
+                            "kind": "Cluster",
+                            "apiVersion": "kind.x-k8s.io/v1alpha4",
+                            "nodes": [{"role": "control-plane", "extraMounts": [mount]}],
+                        }
+                    )
+                )
+                self._kind(
+                    *("create", "cluster", "--name", self.kind_name, "--config", str(config)),
+                    *("--kubeconfig", str(self.kubeconfig), "--wait", "180s"),
+                )
+            self._storage(volumes)
+            self.echo(f"cluster {self.name}: up with kind ({self.kubeconfig})")
+
+    def down(self) -> None:
+        """Delete the cluster and what it stored."""
+        with self._lock():
+            self.processes.stop(self.processes.names())
+            # Pods wrote the volumes with UIDs of their own; inside the node one may delete them.
+            wipe = f"rm -rf '{self.home}/volumes/'*"
+            succeeds(["docker", "exec", self.node, "sh", "-c", wipe], timeout=120)
+            self._kind("delete", "cluster", "--name", self.kind_name)
+            run(["rm", "-rf", self.home])
+        self.echo(f"cluster {self.name}: gone")
+
+    def status(self) -> dict[str, Any]:
+        """Return what a person asks: where it is, whether it is well."""
+        healthy = self.exists() and succeeds([*self._kubectl(), "get", "--raw", "/readyz"])
+        return {
+            "name": self.name,
+            "kind": "kind",
+            "exists": self.exists(),
+            "healthy": healthy,
+            "kubeconfig": str(self.kubeconfig),
+        }
+
+    def has_image(self, reference: str) -> bool:
+        """Say whether the node has an image of this name."""
+        return bool(run([*self._ctr(), "images", "list", "-q", f"name=={reference}"]).strip())
+
+    def import_image(self, archive: Path) -> None:
+        """Load an image archive into the node."""
+        self._kind("load", "image-archive", str(archive), "--name", self.kind_name)
+
+    def tag_image(self, reference: str, name: str) -> None:
+        """Give an image of the node a second name."""
+        run([*self._ctr(), "images", "tag", "--force", reference, name])
+
+    def netns_command(self, argv: Sequence[str | Path]) -> list[str]:
+        """Return the command that runs `argv` in the node's network (needs root)."""
+        pid = run(["docker", "inspect", "--format", "{{.State.Pid}}", self.node]).strip()
+        return ["nsenter", f"--net=/proc/{pid}/ns/net", "--", *map(str, argv)]
+
+    def _storage(self, volumes: Path) -> None:
+        # kind's own class provisions ReadWriteOnce only; ours serves all access modes on the one node.
+        off = '{"metadata":{"annotations":{"storageclass.kubernetes.io/is-default-class":"false"}}}'
+        succeeds([*self._kubectl(), "patch", "storageclass", "standard", "--type=merge", "-p", off])
+        run([*self._kubectl(), "apply", "-f", "-"], stdin=json.dumps(STORAGE_CLASS))
+        config = self.home / "provisioner.kubeconfig"
+        config.write_text(run([*self._kubectl(), "config", "view", "--raw", "--minify", "-o", "json"]))
+        config.chmod(0o600)
+        self.processes.start(
+            _PROVISIONER,
+            [
+                *(sys.executable, "-m", "aurl_dev.cluster.provisioner"),
+                *("--kubeconfig", config, "--root", volumes),
+            ],
+            env={"PYTHONPATH": str(CHECKOUT / "dev")},
+        )
+
+    def _kubectl(self) -> list[str | Path]:
+        return ["kubectl", "--kubeconfig", self.kubeconfig]
+
+    def _ctr(self) -> list[str]:
+        return ["docker", "exec", self.node, "ctr", "--namespace", "k8s.io"]
+
+    def _kind(self, *words: str) -> None:
+        run_long(["kind", *words], f"cluster {self.name}: kind {words[0]}", self.echo)
+
+    def _lock(self) -> Any:
+        return lock(self.home.with_name(f"{self.name}.lock"), f"cluster {self.name}", self.echo)

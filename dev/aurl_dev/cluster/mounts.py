@@ -1,0 +1,81 @@
+"""A mount namespace per cluster: what the node mounts is nobody else's and vanishes with its last process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aurl_dev.cluster.errors import CommandError, MachineError
+from aurl_dev.cluster.shell import run
+
+
+@dataclass(frozen=True)
+class MountNamespace:
+    """A mount namespace kept alive by a file below `folder`."""
+
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """The file that stands for the namespace."""
+        return self.folder / "mnt"
+
+    def exists(self) -> bool:
+        """Say whether the namespace is there."""
+        return str(self.file) in _mount_points()
+
+    def create(self, binds: Mapping[Path, Path], empty: Sequence[Path]) -> None:
+        """Make the namespace; inside, each key of `binds` shows its value, and `empty` are private."""
+        self.remove()
+        self.folder.mkdir(parents=True)
+        # A namespace can only be bound to a file below a mount that propagates to nobody.
+        run(["mount", "--bind", self.folder, self.folder])
+        run(["mount", "--make-private", self.folder])
+        self.file.touch()
+        script = ["set -e"]
+        for at, source in binds.items():
+            at.mkdir(parents=True, exist_ok=True)
+            source.mkdir(parents=True, exist_ok=True)
+            script.append(f"mount --bind '{source}' '{at}'")
+        for at in empty:
+            at.mkdir(parents=True, exist_ok=True)
+            script.append(f"mount -t tmpfs -o mode=755 tmpfs '{at}'")
+        # `slave`: the host may still unmount what it had mounted before; nothing comes back out.
+        self._unshare("\n".join(script))
+
+    def _unshare(self, script: str) -> None:
+        # A namespace can only be bound in an older one, and recent kernels (seen: 6.18) tell age by a number
+        # that each CPU draws from a block of its own. Where we run in a namespace ourselves, in a container
+        # say, one made on another CPU may look older than ours (EINVAL); on the CPU of ours it never does.
+        failure: CommandError | None = None
+        for cpu in sorted(os.sched_getaffinity(0)):
+            unshare = ["unshare", f"--mount={self.file}", "--propagation=slave", "sh", "-c", script]
+            try:
+                run(["taskset", "--cpu-list", str(cpu), *unshare])
+            except CommandError as error:
+                failure = error
+            else:
+                return
+        raise failure or MachineError("this process may run on no CPU")
+
+    def remove(self) -> None:
+        """Let go of the namespace, and delete the folder."""
+        for _ in range(40):
+            mounted = [point for point in (self.file, self.folder) if str(point) in _mount_points()]
+            if not mounted:
+                break
+            try:
+                run(["umount", mounted[0]])
+            except CommandError:
+                time.sleep(0.1)
+        else:
+            raise MachineError(f"{self.folder} could not be unmounted")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _mount_points() -> list[str]:
+    return [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]

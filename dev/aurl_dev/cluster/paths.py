@@ -1,0 +1,48 @@
+"""Where things live outside the checkout: the cache, the state, and the locks that guard them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+Echo = Callable[[str], None]
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+
+
+def cache_dir() -> Path:
+    """Return the directory for what is slow to make and safe to delete."""
+    path = Path(os.environ.get("AURL_CACHE") or Path.home() / ".cache" / "aurl").resolve()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def state_dir() -> Path:
+    """Return the directory for what describes running clusters."""
+    path = Path(os.environ.get("AURL_STATE") or Path.home() / ".local" / "state" / "aurl").resolve()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def lock(path: Path, what: str, echo: Echo) -> Iterator[None]:
+    """Hold an exclusive lock on `path`; the kernel drops it when the holder dies, however it dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as handle:
+        waited = time.monotonic()
+        said = waited - 8  # short waits are not worth a line
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                now = time.monotonic()
+                if now - said >= 10:
+                    said = now
+                    echo(f"{what}: another run is at it, waiting ({now - waited:.0f} s)")
+                time.sleep(0.2)
+        yield

@@ -1,0 +1,130 @@
+"""Chooses a cluster: the user's own, else kind where Docker runs, else a local one; and hides which it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from aurl_dev.cluster import system
+from aurl_dev.cluster.errors import ClusterError
+from aurl_dev.cluster.images import Image
+from aurl_dev.cluster.kind import KindCluster
+from aurl_dev.cluster.local import LocalCluster
+from aurl_dev.cluster.paths import Echo, state_dir
+from aurl_dev.cluster.shell import run, succeeds
+
+Kind = Literal["external", "kind", "local"]
+
+
+@dataclass
+class Cluster:
+    """A running cluster, whatever it is made of."""
+
+    name: str
+    kind: Kind
+    kubeconfig: Path
+    echo: Echo = print
+    backend: LocalCluster | KindCluster | None = field(default=None, repr=False)
+
+    def load(self, image: Image | Path | str) -> None:
+        """Bring an image, an image archive, or an image of our own build storage to the nodes."""
+        if self.backend is None:
+            raise ClusterError("images are pushed to a registry for this cluster: see cluster.images.load")
+        if isinstance(image, str) and not Path(image).exists():
+            with tempfile.TemporaryDirectory(prefix="aurl-image-") as scratch:
+                archive = Path(scratch) / "image.tar"
+                from aurl_dev.cluster.images import export
+
+                export(image, archive, self.echo)
+                self.backend.import_image(archive)
+            return
+        archive = image.archive if isinstance(image, Image) else Path(image)
+        self.backend.import_image(archive)
+        if isinstance(image, Image):
+            self.tag(image)
+
+    def tag(self, image: Image) -> None:
+        """Let the constant name of an image stand for this content on the nodes."""
+        if self.backend is not None:
+            self.backend.tag_image(image.reference, image.dev_reference)
+
+    def has_image(self, reference: str) -> bool:
+        """Say whether the nodes have an image of this name."""
+        return self.backend is not None and self.backend.has_image(reference)
+
+    def down(self) -> None:
+        """Delete the cluster, if it is ours to delete."""
+        if self.backend is None:
+            self.echo(f"cluster of {self.kubeconfig}: yours, left as it is")
+        else:
+            self.backend.down()
+
+    def netns_command(self, argv: Sequence[str | Path]) -> list[str]:
+        """Return the command that runs `argv`, a program of this machine, where pods can be reached."""
+        if isinstance(self.backend, LocalCluster):
+            return self.backend.netns_command(argv)
+        if isinstance(self.backend, KindCluster):
+            return self.backend.netns_command(argv)
+        return [str(word) for word in argv]
+
+
+def choose() -> Kind:
+    """Say which kind of cluster this machine would get."""
+    if (own := _own()) is not None:
+        return own[0]
+    if os.environ.get("KUBECONFIG"):
+        return "external"
+    if shutil.which("kind") and shutil.which("docker") and succeeds(["docker", "info"], timeout=20):
+        return "kind"
+    return "local"
+
+
+def ensure(name: str, echo: Echo = print, kind: Kind | None = None) -> Cluster:
+    """Return a running cluster; brings one up where there is none."""
+    kind = kind or choose()
+    if kind == "external":
+        return _external(name, echo)
+    if (own := _own()) is not None and own[0] == kind:
+        name = own[1]
+    backend: LocalCluster | KindCluster
+    backend = LocalCluster(name, echo) if kind == "local" else KindCluster(name, echo)
+    backend.up()
+    return Cluster(name, kind, backend.kubeconfig, echo, backend)
+
+
+def find(name: str, echo: Echo = print) -> LocalCluster | KindCluster:
+    """Return the cluster of ours that has this name, running or not, without touching it."""
+    kind = KindCluster(name, echo)
+    return kind if kind.exists() else LocalCluster(name, echo)
+
+
+def _own() -> tuple[Kind, str] | None:
+    """Return kind and name of the cluster of ours that KUBECONFIG names: `up` tells people to set it."""
+    given = os.environ.get("KUBECONFIG")
+    if not given:
+        return None
+    path = Path(given).expanduser().absolute()
+    kinds: dict[Path, Kind] = {state_dir() / "clusters": "local", state_dir() / "kind": "kind"}
+    kind = kinds.get(path.parent.parent)
+    return (kind, path.parent.name) if kind is not None and path.name == "kubeconfig" else None
+
+
+def _external(name: str, echo: Echo) -> Cluster:
+    # KUBECONFIG may list several files; kubectl merges them, others want one.
+    given = os.environ["KUBECONFIG"]
+    files = [Path(part).expanduser() for part in given.split(os.pathsep) if part]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise ClusterError(f"KUBECONFIG names {', '.join(missing)}, which is not there")
+    if len(files) != 1:
+        raise ClusterError(f"KUBECONFIG must name one file here, and names {len(files)}: {given}")
+    system.ensure(system.KUBECTL, echo)
+    version = run(["kubectl", "--kubeconfig", files[0], "get", "--raw", "/version"], timeout=60)
+    if "gitVersion" not in version:
+        raise ClusterError(f"the API server of {files[0]} did not tell its version: {version[:200]}")
+    return Cluster(name, "external", files[0].resolve(), echo)

@@ -1,0 +1,129 @@
+"""Provisions directories that every UID may write for claims of the local storage class, and deletes them."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+
+from aurl_dev.cluster.api import Api, ApiError, Object
+
+CLASS = "aurl-local"
+PROVISIONER = "aurl.ai/local"
+_CLAIMS = "/api/v1/persistentvolumeclaims"
+_VOLUMES = "/api/v1/persistentvolumes"
+
+STORAGE_CLASS: Object = {
+    "apiVersion": "storage.k8s.io/v1",
+    "kind": "StorageClass",
+    "metadata": {"name": CLASS, "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+    "provisioner": PROVISIONER,
+    "reclaimPolicy": "Delete",
+    "volumeBindingMode": "Immediate",
+}
+
+
+def wants_volume(claim: Object) -> bool:
+    """Say whether a claim waits for a volume of ours."""
+    spec = claim["spec"]
+    return (
+        spec.get("storageClassName") == CLASS
+        and not spec.get("volumeName")
+        and not spec.get("selector")
+        and claim["metadata"].get("deletionTimestamp") is None
+        and claim.get("status", {}).get("phase", "Pending") == "Pending"
+    )
+
+
+def volume_for(claim: Object, root: Path) -> Object:
+    """Return the volume that satisfies a claim."""
+    meta, spec = claim["metadata"], claim["spec"]
+    name = f"pvc-{meta['uid']}"
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        # The annotation keeps the volume controller's own deleter away: the volume is ours to delete.
+        "metadata": {"name": name, "annotations": {"pv.kubernetes.io/provisioned-by": PROVISIONER}},
+        "spec": {
+            "accessModes": spec["accessModes"],
+            "capacity": {"storage": spec["resources"]["requests"]["storage"]},
+            "claimRef": {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "namespace": meta["namespace"],
+                "name": meta["name"],
+                "uid": meta["uid"],
+            },
+            "hostPath": {"path": str(root / name), "type": "Directory"},
+            "persistentVolumeReclaimPolicy": "Delete",
+            "storageClassName": CLASS,
+            "volumeMode": spec.get("volumeMode", "Filesystem"),
+        },
+    }
+
+
+def released(volume: Object) -> bool:
+    """Say whether a volume of ours has lost its claim."""
+    owner = (volume["metadata"].get("annotations") or {}).get("pv.kubernetes.io/provisioned-by")
+    return owner == PROVISIONER and volume.get("status", {}).get("phase") in {"Released", "Failed"}
+
+
+def reconcile(api: Api, root: Path) -> None:
+    """Provision what is claimed and delete what is released."""
+    volumes = {volume["metadata"]["name"]: volume for volume in api.get(_VOLUMES)["items"]}
+    for claim in filter(wants_volume, api.get(_CLAIMS)["items"]):
+        volume = volume_for(claim, root)
+        name = volume["metadata"]["name"]
+        if name not in volumes:
+            folder = root / name
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o777)  # hostPath volumes know no fsGroup, and pods are not root
+            api.create(_VOLUMES, volume)
+            print(f"{claim['metadata']['namespace']}/{claim['metadata']['name']}: {folder}", flush=True)
+    for name, volume in volumes.items():
+        if released(volume):
+            # Data first: as long as the volume object is there, an interrupted deletion is taken up again.
+            folder = root / name
+            if folder.exists():
+                shutil.rmtree(folder)
+            api.delete(f"{_VOLUMES}/{name}")
+            print(f"{name}: deleted", flush=True)
+
+
+def _follow(api: Api, path: str, changed: threading.Event) -> None:
+    while True:
+        try:
+            version = api.get(f"{path}?limit=1")["metadata"]["resourceVersion"]
+            changed.set()
+            for _ in api.watch(path, version, 300):
+                changed.set()
+        except ApiError as error:
+            print(error, file=sys.stderr, flush=True)
+            time.sleep(1)
+
+
+def main() -> None:
+    """Run until stopped."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kubeconfig", type=Path, required=True)
+    parser.add_argument("--root", type=Path, required=True)
+    options = parser.parse_args()
+    api, changed = Api(options.kubeconfig), threading.Event()
+    for path in (_CLAIMS, _VOLUMES):
+        threading.Thread(target=_follow, args=(api, path, changed), daemon=True).start()
+    while True:
+        changed.wait(60)
+        changed.clear()
+        try:
+            reconcile(api, options.root)
+        except (ApiError, OSError) as error:
+            print(error, file=sys.stderr, flush=True)
+            time.sleep(1)
+            changed.set()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Which specification a job follows: while it runs the one it was started with, else the wanted one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aurl_operator.api.spec import JobSpec
+from aurl_operator.core.names import Identity
+from aurl_operator.core.objects import accepted_spec, mutable_fields
+from aurl_operator.core.problems import Problem, summary
+from aurl_operator.core.validation import ConfigCheck, check_spec
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """The specification to follow, None if there is none; why what is wanted was refused, if it was.
+
+    `message` tells what becomes of the job as well; `complaint` only what is wrong, for those who can still
+    be kept from it. `changed`: the fields of the specification that may not change while the job runs.
+    """
+
+    spec: JobSpec | None
+    reason: str = ""
+    message: str = ""
+    complaint: str = ""
+    changed: tuple[str, ...] = ()
+
+
+def accept(
+    job: Identity,
+    wanted: JobSpec | None,
+    problems: tuple[Problem, ...],
+    config_map: Mapping[str, Any] | None,
+    started: bool,
+    check_config: ConfigCheck,
+) -> Acceptance:
+    """Decide between the wanted specification and the one in the job's ConfigMap.
+
+    problems: why `wanted` is None. started: whether the job has taken up work and was not suspended since.
+    A running job goes on with what it was started with; suspension and run policy may change at any time.
+    """
+    if wanted is not None:
+        problems = check_spec(job, wanted, check_config)
+    sound = wanted is not None and not problems
+    running = started and not (wanted is not None and wanted.suspend)
+    accepted = accepted_spec(config_map) if running else None
+    if accepted is not None and check_spec(job, accepted, check_config):
+        accepted = None  # somebody wrote into the ConfigMap
+    if accepted is None:
+        return Acceptance(wanted) if sound else _invalid(problems)
+    if wanted is None or not sound:
+        message = f"The job goes on as it was; the new specification is invalid: {_sentence(problems)}"
+        complaint = f"The specification is invalid: {_sentence(problems)}"
+        return Acceptance(accepted, "InvalidSpec", message, complaint)
+    mutable = mutable_fields(accepted)
+    elastic = accepted.elastic
+    if elastic is not None and not elastic.min_nodes <= wanted.num_nodes <= elastic.max_nodes:
+        mutable -= {"num_nodes"}
+    followed = accepted.model_copy(update={name: getattr(wanted, name) for name in mutable})
+    changed = tuple(
+        field.alias or name
+        for name, field in JobSpec.model_fields.items()
+        if name not in mutable and getattr(wanted, name) != getattr(accepted, name)
+    )
+    if not changed:
+        return Acceptance(followed)
+    complaint = refused_change(changed)
+    return Acceptance(
+        followed, "ChangeRefused", f"The job goes on as it was; {complaint}", complaint, changed
+    )
+
+
+def refused_change(fields: tuple[str, ...]) -> str:
+    """Why these fields of the specification keep their value, in one sentence."""
+    paths = ", ".join(f"spec.{field}" for field in fields)
+    return f"{paths} cannot change while the job runs: suspend it first."
+
+
+def _invalid(problems: tuple[Problem, ...]) -> Acceptance:
+    name = any(problem.path == "metadata.name" for problem in problems)
+    message = f"The specification is invalid: {_sentence(problems)}"
+    return Acceptance(None, "InvalidName" if name else "InvalidSpec", message, message)
+
+
+def _sentence(problems: tuple[Problem, ...]) -> str:
+    return f"{summary(problems).rstrip('.')}."

@@ -1,0 +1,88 @@
+"""Elastic jobs: fewer nodes when capacity is lost and does not return, more when there is room again. Pure.
+
+The number of nodes of an attempt never changes. To shrink or to grow is to begin a new attempt with another
+number; its ranks go on from the last checkpoint with the same global batch. Whether there is room for more is
+found out without disturbing the training: spare pods ask for what a worker needs, and once they have found a
+node they make room for the workers of the next attempt.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from aurl_operator.api.spec import JobSpec
+from aurl_operator.api.status import JobStatus
+from aurl_operator.core.gang import Gang
+from aurl_operator.core.placement import Move
+
+#: Seconds for which a spare pod that has found a node waits for others that have not.
+SETTLE_SECONDS: Final = 10.0
+
+
+def target(spec: JobSpec, status: JobStatus) -> int:
+    """Nodes of the next attempt."""
+    if spec.elastic is None or status.elastic_nodes is None:
+        return spec.num_nodes
+    return min(max(status.elastic_nodes, spec.elastic.min_nodes), spec.num_nodes)
+
+
+def resize(spec: JobSpec, status: JobStatus, gang: Gang, now: datetime) -> tuple[Move | None, float | None]:
+    """Begin anew with another number of nodes; else when to look again. `gang` are workers."""
+    elastic = spec.elastic
+    if elastic is None:
+        return None, None
+    if gang.size > spec.num_nodes:
+        return Move("ScaledDown", f"{_nodes(spec.num_nodes)} are asked for.", {"elastic_nodes": None}), None
+    grown, wake = _grow(spec, gang, now)
+    if grown is not None or wake is not None:
+        return grown, wake
+    launch = status.launch
+    if not gang.half_placed or gang.placed < elastic.min_nodes or launch is None or launch.start_time is None:
+        return None, None
+    left = elastic.shrink_after_seconds - (now - launch.start_time).total_seconds()
+    if left > 0:
+        return None, left
+    message = (
+        f"Only {gang.placed} of {gang.size} pods found room within {elastic.shrink_after_seconds} s; the job "
+        f"goes on with {_nodes(gang.placed)}."
+    )
+    return Move("ScaledDown", message, {"elastic_nodes": gang.placed}), None
+
+
+def _grow(spec: JobSpec, gang: Gang, now: datetime) -> tuple[Move | None, float | None]:
+    spares = [pod for pod in gang.spares if pod.index < spec.num_nodes and not pod.leaving]
+    placed = [pod for pod in spares if pod.node]
+    if not placed or not gang.up:
+        return None, None
+    if len(placed) < len(spares):
+        since = min(pod.scheduled_since or now for pod in placed)
+        left = SETTLE_SECONDS - (now - since).total_seconds()
+        if 0 < left <= SETTLE_SECONDS:
+            return None, left
+    size = min(gang.size + len(placed), spec.num_nodes)
+    message = f"There is room for {_nodes(size)} again; the job goes on from its last checkpoint."
+    return Move("ScaledUp", message, {"elastic_nodes": size if size < spec.num_nodes else None}), None
+
+
+def spares(spec: JobSpec, status: JobStatus, gang: Gang, now: datetime) -> tuple[range, float | None]:
+    """Indexes of the spare pods that should exist, and the seconds until that may change.
+
+    A job that was shrunk waits for a while before it asks for more, so that it does not restart all the time;
+    one whose numNodes was raised asks at once.
+    """
+    launch = status.launch
+    if spec.elastic is None or gang.role != "worker" or not gang.up or gang.size >= spec.num_nodes:
+        return range(0), None
+    since = launch.running_time if launch else None
+    if since is None:
+        return range(0), None
+    if status.elastic_nodes is not None:
+        left = spec.elastic.grow_interval_seconds - (now - since).total_seconds()
+        if left > 0:
+            return range(0), left
+    return range(gang.size, spec.num_nodes), None
+
+
+def _nodes(count: int) -> str:
+    return f"{count} node" if count == 1 else f"{count} nodes"

@@ -1,0 +1,84 @@
+"""Gang scheduling by others: what Volcano, the scheduler plugins and Kueue want of pods, and PodGroups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aurl_operator.api.spec import JobSpec
+from aurl_operator.api.status import Role
+from aurl_operator.core.actions import Kind
+from aurl_operator.core.names import Identity, common_labels, owner_reference
+
+VOLCANO: Final[Kind] = "PodGroup.scheduling.volcano.sh"
+SCHEDULER_PLUGINS: Final[Kind] = "PodGroup.scheduling.x-k8s.io"
+KINDS: Final[tuple[Kind, ...]] = (VOLCANO, SCHEDULER_PLUGINS)
+_API_VERSIONS: Final = {
+    VOLCANO: "scheduling.volcano.sh/v1beta1",
+    SCHEDULER_PLUGINS: "scheduling.x-k8s.io/v1alpha1",
+}
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a provider wants to see on a pod. `scheduler` yields to podTemplate.schedulerName."""
+
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    scheduler: str | None = None
+
+
+def group_name(job: str, attempt: int) -> str:
+    """`<job>-<attempt>`: every attempt is a group of its own, no pod ever joins that of an older one."""
+    return f"{job}-{attempt}"
+
+
+def marks(job: Identity, spec: JobSpec, role: Role, attempt: int, size: int) -> Marks:
+    """Labels, annotations and scheduler of a pod."""
+    gangs, group = spec.gang_scheduling, group_name(job.name, attempt)
+    match gangs.provider:
+        case "Volcano" if role == "worker":
+            return Marks(annotations={"scheduling.k8s.io/group-name": group}, scheduler="volcano")
+        case "SchedulerPlugins" if role == "worker":
+            labels = {"scheduling.x-k8s.io/pod-group": group}
+            return Marks(labels=labels, scheduler="scheduler-plugins-scheduler")
+        case "Kueue":
+            queue = {"kueue.x-k8s.io/queue-name": gangs.queue or ""}
+            if role != "worker":
+                return Marks(labels=queue)
+            return Marks(
+                labels=queue | {"kueue.x-k8s.io/pod-group-name": group},
+                annotations={
+                    "kueue.x-k8s.io/pod-group-total-count": str(size),
+                    # The operator starts whole gangs anew: Kueue is not to wait for single replacements.
+                    "kueue.x-k8s.io/retriable-in-group": "false",
+                },
+            )
+    return Marks()
+
+
+def pod_group(job: Identity, spec: JobSpec, attempt: int, size: int) -> tuple[Kind, dict[str, Any]] | None:
+    """The PodGroup of an attempt, None where the provider has none."""
+    gangs = spec.gang_scheduling
+    body: dict[str, Any] = {"minMember": size}
+    if gangs.provider == "Volcano":
+        kind = VOLCANO
+        body |= {"queue": gangs.queue} if gangs.queue else {}
+        priority = spec.pod_template.priority_class_name
+        body |= {"priorityClassName": priority} if priority else {}
+    elif gangs.provider == "SchedulerPlugins":
+        kind = SCHEDULER_PLUGINS
+        body["scheduleTimeoutSeconds"] = gangs.schedule_timeout_seconds
+    else:
+        return None
+    return kind, {
+        "apiVersion": _API_VERSIONS[kind],
+        "kind": "PodGroup",
+        "metadata": {
+            "name": group_name(job.name, attempt),
+            "namespace": job.namespace,
+            "labels": common_labels(job),
+            "ownerReferences": [owner_reference(job)],
+        },
+        "spec": body,
+    }

@@ -1,0 +1,280 @@
+"""Builds the pods of a job: the generated template, and the user's narrow overlay over it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aurl_operator.api.base import Quantity
+from aurl_operator.api.spec import ExtraVolume, JobSpec
+from aurl_operator.api.status import Role
+from aurl_operator.core.names import (
+    LABEL_ATTEMPT,
+    LABEL_INDEX,
+    LABEL_ROLE,
+    LABEL_SIZE,
+    Identity,
+    claim_name,
+    common_labels,
+    config_map_name,
+    owner_reference,
+    pod_name,
+)
+from aurl_operator.core.objects import CONFIG_KEY, HTTP_PORT, RENDEZVOUS_PORT
+from aurl_operator.core.parsers import items, mapping
+from aurl_operator.core.podgroups import marks
+from aurl_operator.core.podview import CONTAINER
+
+USER: Final = 65532
+VOLUME_PATH: Final = "/mnt/aurl"
+RUN_PATH: Final = "/run/aurl"
+CONFIG_PATH: Final = "/etc/aurl"
+#: Holds a place until it is asked to leave, which it does at once: PID 1 has no default handlers.
+_HOLD: Final = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit()); signal.pause()"
+_COMMANDS: Final[dict[Role, list[str]]] = {
+    "prepare": ["aurl-trainer", "launch", "prepare"],
+    "worker": ["aurl-trainer", "launch", "train"],
+    "spare": ["python3", "-c", _HOLD],
+}
+_SPARE_GRACE_SECONDS: Final = 5
+#: What may stand in a node affinity; a status that somebody wrote into must not make pods invalid.
+_LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
+#: Seconds for which a pod bears that its node is unreachable or not ready before it is evicted.
+LOST_NODE_SECONDS: Final = 30
+_PLAIN_RESOURCES: Final = ("cpu", "memory", "ephemeral-storage")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What the pods of one gang have in common.
+
+    `out_of_memory_restarts` tells the trainer how often to halve its micro-batch; `service_ip` is the
+    rendezvous address, which the prepare pod does not need.
+    """
+
+    role: Role
+    number: int
+    size: int
+    image: str
+    image_pull_policy: str
+    service_ip: str = ""
+    out_of_memory_restarts: int = 0
+    avoided_nodes: tuple[str, ...] = ()
+
+
+def build_pod(job: Identity, spec: JobSpec, attempt: Attempt, index: int) -> dict[str, Any]:
+    """One pod of a job."""
+    overlay, spare = spec.pod_template, attempt.role == "spare"
+    grace = _SPARE_GRACE_SECONDS if spare else spec.run_policy.termination_grace_period_seconds
+    wanted = marks(job, spec, attempt.role, attempt.number, attempt.size)
+    pod_spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": grace,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(job, spec, attempt, index)],
+        "volumes": _volumes(job, spec),
+    }
+    pod_spec |= {"schedulerName": wanted.scheduler} if wanted.scheduler else {}
+    pod_spec |= _placement(spec, attempt.avoided_nodes)
+    labels = common_labels(job) | {
+        LABEL_ATTEMPT: str(attempt.number),
+        LABEL_ROLE: attempt.role,
+        LABEL_INDEX: str(index),
+    }
+    if attempt.role == "worker":
+        labels[LABEL_SIZE] = str(attempt.size)
+    annotations = {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(HTTP_PORT),
+        "prometheus.io/path": "/metrics",
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": pod_name(job.name, attempt.role, attempt.number, index),
+            "namespace": job.namespace,
+            "labels": overlay.labels | labels | wanted.labels,
+            "annotations": annotations | overlay.annotations | wanted.annotations,
+            "ownerReferences": [owner_reference(job)],
+        },
+        "spec": pod_spec,
+    }
+
+
+def _container(job: Identity, spec: JobSpec, attempt: Attempt, index: int) -> dict[str, Any]:
+    return {
+        "name": CONTAINER,
+        "image": attempt.image,
+        "imagePullPolicy": attempt.image_pull_policy,
+        "command": _COMMANDS[attempt.role],
+        "env": _environment(job, spec, attempt, index),
+        "ports": [
+            {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
+            {"name": "rendezvous", "containerPort": RENDEZVOUS_PORT, "protocol": "TCP"},
+        ],
+        "resources": _resources(spec, attempt.role),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        # Where the launcher could not even write its report, the last lines of the log are the message.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "config", "mountPath": CONFIG_PATH, "readOnly": True},
+            {"name": "data", "mountPath": VOLUME_PATH},
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "shm", "mountPath": "/dev/shm"},
+            {"name": "run", "mountPath": RUN_PATH},
+            *(_extra_mount(volume) for volume in spec.pod_template.volumes),
+        ],
+    }
+
+
+def _environment(job: Identity, spec: JobSpec, attempt: Attempt, index: int) -> list[dict[str, Any]]:
+    workers = attempt.role == "worker"
+    values = {
+        "AURL_JOB_NAME": job.name,
+        "AURL_JOB_NAMESPACE": job.namespace,
+        "AURL_JOB_UID": job.uid,
+        "AURL_ATTEMPT": str(attempt.number),
+        "AURL_NODE_RANK": str(index),
+        "AURL_NUM_NODES": str(attempt.size),
+        "AURL_NPROC_PER_NODE": str(spec.num_proc_per_node if workers else 1),
+        "AURL_CONFIG": f"{CONFIG_PATH}/{CONFIG_KEY}",
+        "AURL_VOLUME": VOLUME_PATH,
+        "AURL_RUN_DIR": RUN_PATH,
+        "AURL_HTTP_PORT": str(HTTP_PORT),
+        "AURL_GRACE_SECONDS": str(spec.run_policy.termination_grace_period_seconds),
+        # The root file system is read-only; libraries that want to cache find a place here.
+        "HOME": "/tmp",
+    }
+    if workers:
+        values["AURL_RDZV_ENDPOINT"] = rendezvous_endpoint(attempt.service_ip)
+        values["AURL_OUT_OF_MEMORY_RESTARTS"] = str(attempt.out_of_memory_restarts)
+        if spec.run_policy.hang_deadline_seconds is not None:
+            values["AURL_HANG_SECONDS"] = str(spec.run_policy.hang_deadline_seconds)
+    fields = {
+        "AURL_POD_IP": "status.podIP",
+        "AURL_NODE_NAME": "spec.nodeName",
+        "AURL_POD_NAME": "metadata.name",
+    }
+    return [
+        *({"name": v.name, "value": v.value} for v in spec.pod_template.env if v.name not in values),
+        *({"name": name, "value": value} for name, value in values.items()),
+        *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
+    ]
+
+
+def rendezvous_endpoint(service_ip: str) -> str:
+    """`<ip>:29400`, with an IPv6 address in brackets."""
+    return f"[{service_ip}]:{RENDEZVOUS_PORT}" if ":" in service_ip else f"{service_ip}:{RENDEZVOUS_PORT}"
+
+
+def _resources(spec: JobSpec, role: Role) -> dict[str, dict[str, Quantity]]:
+    """What the job asks for per node; the prepare pod, which only tokenizes, claims no accelerator."""
+    kinds = {"requests": spec.resources_per_node.requests, "limits": spec.resources_per_node.limits}
+    chosen = {
+        kind: {k: v for k, v in values.items() if role != "prepare" or k in _PLAIN_RESOURCES}
+        for kind, values in kinds.items()
+    }
+    return {kind: values for kind, values in chosen.items() if values}
+
+
+def _volumes(job: Identity, spec: JobSpec) -> list[dict[str, Any]]:
+    claim = spec.storage.claim_name or claim_name(job.name)
+    # Memory volumes count against the memory limit, which bounds them anyway.
+    shared_memory = spec.resources_per_node.limits.get("memory", "1Gi")
+    return [
+        {
+            "name": "config",
+            "configMap": {
+                "name": config_map_name(job.name),
+                "items": [{"key": CONFIG_KEY, "path": CONFIG_KEY}],
+            },
+        },
+        {"name": "data", "persistentVolumeClaim": {"claimName": claim}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared_memory}},
+        {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}},
+        *(_extra_volume(volume) for volume in spec.pod_template.volumes),
+    ]
+
+
+def _extra_volume(volume: ExtraVolume) -> dict[str, Any]:
+    if volume.config_map:
+        return {"name": volume.name, "configMap": {"name": volume.config_map.name}}
+    if volume.persistent_volume_claim:
+        claim = volume.persistent_volume_claim.name
+        return {"name": volume.name, "persistentVolumeClaim": {"claimName": claim}}
+    scratch = volume.empty_dir.model_dump(by_alias=True, exclude_none=True) if volume.empty_dir else {}
+    return {"name": volume.name, "emptyDir": scratch}
+
+
+def _extra_mount(volume: ExtraVolume) -> dict[str, Any]:
+    mount: dict[str, Any] = {"name": volume.name, "mountPath": volume.mount_path}
+    return mount | ({"readOnly": True} if volume.read_only or volume.config_map else {})
+
+
+def _placement(spec: JobSpec, avoided_nodes: Sequence[str]) -> Mapping[str, Any]:
+    """Where the pod may run: the overlay's wishes, without the nodes to avoid; what is empty is left out."""
+    overlay = spec.pod_template.model_dump(
+        by_alias=True,
+        exclude_none=True,
+        include={
+            "node_selector",
+            "affinity",
+            "topology_spread_constraints",
+            "priority_class_name",
+            "runtime_class_name",
+            "scheduler_name",
+            "image_pull_secrets",
+        },
+    )
+    overlay["tolerations"] = _tolerations(spec)
+    overlay["affinity"] = without_nodes(overlay.get("affinity") or {}, avoided_nodes)
+    return {key: value for key, value in overlay.items() if value}
+
+
+def _tolerations(spec: JobSpec) -> list[dict[str, Any]]:
+    """The overlay's tolerations, and those of a lost node, which Kubernetes bears for 300 s by default.
+
+    The peers of a lost pod can do nothing but wait, so waiting longer than a kubelet's restart gains nothing.
+    """
+    wished = spec.pod_template.tolerations
+    given = {(toleration.key, toleration.effect) for toleration in wished}
+    lost = [
+        {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": LOST_NODE_SECONDS}
+        for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+        if not given & {(key, "NoExecute"), (key, None), (None, "NoExecute"), (None, None)}
+    ]
+    return [toleration.model_dump(by_alias=True, exclude_none=True) for toleration in wished] + lost
+
+
+def without_nodes(affinity: Mapping[str, Any], nodes: Sequence[str]) -> Mapping[str, Any]:
+    """A pod's affinity with nodes excluded, from each of the node selector's terms: they are alternatives."""
+    names = [node for node in nodes if _LABEL_VALUE.fullmatch(node)]
+    if not names:
+        return affinity
+    exclusion = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": names}
+    node_affinity = mapping(affinity.get("nodeAffinity"))
+    required = mapping(node_affinity.get(_REQUIRED))
+    terms = [
+        {**term, "matchExpressions": [*items(term.get("matchExpressions")), exclusion]}
+        for term in items(required.get("nodeSelectorTerms")) or [{}]
+    ]
+    return {**affinity, "nodeAffinity": {**node_affinity, _REQUIRED: {"nodeSelectorTerms": terms}}}

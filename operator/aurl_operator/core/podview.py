@@ -1,0 +1,185 @@
+"""One pod of a job as plan() sees it: read once, defensively, into plain values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, get_args
+
+from aurl_operator.api.base import parse_time
+from aurl_operator.api.status import Role
+from aurl_operator.core.names import LABEL_ATTEMPT, LABEL_INDEX, LABEL_ROLE, LABEL_SIZE
+from aurl_operator.core.parsers import dig, integer, items, mapping, text
+
+CONTAINER = "trainer"
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
+
+
+@dataclass(frozen=True)
+class Terminated:
+    """How the trainer container ended; `report` is the launcher's JSON, empty if it wrote none."""
+
+    exit_code: int | None
+    signal: int | None
+    reason: str
+    message: str
+    finished: datetime | None
+    report: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PodView:
+    """What matters of one pod."""
+
+    name: str
+    uid: str
+    role: Role
+    attempt: int
+    index: int
+    size: int | None
+    phase: str
+    reason: str
+    message: str
+    node: str
+    ip: str
+    ready: bool
+    silent: bool
+    created: datetime | None
+    leave_by: datetime | None
+    left: datetime | None
+    disruption: str
+    waiting_reason: str
+    waiting_message: str
+    unschedulable: str
+    scheduled_since: datetime | None
+    gated: bool
+    terminated: Terminated | None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the pod is being deleted."""
+        return self.leave_by is not None
+
+    @property
+    def over(self) -> bool:
+        """Whether the pod has ended, one way or the other."""
+        return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of the pod runs any more, and its kubelet has said so.
+
+        The phase alone does not tell: a pod that is being evicted has failed while it still runs. Nor does a
+        container that ended: another may run. A container that ended without a time is the kubelet's guess.
+        """
+        return self.over and self.terminated is not None and self.terminated.finished is not None
+
+
+def pod_view(pod: Mapping[str, Any]) -> PodView | None:
+    """Read a pod, or None where its labels do not tell which member of which attempt it is."""
+    labels = mapping(dig(pod, "metadata", "labels"))
+    attempt, index = integer(labels.get(LABEL_ATTEMPT), high=10**6), integer(labels.get(LABEL_INDEX))
+    role = next((role for role in ROLES if role == labels.get(LABEL_ROLE)), None)
+    name, uid = text(dig(pod, "metadata", "name")), text(dig(pod, "metadata", "uid"))
+    if attempt is None or index is None or role is None or not (name and uid):
+        return None
+    status = mapping(pod.get("status"))
+    conditions = {text(item.get("type")): item for item in items(status.get("conditions"))}
+    container = _container(status)
+    waiting = mapping(dig(container, "state", "waiting"))
+    leave_by, left = _leaving(mapping(pod.get("metadata")))
+    return PodView(
+        name=name,
+        uid=uid,
+        role=role,
+        attempt=attempt,
+        index=index,
+        size=integer(labels.get(LABEL_SIZE), low=1, high=1000),
+        phase=text(status.get("phase")) or "Pending",
+        reason=text(status.get("reason")),
+        message=text(status.get("message")),
+        node=text(dig(pod, "spec", "nodeName")),
+        ip=text(status.get("podIP")),
+        ready=dig(conditions.get("Ready"), "status") != "False",
+        silent=_silent(conditions, container),
+        created=parse_time(dig(pod, "metadata", "creationTimestamp")),
+        leave_by=leave_by,
+        left=left,
+        disruption=_disruption(conditions),
+        waiting_reason=text(waiting.get("reason")),
+        waiting_message=text(waiting.get("message")),
+        unschedulable=_unschedulable(conditions),
+        scheduled_since=parse_time(conditions.get("PodScheduled", {}).get("lastTransitionTime")),
+        gated=conditions.get("PodScheduled", {}).get("reason") == "SchedulingGated",
+        terminated=_terminated(mapping(dig(container, "state", "terminated"))),
+    )
+
+
+def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    for container in items(status.get("containerStatuses")):
+        if container.get("name") == CONTAINER:
+            return container
+    return {}
+
+
+def _silent(conditions: Mapping[str, Mapping[str, Any]], container: Mapping[str, Any]) -> bool:
+    """Whether the pod's node no longer reports.
+
+    The control plane then calls the pod unready, while the container is still what the kubelet said last.
+    """
+    unready = conditions.get("Ready", {}).get("status") == "False"
+    return unready and container.get("ready") is True and "running" in mapping(container.get("state"))
+
+
+def _leaving(metadata: Mapping[str, Any]) -> tuple[datetime | None, datetime | None]:
+    """When the pod must be gone (its deletionTimestamp includes the grace), and when that was asked for."""
+    leave_by = parse_time(metadata.get("deletionTimestamp"))
+    if leave_by is None:
+        return None, None
+    grace = integer(metadata.get("deletionGracePeriodSeconds"), high=10**6) or 0
+    try:
+        return leave_by, leave_by - timedelta(seconds=grace)
+    except OverflowError:
+        return leave_by, leave_by
+
+
+def _disruption(conditions: Mapping[str, Mapping[str, Any]]) -> str:
+    """Reason of the condition DisruptionTarget (Kubernetes ≥ 1.26), or an empty text.
+
+    Kueue says TerminationTarget of the pods of a workload that it stops in favour of another.
+    """
+    if conditions.get("TerminationTarget", {}).get("status") == "True":
+        return "StoppedByQueue"
+    target = conditions.get("DisruptionTarget", {})
+    return text(target.get("reason")) or "Disrupted" if target.get("status") == "True" else ""
+
+
+def _unschedulable(conditions: Mapping[str, Mapping[str, Any]]) -> str:
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
+        return text(scheduled.get("message")) or "no node fits"
+    return ""
+
+
+def _terminated(state: Mapping[str, Any]) -> Terminated | None:
+    if not state:
+        return None
+    message = text(state.get("message"), 4096)
+    return Terminated(
+        exit_code=integer(state.get("exitCode"), low=-(2**31), high=2**31),
+        signal=integer(state.get("signal"), high=128),
+        reason=text(state.get("reason")),
+        message=message,
+        finished=parse_time(state.get("finishedAt")),
+        report=_report(message),
+    )
+
+
+def _report(message: str) -> Mapping[str, Any]:
+    """The launcher's JSON object in a termination message, or an empty one."""
+    try:
+        return mapping(json.loads(message)) if message.startswith("{") else {}
+    except (ValueError, RecursionError):
+        return {}

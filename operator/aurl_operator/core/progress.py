@@ -1,0 +1,136 @@
+"""What a launcher says of its training (GET /progress, termination message), read into the status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from aurl_operator.api.base import parse_time
+from aurl_operator.api.status import Checkpoint, Dataset, JobStatus, Progress
+from aurl_operator.core.parsers import dig, integer, mapping, number, text
+from aurl_operator.core.podview import PodView
+
+_NAMES_SHOWN: Final = 10
+_NAMES_TOLD: Final = 3
+
+
+@dataclass(frozen=True)
+class ProgressReport:
+    """The body of GET /progress of one attempt and when it was read."""
+
+    body: Mapping[str, Any]
+    attempt: int
+    read_at: datetime
+    write_interval: float = 0.0
+    """Seconds that what is no news may wait for the status: of very many jobs not each poll is written."""
+
+
+def read_progress(body: Mapping[str, Any], before: Progress | None, now: datetime) -> Progress | None:
+    """The progress that a report tells; what it leaves out stays as before. None if it tells nothing at all.
+
+    A report with steps out of order (more than planned, negative) is not believed.
+    """
+    step, total = integer(body.get("step")), integer(body.get("totalSteps"))
+    if step is None or (total is not None and step > total):
+        return before
+    start = integer(body.get("startStep"))
+    tokens = number(body.get("tokensPerSecond"))
+    known: dict[str, Any] = {
+        "step": step,
+        "total_steps": total,
+        "start_step": start,
+        "percentage": step * 100 // total if total else None,
+        "loss": _rounded(body.get("loss")),
+        "initial_loss": _rounded(body.get("initialLoss")),
+        "validation_loss": _rounded(body.get("validationLoss")),
+        "tokens_per_second": integer(float(round(tokens))) if tokens is not None else None,
+        "samples_per_second": _rounded(body.get("samplesPerSecond")),
+        "first_step_time": parse_time(body.get("firstStepAt")),
+        "last_step_time": now if before is None or before.step != step else before.last_step_time,
+        "last_updated_time": now,
+    }
+    update = {key: value for key, value in known.items() if value is not None}
+    # A speed of a finished or restarted attempt must not linger as an estimate.
+    update["estimated_remaining_seconds"] = _remaining(body, step, total, start)
+    return (before or Progress()).model_copy(update=update)
+
+
+def _rounded(value: object) -> float | None:
+    found = number(value)
+    return None if found is None else round(found, 4)
+
+
+def _remaining(body: Mapping[str, Any], step: int, total: int | None, start: int | None) -> int | None:
+    """Seconds to the last step at the mean speed since the attempt's first step."""
+    first, updated = parse_time(body.get("firstStepAt")), parse_time(body.get("updatedAt"))
+    if total is None or start is None or first is None or updated is None:
+        return None
+    done, seconds = step - start - 1, (updated - first).total_seconds()
+    if done <= 0 or seconds <= 0:
+        return None
+    return integer(float(round((total - step) * seconds / done)))
+
+
+def read_checkpoint(body: Mapping[str, Any], before: Checkpoint | None) -> Checkpoint | None:
+    """The newest checkpoint that a report names, or the one known before."""
+    named = body.get("lastCheckpoint")
+    step = integer(dig(named, "step"))
+    if step is None:
+        return before
+    found = Checkpoint(step=step, path=text(dig(named, "path"), 512), time=parse_time(dig(named, "time")))
+    return before if before == found else found
+
+
+def read_dataset(report: Mapping[str, Any], spec_hash: str) -> Dataset:
+    """What the prepare pod's termination message tells of the dataset."""
+    body = mapping(report.get("dataset"))
+    names = body.get("droppedNames")
+    return Dataset(
+        fingerprint=text(body.get("fingerprint"), 128) or None,
+        path=text(body.get("path"), 512) or None,
+        files=integer(body.get("files")),
+        dropped=integer(body.get("dropped")),
+        dropped_names=[text(n, 256) for n in names[:_NAMES_SHOWN] if text(n)]
+        if isinstance(names, list)
+        else [],
+        train_tokens=integer(body.get("trainTokens")),
+        spec_hash=spec_hash,
+    )
+
+
+def dataset_sentence(dataset: Dataset) -> str:
+    """What was prepared, and what was left out, for people."""
+    files = dataset.files if dataset.files is not None else "an unknown number of"
+    sentence = f"The dataset is ready: {files} files"
+    if dataset.dropped:
+        names = ", ".join(dataset.dropped_names[:_NAMES_TOLD])
+        more = ", …" if dataset.dropped > _NAMES_TOLD else ""
+        sentence += f", {dataset.dropped} dropped ({names}{more})"
+    return f"{sentence}."
+
+
+def take_poll(status: JobStatus, report: ProgressReport | None, now: datetime, interval: float) -> JobStatus:
+    """The status with what the last poll told; without news not more often than the intervals say."""
+    if report is None:
+        return status
+    checkpoint = read_checkpoint(report.body, status.last_checkpoint)
+    fresh, known = read_progress(report.body, status.progress, report.read_at), status.progress
+    seen = known.last_updated_time if known else None
+    due = seen is None or (now - seen).total_seconds() >= 0.8 * max(interval, report.write_interval)
+    began = fresh is not None and fresh.first_step_time is not None and not (known and known.first_step_time)
+    if checkpoint == status.last_checkpoint and not due and not began:
+        return status
+    return status.model_copy(update={"progress": fresh, "last_checkpoint": checkpoint})
+
+
+def take_last_words(status: JobStatus, pods: Iterable[PodView]) -> JobStatus:
+    """The status with what pods said when they ended; of several, the lowest rank has the last word."""
+    for pod in sorted(pods, key=lambda each: -each.index):
+        ended = pod.terminated
+        if ended is not None and ended.report and ended.finished is not None:
+            progress = read_progress(ended.report, status.progress, ended.finished)
+            checkpoint = read_checkpoint(ended.report, status.last_checkpoint)
+            status = status.model_copy(update={"progress": progress, "last_checkpoint": checkpoint})
+    return status

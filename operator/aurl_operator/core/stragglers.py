@@ -1,0 +1,48 @@
+"""Which ranks are slower than their peers, by what each of them works on its own in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from statistics import median
+from typing import Final
+
+from aurl_operator.api.status import Straggler
+from aurl_operator.core.parsers import number
+from aurl_operator.core.progress import ProgressReport
+
+#: A rank that is marked stays so until its slowdown has fallen below this part of the factor.
+RELEASE_SHARE: Final = 0.9
+
+
+def read_paces(report: ProgressReport | None, world_size: int) -> list[float] | None:
+    """Seconds of own work per step by rank, None where the report does not tell them for every rank."""
+    told = report.body.get("computeSeconds") if report else None
+    if not isinstance(told, list) or len(told) != world_size or world_size < 2:
+        return None
+    paces = [number(value) for value in told]
+    sound = [pace for pace in paces if pace is not None and pace >= 0]
+    return sound if len(sound) == world_size else None
+
+
+def stragglers(
+    paces: Sequence[float],
+    factor: float,
+    known: Sequence[Straggler],
+    nodes: Mapping[int, str],
+    ranks_per_node: int,
+    now: datetime,
+) -> list[Straggler]:
+    """The ranks that take `factor` times as long as the median of the others; `nodes` by pod index."""
+    before = {straggler.rank: straggler for straggler in known}
+    found = []
+    for rank, pace in enumerate(paces):
+        usual = median([*paces[:rank], *paces[rank + 1 :]])
+        slowdown = pace / usual if usual > 0 else 1.0
+        marked = before.get(rank)
+        if slowdown < (factor * RELEASE_SHARE if marked else factor):
+            continue
+        since = marked.since if marked else now
+        node = nodes.get(rank // ranks_per_node) or None
+        found.append(Straggler(rank=rank, node=node, slowdown=round(slowdown, 1), since=since))
+    return found

@@ -1,0 +1,145 @@
+"""Records Kubernetes Events about jobs: the same thing is one Event with a count, never a storm."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from aurl_operator.api.base import API_VERSION, KIND, format_time
+from aurl_operator.core.actions import ENDING, Event
+from aurl_operator.core.names import MANAGER, Identity
+from aurl_operator.kube.client import ApiError, Client, Unreachable
+
+log = logging.getLogger(__name__)
+
+#: The same event (job, reason, message) is written at most once in so many seconds; others are only counted.
+QUIET_SECONDS: Final = 30.0
+#: Delays between the attempts to write an event while the API server is away: three minutes in all.
+RETRY_SECONDS: Final = (0.5, 1, 2, 5, 10, 20, 20, 30, 30, 30, 30)
+_REMEMBERED: Final = 4096
+_QUEUE: Final = 2000
+
+
+@dataclass
+class _Series:
+    name: str
+    count: int
+    first: datetime
+    written: datetime | None
+
+
+class Recorder:
+    """Writes events in the background, so that no reconciliation waits for them; too many are dropped."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._series: OrderedDict[tuple[str, str, str], _Series] = OrderedDict()
+        self._writing = False
+        self._queue: asyncio.Queue[tuple[Identity, str, Event]] = asyncio.Queue(_QUEUE)
+
+    def record(self, job: Identity, resource_version: str, event: Event) -> None:
+        """Have an event written soon."""
+        try:
+            self._queue.put_nowait((job, resource_version, event))
+        except asyncio.QueueFull:
+            log.warning("event dropped, too many wait", extra={"job": job.name, "namespace": job.namespace})
+
+    def idle(self) -> bool:
+        """Whether every event is written."""
+        return self._queue.empty() and not self._writing
+
+    async def run(self) -> None:
+        """Write events for ever."""
+        while True:
+            job, resource_version, event = await self._queue.get()
+            self._writing = True
+            try:
+                await self._write_patiently(job, resource_version, event)
+            except (ApiError, Unreachable) as error:
+                if isinstance(error, ApiError) and ENDING in error.message:
+                    continue
+                log.warning(
+                    "event %s not written: %s",
+                    event.reason,
+                    error,
+                    extra={"job": job.name, "namespace": job.namespace},
+                )
+            finally:
+                self._writing = False
+
+    async def _write_patiently(self, job: Identity, resource_version: str, event: Event) -> None:
+        """Write one event; what an outage of the API server keeps from being written is tried again."""
+        for delay in RETRY_SECONDS:
+            try:
+                await self._write(job, resource_version, event)
+            except (ApiError, Unreachable) as error:
+                if isinstance(error, ApiError) and error.code not in (429, *range(500, 600)):
+                    raise
+                await asyncio.sleep(max(delay, getattr(error, "retry_after", 0.0)))
+            else:
+                return
+        await self._write(job, resource_version, event)
+
+    async def _write(self, job: Identity, resource_version: str, event: Event) -> None:
+        now = datetime.now(UTC)
+        key = (job.uid, event.reason, event.message)
+        series = self._series.get(key)
+        if series is None:
+            digest = hashlib.sha256("\0".join(key).encode()).hexdigest()[:16]
+            series = self._series[key] = _Series(f"{job.name[:200]}.{digest}", 0, now, None)
+            while len(self._series) > _REMEMBERED:
+                self._series.popitem(last=False)
+        self._series.move_to_end(key)
+        series.count += 1
+        if series.written and (now - series.written).total_seconds() < QUIET_SECONDS:
+            return
+        if series.written is None and await self._create(job, resource_version, event, series, now):
+            series.written = now
+            return
+        patch = {"count": series.count, "lastTimestamp": format_time(now)}
+        try:
+            await self._client.request("PATCH", "Event", job.namespace, series.name, body=patch)
+        except ApiError as error:
+            if error.code != 404:
+                raise
+            await self._create(job, resource_version, event, series, now)  # it had expired
+        series.written = now
+
+    async def _create(
+        self, job: Identity, resource_version: str, event: Event, series: _Series, now: datetime
+    ) -> bool:
+        """Create the Event; False where an earlier run of the operator did so."""
+        manifest: dict[str, Any] = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": series.name, "namespace": job.namespace},
+            "involvedObject": {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "name": job.name,
+                "namespace": job.namespace,
+                "uid": job.uid,
+                "resourceVersion": resource_version,
+            },
+            "type": event.type,
+            "reason": event.reason,
+            "message": event.message[:1000],
+            "count": series.count,
+            "firstTimestamp": format_time(series.first),
+            "lastTimestamp": format_time(now),
+            "source": {"component": MANAGER},
+            "reportingComponent": MANAGER,
+            "reportingInstance": MANAGER,
+        }
+        try:
+            await self._client.request("POST", "Event", job.namespace, body=manifest)
+        except ApiError as error:
+            if error.code != 409:
+                raise
+            return False
+        return True

@@ -1,0 +1,109 @@
+"""Polls GET /progress of the rank-0 pod of every running job, with short timeouts and bounded concurrency."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import aiohttp
+
+from aurl_operator.core.names import Key
+from aurl_operator.core.objects import HTTP_PORT
+from aurl_operator.core.progress import ProgressReport
+
+CONCURRENCY: Final = 32
+#: Progress without news that all jobs together write into their statuses, per second, to spare the API
+#: server: from some hundred running jobs on it is read more often than written. News never waits.
+WRITES_PER_SECOND: Final = 20
+LARGEST_BODY: Final = 64 * 1024
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=3, connect=2)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The launcher to ask."""
+
+    ip: str
+    attempt: int
+
+
+class Poller:
+    """Keeps the latest report of each target and tells when a new one has come."""
+
+    def __init__(self, interval: float, on_report: Callable[[Key], None]) -> None:
+        self._interval, self._on_report = interval, on_report
+        self._tasks: dict[Key, tuple[Target, asyncio.Task[None]]] = {}
+        self._reports: dict[Key, ProgressReport] = {}
+        self._slots = asyncio.Semaphore(CONCURRENCY)
+        self._session: aiohttp.ClientSession | None = None
+
+    def follow(self, key: Key, target: Target | None) -> None:
+        """Poll a job at this address from now on, or stop polling it."""
+        known = self._tasks.get(key)
+        if known is not None and known[0] == target:
+            return
+        if known is not None:
+            known[1].cancel()
+            del self._tasks[key]
+            self._reports.pop(key, None)
+        if target is not None:
+            self._tasks[key] = (target, asyncio.create_task(self._poll(key, target)))
+
+    def latest(self, key: Key) -> ProgressReport | None:
+        """The latest report of a job, None while there is none."""
+        return self._reports.get(key)
+
+    async def close(self) -> None:
+        """Stop polling."""
+        for key in list(self._tasks):
+            self.follow(key, None)
+        if self._session is not None:
+            await self._session.close()
+
+    async def _poll(self, key: Key, target: Target) -> None:
+        # The first answers are wanted soon; later polls of many jobs spread over the interval.
+        delay = min(0.5, self._interval)
+        while True:
+            await asyncio.sleep(delay * random.uniform(0.9, 1.1))
+            async with self._slots:
+                body = await self._ask(target)
+            if body is None:
+                continue
+            delay = self._interval
+            before = self._reports.get(key)
+            share = len(self._tasks) / WRITES_PER_SECOND
+            self._reports[key] = ProgressReport(body, target.attempt, datetime.now(UTC), share)
+            if before is None or before.body != body:
+                self._on_report(key)
+
+    async def _ask(self, target: Target) -> Mapping[str, Any] | None:
+        """One request; None for anything but a JSON object of reasonable size about this attempt."""
+        if self._session is None:
+            # A session of its own: the API server's credentials must never reach a pod.
+            self._session = aiohttp.ClientSession(
+                timeout=_TIMEOUT, connector=aiohttp.TCPConnector(limit=CONCURRENCY), trust_env=False
+            )
+        try:
+            address = ipaddress.ip_address(target.ip)
+            host = f"[{address}]" if address.version == 6 else str(address)
+            url = f"http://{host}:{HTTP_PORT}/progress"
+            async with self._session.get(url, allow_redirects=False) as response:
+                if response.status != 200:
+                    return None
+                raw = bytearray()
+                async for chunk in response.content.iter_chunked(LARGEST_BODY):
+                    raw += chunk
+                    if len(raw) > LARGEST_BODY:
+                        return None
+                body = json.loads(raw)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError):
+            return None
+        if not isinstance(body, dict) or body.get("attempt", target.attempt) != target.attempt:
+            return None
+        return body

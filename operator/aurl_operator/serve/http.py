@@ -1,0 +1,40 @@
+"""Serves /metrics, /healthz and /readyz."""
+
+from __future__ import annotations
+
+import logging
+
+from aiohttp import web
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from aurl_operator.serve.health import Health
+from aurl_operator.serve.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+async def serve(port: int, metrics: Metrics, health: Health) -> web.AppRunner:
+    """Listen on all addresses; the runner must be cleaned up. Raises OSError if the port is taken."""
+
+    async def show_metrics(_: web.Request) -> web.Response:
+        body = generate_latest(metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def show_health(_: web.Request) -> web.Response:
+        problems = health.problems()
+        return web.Response(text="\n".join(problems) or "ok", status=503 if problems else 200)
+
+    async def show_ready(_: web.Request) -> web.Response:
+        ready, text = health.ready()
+        return web.Response(text=text, status=200 if ready else 503)
+
+    app = web.Application()
+    app.router.add_get("/metrics", show_metrics)
+    app.router.add_get("/healthz", show_health)
+    app.router.add_get("/readyz", show_ready)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, None, port).start()
+    log.info("serving /metrics, /healthz and /readyz on port %d", runner.addresses[0][1])
+    return runner

@@ -1,0 +1,180 @@
+"""Metrics of the operator, as docs/architecture.md lists them, on a registry of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from aurl_operator.api.status import FailureClass, State
+from aurl_operator.core.parsers import dig, items, number, text
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SLOW = (0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+
+#: How far a job has come back after a failure.
+Recovered = Literal["pods_created", "first_step"]
+
+
+class Metrics:
+    """All metrics. `jobs` gives the jobs of the cache whenever somebody scrapes."""
+
+    def __init__(
+        self,
+        jobs: Callable[[], Iterable[Mapping[str, Any]]],
+        queue_depth: Callable[[], float],
+        queue_oldest: Callable[[], float],
+        leads: Callable[[], bool],
+    ) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.registry.register(_JobCollector(jobs))
+        depth = Gauge("aurl_operator_queue_depth", "Jobs that wait to be reconciled.", registry=self.registry)
+        depth.set_function(queue_depth)
+        oldest = Gauge(
+            "aurl_operator_queue_oldest_seconds",
+            "How long the oldest job in the queue has waited or been worked on.",
+            registry=self.registry,
+        )
+        oldest.set_function(queue_oldest)
+        leader = Gauge(
+            "aurl_operator_leader",
+            "1 for the replica that acts, 0 for one that waits.",
+            registry=self.registry,
+        )
+        leader.set_function(lambda: float(leads()))
+        self.reconcile_seconds = Histogram(
+            "aurl_operator_reconcile_seconds",
+            "Duration of one reconciliation.",
+            buckets=_FAST,
+            registry=self.registry,
+        )
+        self.reconciles = Counter(
+            "aurl_operator_reconciles_total",
+            "Reconciliations by result.",
+            ["result"],
+            registry=self.registry,
+        )
+        for result in ("ok", "conflict", "retry", "error"):
+            self.reconciles.labels(result)
+        self.api_requests = Counter(
+            "aurl_operator_api_requests_total",
+            "Requests to the API server; code 0 had no answer.",
+            ["verb", "resource", "code"],
+            registry=self.registry,
+        )
+        self.restarts = Counter(
+            "aurl_operator_restarts_total",
+            "Gang restarts by class of failure.",
+            ["class"],
+            registry=self.registry,
+        )
+        self.failures = Counter(
+            "aurl_operator_failures_total",
+            "Jobs that failed for good by class of failure.",
+            ["class"],
+            registry=self.registry,
+        )
+        for name in get_args(FailureClass):
+            self.restarts.labels(name)
+            self.failures.labels(name)
+        self.admissions = Counter(
+            "aurl_operator_admissions_total",
+            "Reviews of the validating webhook by result.",
+            ["result"],
+            registry=self.registry,
+        )
+        for result in ("allowed", "refused", "malformed", "error"):
+            self.admissions.labels(result)
+        self.submit_to_pods = Histogram(
+            "aurl_operator_submit_to_pods_created_seconds",
+            "From the creation of a job to the existence of all its worker pods (first attempt).",
+            buckets=_SLOW,
+            registry=self.registry,
+        )
+        self.recovery = Histogram(
+            "aurl_operator_recovery_seconds",
+            "From the failure of an attempt to the existence of all worker pods of the next one, and to its "
+            "first optimizer step.",
+            ["until"],
+            buckets=_SLOW,
+            registry=self.registry,
+        )
+        for until in get_args(Recovered):
+            self.recovery.labels(until)
+        self.submit_to_first_step = Histogram(
+            "aurl_operator_submit_to_first_step_seconds",
+            "From the creation of a job to its first optimizer step (first attempt).",
+            buckets=_SLOW,
+            registry=self.registry,
+        )
+        self.watch_last_event = Gauge(
+            "aurl_operator_watch_last_event_timestamp_seconds",
+            "When a watch last brought an event.",
+            ["resource"],
+            registry=self.registry,
+        )
+        self._watch_last_contact = Gauge(
+            "aurl_operator_watch_last_contact_timestamp_seconds",
+            "When a watch last brought an event, or was answered when it was opened anew.",
+            ["resource"],
+            registry=self.registry,
+        )
+        self.last_resync = Gauge(
+            "aurl_operator_last_resync_timestamp_seconds",
+            "When all objects were last listed.",
+            registry=self.registry,
+        )
+
+    def watch_contact(self, resource: str, time: float) -> None:
+        """A watch has shown that it lives (Unix time)."""
+        self._watch_last_contact.labels(resource).set(time)
+
+
+class _JobCollector(Collector):
+    """Gauges about jobs, computed from the cache when scraped: a deleted job leaves no series behind."""
+
+    def __init__(self, jobs: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[Metric]:
+        """Gauges by state and by job."""
+        states = get_args(State)
+        counts = dict.fromkeys(states, 0)
+        by_job = ["job_namespace", "job_name"]
+        state = GaugeMetricFamily(
+            "aurl_operator_job_state", "1 for the state that a job is in.", labels=[*by_job, "state"]
+        )
+        step = GaugeMetricFamily("aurl_operator_job_step", "Optimizer steps done.", labels=by_job)
+        loss = GaugeMetricFamily("aurl_operator_job_loss", "Training loss, nats per token.", labels=by_job)
+        speed = GaugeMetricFamily(
+            "aurl_operator_job_tokens_per_second", "Tokens per second of the whole job.", labels=by_job
+        )
+        slow = GaugeMetricFamily(
+            "aurl_operator_job_stragglers", "Ranks that are slower than their peers.", labels=by_job
+        )
+        for job in self._jobs():
+            labels = [text(dig(job, "metadata", "namespace")), text(dig(job, "metadata", "name"))]
+            found = dig(job, "status", "state")
+            current = found if found in states else "Pending"
+            counts[current] += 1
+            for name in states:
+                state.add_metric([*labels, name], float(name == current))
+            slow.add_metric(labels, len(items(dig(job, "status", "stragglers"))))
+            progress = dig(job, "status", "progress")
+            fields = (("step", step), ("loss", loss), ("tokensPerSecond", speed))
+            for key, family in fields:
+                value = number(dig(progress, key))
+                if value is not None:
+                    family.add_metric(labels, value)
+        total = GaugeMetricFamily("aurl_operator_jobs", "Jobs by state.", labels=["state"])
+        for name in states:
+            total.add_metric([name], counts[name])
+        yield from (total, state, slow, step, loss, speed)

@@ -1,0 +1,49 @@
+"""Serves the validating webhook over HTTPS."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from aiohttp import web
+
+from aurl_operator.core.admission import Admission, MalformedReviewError, answer, read_review
+from aurl_operator.serve.certificate import ServerCertificate
+from aurl_operator.serve.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+PATH: Final = "/validate"
+#: The API server stores no object larger than 1.5 MiB, and a review holds two.
+_LARGEST_BYTES: Final = 4 * 2**20
+
+
+async def serve_webhook(
+    port: int, certificate: ServerCertificate, admission: Admission, metrics: Metrics
+) -> web.AppRunner:
+    """Listen on all addresses; the runner must be cleaned up. Raises OSError if the port is taken."""
+
+    async def validate(http: web.Request) -> web.Response:
+        """One review. An answer that is no 200 leaves the decision to the failurePolicy."""
+        raw = await http.read()
+        try:
+            request = read_review(raw)
+            refusal = admission.refusal(request)
+        except MalformedReviewError as error:
+            metrics.admissions.labels("malformed").inc()
+            return web.Response(text=f"{error}\n", status=400)
+        except Exception:
+            metrics.admissions.labels("error").inc()
+            log.exception("a review could not be judged")
+            return web.Response(text="The operator failed to judge this; its log says why.\n", status=500)
+        metrics.admissions.labels("refused" if refusal else "allowed").inc()
+        return web.json_response(answer(request, refusal))
+
+    certificate.refresh()
+    app = web.Application(client_max_size=_LARGEST_BYTES)
+    app.router.add_post(PATH, validate)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, None, port, ssl_context=certificate.context).start()
+    log.info("serving the validating webhook on port %d", runner.addresses[0][1])
+    return runner

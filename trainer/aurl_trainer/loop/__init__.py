@@ -1,0 +1,1 @@
+"""The parts of the training loop: batches, resume, recovery, supervision and reporting."""

@@ -1,0 +1,133 @@
+"""From the dataset's loader to micro-batches on the device; which samples a step has depends on no layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aurl_trainer.config import TrainingConfig
+from aurl_trainer.data.curriculum import Curriculum
+from aurl_trainer.data.loader import IGNORED, Loader
+from aurl_trainer.data.vocabulary import PAD
+from aurl_trainer.distributed.runtime import Layout
+
+MicroBatch: TypeAlias = tuple[Tensor, Tensor]
+"""Inputs and targets, both of shape BT; targets IGNORED do not count."""
+
+
+class Batches:
+    """This rank's share of each global batch, cut into micro-batches, equally many on each rank.
+
+    With FSDP every pass is a collective, so a rank whose share is smaller or empty makes up for what it lacks
+    by padding, whose targets do not count.
+
+    On a CPU a batch is read when it is needed: at a few dozen microseconds a thread would cost more than it
+    hides. For an accelerator the next one is read into pinned memory by a thread while the device computes.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        config: TrainingConfig,
+        curriculum: Curriculum,
+        layout: Layout,
+        device: torch.device,
+    ) -> None:
+        self.loader, self.curriculum, self.layout, self.device = loader, curriculum, layout, device
+        self.batch_size = config.batch.global_batch_size
+        self._micro_batch_size = 1
+        self._thread = ThreadPoolExecutor(1, "batches") if device.type == "cuda" else None
+        self._ahead: tuple[tuple[int, int], Future[tuple[Tensor, Tensor, int]]] | None = None
+
+    def samples(self, length: int) -> int:
+        """Return the size of the global batch in samples of `length` tokens."""
+        return self.curriculum.samples(self.batch_size, length)
+
+    def cut_into(self, samples: int) -> None:
+        """Make micro-batches of at most `samples` samples of the context's length from now on."""
+        self._micro_batch_size = samples
+
+    def micro_batch_size(self, length: int) -> int:
+        """Return the largest number of samples of `length` tokens in one pass: always as many tokens."""
+        return self.curriculum.samples(self._micro_batch_size, length)
+
+    def micro_batch_sizes(self, length: int) -> list[int]:
+        """Return the sizes that micro-batches of `length` tokens have on any rank, the largest first."""
+        samples, ranks, most = self.samples(length), self.layout.world_size, self.micro_batch_size(length)
+        shares = {samples // ranks, -(-samples // ranks)}
+        return sorted(
+            {min(most, share - at) for share in shares for at in range(0, share, most)}, reverse=True
+        )
+
+    def shapes(self, *, largest: bool) -> list[tuple[int, int]]:
+        """Return (samples, tokens per sample) of all micro-batches, or of the largest of each length.
+
+        The longest come first: they take most memory.
+        """
+        lengths = reversed(self.curriculum.lengths)
+        sizes = {length: self.micro_batch_sizes(length)[: 1 if largest else None] for length in lengths}
+        return [(size, length) for length, found in sizes.items() for size in found]
+
+    def _largest_share(self, length: int) -> int:
+        """Return how many of the samples of a step fall to the rank with the most."""
+        return -(-self.samples(length) // self.layout.world_size)
+
+    def after(self, token_counter: int, step: int) -> int:
+        """Return the token counter after step `step` that began at `token_counter`."""
+        length = self.curriculum.length(step)
+        return self.loader.advance(token_counter, length, self.samples(length))
+
+    def next(self, token_counter: int, step: int) -> tuple[list[MicroBatch], int]:
+        """Return `step`'s micro-batches, from `token_counter` on, and how many of their targets count."""
+        length = self.curriculum.length(step)
+        if self._thread is None:
+            inputs, targets, valid = self._read(token_counter, length)
+        else:
+            ahead, self._ahead = self._ahead, None
+            hit = ahead is not None and ahead[0] == (token_counter, length)
+            inputs, targets, valid = ahead[1].result() if ahead and hit else self._read(token_counter, length)
+            following = self.after(token_counter, step), self.curriculum.length(step + 1)
+            self._ahead = (following, self._thread.submit(self._read, *following))
+        inputs = inputs.to(self.device, non_blocking=True)
+        targets = targets.to(self.device, non_blocking=True)
+        size = self.micro_batch_size(length)
+        passes = -(-self._largest_share(length) // size)
+        if len(inputs) and passes == 1:
+            return [(inputs, targets)], valid
+        micro_batches = _split(inputs, targets, size)
+        if len(micro_batches) < passes:
+            # Of a shape that is trained on anyway.
+            shape = (self.micro_batch_sizes(length)[-1], length)
+            tokens, nothing = (torch.full(shape, value, device=self.device) for value in (PAD, IGNORED))
+            micro_batches += [(tokens, nothing)] * (passes - len(micro_batches))
+        return micro_batches, valid
+
+    def _read(self, token_counter: int, length: int) -> tuple[Tensor, Tensor, int]:
+        inputs, targets = self.loader.batch(
+            token_counter, length, self.samples(length), self.layout.rank, self.layout.world_size
+        )
+        valid = int(np.count_nonzero(targets != IGNORED))
+        pair = torch.from_numpy(inputs), torch.from_numpy(targets)
+        return (pair[0].pin_memory(), pair[1].pin_memory(), valid) if self._thread else (*pair, valid)
+
+
+def evaluation_batches(
+    loader: Loader, config: TrainingConfig, layout: Layout, device: torch.device, micro_batch_size: int
+) -> Iterator[MicroBatch]:
+    """Yield this rank's share of the evaluation, in micro-batches; no token of the split comes twice."""
+    batches = loader.validation_batches(
+        config.context_length, config.batch.global_batch_size, layout.rank, layout.world_size
+    )
+    for inputs, targets in islice(batches, config.evaluation.batches):
+        pair = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+        yield from _split(*pair, micro_batch_size)
+
+
+def _split(inputs: Tensor, targets: Tensor, size: int) -> list[MicroBatch]:
+    return [(inputs[i : i + size], targets[i : i + size]) for i in range(0, len(inputs), size)]

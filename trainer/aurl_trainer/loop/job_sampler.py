@@ -1,0 +1,127 @@
+"""Rank 0 writes music by the model as it is, and judges it, while the other ranks wait.
+
+Neither touches a weight or a random generator of the training. Every rank must call them: where weights are
+sharded, the shards come together for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic.alias_generators import to_snake
+from torch import Tensor, nn
+
+from aurl_trainer.config import JobFile
+from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.distributed.sharding import gather_into
+from aurl_trainer.evaluation.report import judge_samples
+from aurl_trainer.loop.training_data import TrainingData
+from aurl_trainer.model.transformer import Transformer
+from aurl_trainer.monitor.report import RankReporter
+from aurl_trainer.monitor.snapshot import write_json
+from aurl_trainer.optim.ema import WeightAverage
+from aurl_trainer.sampling.generate import LanguageModel
+from aurl_trainer.sampling.latent import sampler
+
+log = logging.getLogger("aurl_trainer.train")
+
+
+@dataclass(frozen=True)
+class Musician:
+    """What the job's music is written with; `average` is taken for the weights where there is one."""
+
+    job: JobFile
+    job_dir: Path
+    data: TrainingData
+    model: nn.Module
+    parameters: Mapping[str, Tensor]
+    average: WeightAverage | None
+    ranks: Ranks
+    reporter: RankReporter
+
+    def sample(self, step: int) -> None:
+        """Write `sample.count` pieces to `samples/step-…` on the volume. Raises OSError when it is full."""
+        config = self.job.training.sample
+        if not config.count:
+            return
+        with self.reporter.phase("sample"), self._writer() as writer:
+            if writer is None:
+                return
+            # It draws pictures too: half a second and 40 MB that a rank needs for this only.
+            from aurl_trainer.sampling.api import sample_to_files
+
+            name = self.job_dir.name
+            sample_to_files(
+                writer,
+                self.data.vocabulary,
+                config,
+                self.job_dir / "samples" / f"step-{step:08d}",
+                context_length=self.job.training.context_length,
+                title=f"{name}, step {step}",
+                origin={"job": name, "step": step, "dataset": self.data.dataset.fingerprint},
+            )
+
+    def judge(self, step: int) -> dict[str, float]:
+        """Hold sampled music against the corpus; the whole report goes to `evaluation/step-….json`.
+
+        Returns the measures by their public names on rank 0 and none elsewhere.
+        """
+        training = self.job.training
+        sampling = training.sample.model_copy(update={"count": training.evaluation.music.samples})
+        with self.reporter.phase("evaluation"), self._writer() as writer:
+            if writer is None:
+                return {}
+            train, held_out = (self.data.dataset.split(name) for name in ("train", "validation"))
+            report = judge_samples(
+                writer, self.data.vocabulary, train, held_out, sampling, training.context_length
+            )
+        path = self.job_dir / "evaluation" / f"step-{step:08d}.json"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"step": step} | report)
+        except OSError as error:  # a volume that is full stops no training
+            log.error("the report cannot be written", extra={"step": step, "reason": str(error)})
+        return measures(report)
+
+    @contextmanager
+    def _writer(self) -> Iterator[LanguageModel | None]:
+        """The model as something that writes, on rank 0; None elsewhere."""
+        model, average = self.model, self.average
+        if self.ranks.sharded:
+            assert isinstance(model, Transformer)  # the configuration shards no other
+            weights = self.parameters if average is None else average.average
+            model = whole_model(model, weights, first=self.ranks.rank == 0)
+            average = None
+        if self.ranks.rank != 0:
+            yield None
+            return
+        with average.in_place() if average is not None else nullcontext():
+            yield sampler(model, self.job.training.sample.seed)
+
+
+def whole_model(model: Transformer, weights: Mapping[str, Tensor], *, first: bool) -> Transformer:
+    """Return, on rank 0, a model with all of sharded `weights`; on the host, as a device may be too small."""
+    if not first:
+        gather_into(None, weights)
+        return model
+    whole = Transformer(model.config, model.vocabulary_size)
+    gather_into(dict(whole.named_parameters()), weights)
+    return whole
+
+
+def measures(report: Mapping[str, Any]) -> dict[str, float]:
+    """The report's numbers as metrics: the mean overlap and its floor, each feature's, copies, grammar."""
+    features = report["distributions"]
+    found = {f"overlap_{to_snake(name)}": values["overlap"] for name, values in features.items()}
+    if features:
+        for name, key in (("overlap", "overlap"), ("overlap_floor", "overlapFloor")):
+            found[name] = sum(values[key] for values in features.values()) / len(features)
+    copies = {"memorised": report["memorised"], "memorised_floor": report["memorisedFloor"]}
+    found |= {name: share for name, share in copies.items() if share is not None}
+    grammar = report["grammar"]
+    return found | {"valid_pieces": grammar["validPieces"], "valid_tokens": grammar["validTokens"]}

@@ -1,0 +1,173 @@
+"""Between a checkpoint and the loop: what is saved, which one is chosen, how it is put back."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aurl_trainer.checkpoint.manager import (
+    EMA_FILE,
+    MODEL_FILE,
+    OPTIMIZER_FILE,
+    Checkpoint,
+    CheckpointManager,
+    Contents,
+)
+from aurl_trainer.checkpoint.state import Identity, Progress
+from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.distributed.sharding import read_into
+from aurl_trainer.errors import CheckpointMismatchError
+from aurl_trainer.monitor.report import RankReporter
+from aurl_trainer.objective.adversary import Adversary
+from aurl_trainer.optim.ema import WeightAverage
+from aurl_trainer.optim.guard import UpdateGuard
+from aurl_trainer.optim.optimizer import Optimizer
+from aurl_trainer.system.randomness import random_state, restore_random_state
+
+log = logging.getLogger("aurl_trainer.train")
+
+GUARD = "guard/"
+"""Prefix of the guard's tensors beside those of the optimizer."""
+
+CRITIC = "critic/"
+"""Prefix of all tensors of the second player."""
+
+EMA_UPDATES = "ema/updates"
+"""Number of averaged updates, beside the optimizer's tensors."""
+
+
+class TrainingState:
+    """Everything that a step changes: weights, their average, optimizer, guard, progress, generators."""
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        optimizer: Optimizer,
+        guard: UpdateGuard,
+        identity: Identity,
+        ranks: Ranks,
+        threads: int,
+        average: WeightAverage | None = None,
+        adversary: Adversary | None = None,
+    ) -> None:
+        self.parameters, self.optimizer, self.guard, self.identity, self.ranks = (
+            parameters,
+            optimizer,
+            guard,
+            identity,
+            ranks,
+        )
+        self.average, self.adversary = average, adversary
+        self.memory: dict[str, Any] = {}
+        """What was decided about memory, for the next life of this job."""
+        self.layout = {
+            "worldSize": ranks.world_size,
+            "strategy": ranks.strategy,
+            "threads": threads,
+            "device": ranks.device.type,
+            "torch": str(torch.__version__),
+        }
+
+    def contents(self, progress: Progress, config: dict[str, Any]) -> Contents:
+        """Gather what a checkpoint holds (references to tensors, or shards). Every rank must call it."""
+        states = self.ranks.gather_text(json.dumps(random_state(self.ranks.device)))
+        return Contents(
+            model=self.parameters,
+            optimizer=self._optimizer_tensors(),
+            state={
+                "progress": progress.to_json(),
+                "identity": self.identity.to_json(),
+                "layout": self.layout,
+                "memory": self.memory,
+            },
+            config=config,
+            ranks=states,
+            ema=self.average.average if self.average is not None else {},
+        )
+
+    def saved_memory(self, checkpoint: Checkpoint | None) -> dict[str, Any] | None:
+        """Return what a checkpoint of the same layout says was decided about memory."""
+        state = checkpoint.read_json("state.json") if checkpoint is not None else {}
+        found: dict[str, Any] | None = state.get("memory") if state.get("layout") == self.layout else None
+        return found
+
+    def restore(self, checkpoint: Checkpoint) -> Progress:
+        """Copy everything that the checkpoint holds into its place and return how far training was.
+
+        Raises CheckpointMismatchError when it belongs to another model, vocabulary or dataset.
+        """
+        state = checkpoint.read_json("state.json")
+        self.identity.refuse_other(state["identity"], f"The checkpoint {checkpoint.path.name}")
+        own = self.optimizer.tensors()
+        with checkpoint.open_tensors(MODEL_FILE) as weights:
+            for name, parameter in self.parameters.items():
+                read_into(parameter, weights, name)
+        with checkpoint.open_tensors(OPTIMIZER_FILE) as tensors:
+            missing = sorted(own.keys() - set(tensors.keys()))
+            if missing:
+                raise CheckpointMismatchError(
+                    f"The checkpoint {checkpoint.path.name} was saved by another optimizer: it has no "
+                    f"{missing[0]}. Set optimizer.kind to what it was, or give the job another name."
+                )
+            for name, tensor in (own | self._critic_tensors()).items():
+                read_into(tensor, tensors, name)
+            self.guard.restore({name: tensors.get_tensor(GUARD + name) for name in self.guard.tensors()})
+            if self.average is not None:
+                self._restore_average(self.average, checkpoint, tensors)
+        if self.layout == state["layout"]:
+            restore_random_state(checkpoint.read_json(f"rank-{self.ranks.rank}.json"), self.ranks.device)
+        elif self.ranks.rank == 0:
+            log.warning(
+                "the layout has changed: the data order stays, rounding and dropout do not",
+                extra={"before": state["layout"], "now": self.layout},
+            )
+        return Progress.from_json(state["progress"])
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        guard = {GUARD + name: tensor for name, tensor in self.guard.tensors().items()}
+        average = {EMA_UPDATES: self.average.updates} if self.average is not None else {}
+        return self.optimizer.tensors() | guard | average | self._critic_tensors()
+
+    def _critic_tensors(self) -> dict[str, Tensor]:
+        tensors = self.adversary.tensors() if self.adversary is not None else {}
+        return {CRITIC + name: tensor for name, tensor in tensors.items()}
+
+    def _restore_average(self, average: WeightAverage, checkpoint: Checkpoint, tensors: Any) -> None:
+        if not checkpoint.has(EMA_FILE):
+            average.begin_again()
+            log.warning(
+                "the average of the weights begins with the checkpoint, which has none",
+                extra={"checkpoint": checkpoint.path.name},
+            )
+            return
+        with checkpoint.open_tensors(EMA_FILE) as saved:
+            for name, tensor in average.average.items():
+                read_into(tensor, saved, name)
+        read_into(average.updates, tensors, EMA_UPDATES)
+
+
+def choose_checkpoint(manager: CheckpointManager, ranks: Ranks, reporter: RankReporter) -> Checkpoint | None:
+    """Return the newest checkpoint that passes verification; rank 0 decides, and names those that do not."""
+    step = -1
+    if ranks.rank == 0:
+        manager.clean()
+        checkpoint, complaints = manager.latest()
+        if checkpoint is not None:
+            step = checkpoint.step
+        instead = "from the start" if checkpoint is None else f"from step {step}"
+        for complaint in complaints:
+            report_damage(complaint, instead, manager, reporter)
+    step = ranks.from_first(step)
+    return manager.at(step) if step >= 0 else None
+
+
+def report_damage(complaint: str, instead: str, manager: CheckpointManager, reporter: RankReporter) -> None:
+    """Tell of a checkpoint that did not pass verification, and from where training continues."""
+    log.warning("damaged checkpoint", extra={"reason": complaint, "instead": instead})
+    reporter.checkpoint(0, manager.directory, 0.0, result="damaged")
+    reporter.event("CheckpointDamaged", None, f"{complaint} Training continues {instead}.")

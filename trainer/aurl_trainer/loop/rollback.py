@@ -1,0 +1,83 @@
+"""Going back: to the last healthy checkpoint after a bad stretch, or to the best one at an early end.
+
+A roll-back to step T at step D leaves out the data of steps T + 1 to D, and beyond that as much again for
+each earlier roll-back: the token counter is put forward in the progress of T, and everything after that is a
+function of this progress as ever. Checkpoints after T are
+deleted, the newest first. So a run that is killed at any instant of this either has a checkpoint from
+before D, comes to D again and does the same again, or has one from after the roll-back, which records it.
+"""
+
+from __future__ import annotations
+
+from aurl_trainer.checkpoint.manager import CheckpointManager
+from aurl_trainer.checkpoint.state import Progress
+from aurl_trainer.checkpoint.writer import CheckpointWriter
+from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.loop.metric_logger import TrainingLog
+from aurl_trainer.loop.resume import TrainingState, report_damage
+
+NONE = -1
+"""Stands for no checkpoint where ranks tell each other a step."""
+
+
+class Rollback:
+    """Puts all ranks back to a checkpoint; rank 0 chooses it. Every rank must make the same calls."""
+
+    def __init__(
+        self,
+        state: TrainingState,
+        manager: CheckpointManager,
+        writer: CheckpointWriter | None,
+        ranks: Ranks,
+        journal: TrainingLog,
+    ) -> None:
+        self.state, self.manager, self.writer, self.ranks, self.journal = (
+            state,
+            manager,
+            writer,
+            ranks,
+            journal,
+        )
+
+    def to_healthy(self, progress: Progress, sound_step: int, rate_factor: float) -> Progress | None:
+        """Restore the newest healthy checkpoint up to `sound_step`, and return the progress to go on with.
+
+        `progress` is where the bad stretch was noticed, `rate_factor` the share of the learning rate from
+        now on. Returns None, and changes nothing, when there is no such checkpoint.
+        """
+        target = NONE
+        if self.writer is not None:
+            self.journal.saves(self.writer.abandon())
+            checkpoint, complaints = self.manager.latest(healthy_until=sound_step)
+            instead = "nowhere" if checkpoint is None else f"from step {checkpoint.step}"
+            for complaint in complaints:
+                report_damage(complaint, instead, self.manager, self.journal.reporter)
+            if checkpoint is not None:
+                target = checkpoint.step
+                self.manager.delete_after(target)
+        target = self.ranks.from_first(target)
+        if target == NONE:
+            return None
+        checkpoint = self.manager.at(target)
+        restored = self.state.restore(checkpoint)
+        self.journal.reporter.restored(target, checkpoint.path, checkpoint.saved_at)
+        left_out = (progress.tokens - restored.tokens) * (1 + progress.rollbacks)
+        restored.leave_out_data(restored.tokens + left_out)
+        restored.rollbacks = progress.rollbacks + 1
+        restored.learning_rate_factor = rate_factor
+        return restored
+
+    def finish_saves(self) -> None:
+        """Wait for the save that is being written: the job is about to end, and it may be its last one."""
+        if self.writer is not None:
+            self.journal.saves(self.writer.abandon())
+
+    def to_best(self, step: int) -> Progress | None:
+        """Restore weights and optimizer of the checkpoint of `step`; None when it does not exist."""
+        exists = 0
+        if self.writer is not None:
+            self.journal.saves(self.writer.wait())
+            exists = int(any(checkpoint.step == step for checkpoint in self.manager.all()))
+        if not self.ranks.from_first(exists):
+            return None
+        return self.state.restore(self.manager.at(step))

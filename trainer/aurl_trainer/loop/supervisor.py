@@ -1,0 +1,172 @@
+"""Acts on what the monitor finds, within the budgets of the configuration; all ranks do the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from aurl_trainer.checkpoint.state import Progress
+from aurl_trainer.config import TrainingConfig
+from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.errors import DivergenceError
+from aurl_trainer.loop.metric_logger import TrainingLog
+from aurl_trainer.loop.rollback import Rollback
+from aurl_trainer.stability.anomaly import ACTIONS, Action
+from aurl_trainer.stability.monitor import SEVERITY, StabilityMonitor
+from aurl_trainer.stability.reading import Evaluation, Finding, Reading
+
+CURE = "lower optimizer.learningRate or look at the data"
+
+
+class Supervisor:
+    """Collects the findings of a step and carries out the most severe one."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        progress: Progress,
+        rollback: Rollback,
+        ranks: Ranks,
+        journal: TrainingLog,
+    ) -> None:
+        self.config, self.rollback, self.ranks, self.journal = config, rollback, ranks, journal
+        self.monitor = StabilityMonitor(config)
+        self.monitor.restore(progress.stability)
+        self.pending = False
+        """Whether something new was seen, on all ranks alike; then `act` must be called."""
+        self._findings: list[Finding] = []
+
+    def interval(self, reading: Reading) -> None:
+        """Look at a log interval."""
+        self._findings += self.monitor.interval(reading)
+        self.pending = True
+
+    def evaluation(self, progress: Progress) -> None:
+        """Look at the newest evaluation of the held-out split: of the average where there is one."""
+        averaged = progress.ema_validation_loss
+        loss = averaged if averaged is not None else progress.validation_loss
+        if loss is None:
+            return
+        training_loss = progress.loss if progress.loss is not None else loss
+        self._findings += self.monitor.evaluation(Evaluation(progress.step, loss, training_loss))
+        self.pending = True
+
+    def wants_checkpoint(self, step: int) -> bool:
+        """Whether `step` is the best so far and its weights may be wanted at an early end."""
+        return self._restores_best and step == self.monitor.early_stopping.best_step
+
+    def record(self, progress: Progress, consecutive_skips: int) -> None:
+        """Write into `progress` what a checkpoint must tell: state, health, and the best step."""
+        progress.stability = self.monitor.state()
+        progress.healthy = self.monitor.calm and consecutive_skips == 0
+        progress.sound_step = self.monitor.sound_step
+        progress.best_step = self.monitor.early_stopping.best_step if self._restores_best else 0
+
+    def act(self, progress: Progress) -> Progress:
+        """Do what the findings ask for; return the progress to go on with: another one after a roll-back.
+
+        Raises DivergenceError when the job must stop.
+        """
+        findings, self._findings, self.pending = self._findings, [], False
+        for warning in findings:
+            if warning.action is Action.WARN:
+                self._report(warning, "")
+        finding = self._agree([finding for finding in findings if finding.action is not Action.WARN])
+        if finding is None:
+            return progress
+        if finding.action is Action.ROLLBACK:
+            return self._roll_back(progress, finding)
+        if finding.action is Action.REDUCE_LEARNING_RATE:
+            self._reduce(progress, finding)
+        elif finding.action is Action.STOP_EARLY:
+            self._stop_early(progress, finding)
+        else:
+            raise self._stopped(finding, f": {CURE}")
+        return progress
+
+    def _agree(self, findings: list[Finding]) -> Finding | None:
+        """Return the most severe finding of rank 0, on every rank."""
+        mine = max(findings, key=lambda finding: SEVERITY.index(finding.action), default=None)
+        code = self.ranks.from_first(0 if mine is None else _code(mine))
+        if mine is not None and code == _code(mine):
+            return mine
+        return _CODES[code - 1] if code else None
+
+    def _roll_back(self, progress: Progress, finding: Finding) -> Progress:
+        stability, noticed = self.config.stability, progress.step
+        budget = f"stability.maxRollbacks is {stability.max_rollbacks}"
+        if progress.rollbacks >= stability.max_rollbacks:
+            raise self._stopped(finding, f" after {progress.rollbacks} roll-back(s), and {budget}: {CURE}")
+        factor = max(
+            min(progress.learning_rate_factor, stability.min_learning_rate_factor),
+            progress.learning_rate_factor * stability.learning_rate_factor,
+        )
+        with self.journal.interval.paused(), self.journal.reporter.phase("restore"):
+            restored = self.rollback.to_healthy(progress, self.monitor.sound_step, factor)
+        if restored is None:
+            raise self._stopped(
+                finding, f" and no healthy checkpoint is there to go back to: {CURE}, or save more often"
+            )
+        self.monitor.restore(restored.stability)
+        left_out = restored.skipped_windows[-1][1] - restored.skipped_windows[-1][0]
+        self._report(
+            finding,
+            f" Rolled back from step {noticed} to {restored.step} (roll-back {restored.rollbacks} of "
+            f"{stability.max_rollbacks}), leaving out {left_out} tokens; "
+            f"the learning rate is × {factor:g}.",
+        )
+        self.journal.rolled_back(restored, noticed - restored.step)
+        return restored
+
+    def _reduce(self, progress: Progress, finding: Finding) -> None:
+        stability, before = self.config.stability, progress.learning_rate_factor
+        factor = stability.learning_rate_factor if finding.factor is None else finding.factor
+        floor = stability.min_learning_rate_factor if finding.floor is None else finding.floor
+        after = progress.learning_rate_factor = max(min(before, floor), before * factor)
+        if after < before:
+            self._report(finding, f" The learning rate is × {after:g} from now on.")
+        else:
+            warning = replace(finding, action=Action.WARN)
+            self._report(warning, f" The learning rate stays × {after:g}, the least that is allowed.")
+
+    def _stop_early(self, progress: Progress, finding: Finding) -> None:
+        if progress.step == self.config.steps:
+            return
+        best, ending = self.monitor.early_stopping, ""
+        if self._restores_best and best.best_step != progress.step:
+            with self.journal.interval.paused(), self.journal.reporter.phase("restore"):
+                restored = self.rollback.to_best(best.best_step)
+            if restored is not None:
+                progress.validation_loss = restored.validation_loss
+                progress.ema_validation_loss = restored.ema_validation_loss
+            weights = "are" if restored is not None else "are gone, and the last ones stay instead of"
+            ending = f" The weights {weights} those of step {best.best_step}."
+        where = f"at step {progress.step} of {self.config.steps}"
+        progress.stopped = f"Training stopped early {where}: {finding.message}{ending}"
+        self._report(finding, f" Training stops early {where}.{ending}")
+        self.journal.reporter.stopped_early(progress.stopped)
+
+    @property
+    def _restores_best(self) -> bool:
+        return bool(self.config.early_stopping.patience and self.config.early_stopping.restore_best)
+
+    def _report(self, finding: Finding, done: str) -> None:
+        self.journal.anomaly(finding.kind, finding.action, f"{finding.message}{done}")
+
+    def _stopped(self, finding: Finding, why: str) -> DivergenceError:
+        """Report the end and return the error that makes it."""
+        message = f"{finding.message.removesuffix('.')}{why}."
+        self.journal.anomaly(finding.kind, Action.STOP, message)
+        self.rollback.finish_saves()
+        return DivergenceError(message)
+
+
+_CODES: Final = [
+    Finding(kind, action, f"{kind} was found by rank 0.") for kind in ACTIONS for action in ACTIONS[kind]
+]
+"""What ranks tell each other stands for: the place in this list, counted from 1; 0 is nothing."""
+
+
+def _code(finding: Finding) -> int:
+    kinds = [(other.kind, other.action) for other in _CODES]
+    return 1 + kinds.index((finding.kind, finding.action))
