@@ -1,6 +1,6 @@
 """Logging for launcher, ranks and command line: JSON lines in pods, readable text on a terminal.
 
-The fields of a line are those of docs/architecture.md: `time`, `level` and `message`, the identity of the
+The fields of a line are those of docs/contracts.md: `time`, `level` and `message`, the identity of the
 process as far as it is known (`namespace`, `job`, `attempt`, `nodeRank`, `rank`), and what the call gave as
 `extra`. The operator writes the same.
 """

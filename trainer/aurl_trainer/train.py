@@ -490,7 +490,7 @@ def warm_up(
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:
-    """Run one rank as docs/architecture.md says; its result or failure is left for the launcher."""
+    """Run one rank as docs/contracts.md says; its result or failure is left for the launcher."""
     logs.setup(environment)
     layout = Layout.from_environment(environment)
     run_dir = run_directory()

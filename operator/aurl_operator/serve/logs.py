@@ -1,6 +1,6 @@
 """Logs on standard error, with the job they are about: JSON lines, or text on a terminal.
 
-The fields are those of docs/architecture.md, and the trainer writes the same.
+The fields are those of docs/contracts.md, and the trainer writes the same.
 """
 
 from __future__ import annotations

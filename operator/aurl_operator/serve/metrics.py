@@ -1,4 +1,4 @@
-"""Metrics of the operator, as docs/architecture.md lists them, on a registry of their own."""
+"""Metrics of the operator, as docs/contracts.md lists them, on a registry of their own."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ def panels(board: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def documented() -> set[str]:
-    """The metrics of docs/architecture.md, with the series of histograms."""
-    names = set(re.findall(r"`(aurl_[a-z_]+)[`{]", (ROOT / "docs/architecture.md").read_text()))
+    """The metrics of docs/contracts.md, with the series of histograms."""
+    names = set(re.findall(r"`(aurl_[a-z_]+)[`{]", (ROOT / "docs/contracts.md").read_text()))
     return names | {f"{name}_bucket" for name in names} | PROCESS
 
 

@@ -71,11 +71,11 @@ def operations() -> str:
     return (ROOT / "docs/operations.md").read_text()
 
 
-def test_every_metric_of_the_operator_is_in_the_architecture_and_no_other() -> None:
+def test_every_metric_of_the_operator_is_in_the_contracts_and_no_other() -> None:
     metrics = Metrics(tuple, lambda: 0.0, lambda: 0.0, lambda: True)
     counters = {"counter": "_total"}
     served = {f"{each.name}{counters.get(each.type, '')}" for each in metrics.registry.collect()}
-    rows = (ROOT / "docs/architecture.md").read_text().splitlines()
+    rows = (ROOT / "docs/contracts.md").read_text().splitlines()
     told = {
         name
         for row in rows

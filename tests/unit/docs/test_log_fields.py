@@ -14,7 +14,7 @@ from typing import IO, Any
 from aurl_operator.serve.logs import set_up_logging
 from aurl_trainer import logs
 
-CONTRACT = Path(__file__).parents[3] / "docs/architecture.md"
+CONTRACT = Path(__file__).parents[3] / "docs/contracts.md"
 POD = {
     "AURL_JOB_NAME": "chorales", "AURL_JOB_NAMESPACE": "music", "AURL_ATTEMPT": "2",
     "AURL_NODE_RANK": "0", "RANK": "1",

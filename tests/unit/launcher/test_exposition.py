@@ -19,7 +19,7 @@ from aurl_trainer.monitor.snapshot import (
 )
 from aurl_trainer.stability.anomaly import ACTIONS
 
-CONTRACT = Path(__file__).parents[3] / "docs/architecture.md"
+CONTRACT = Path(__file__).parents[3] / "docs/contracts.md"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 

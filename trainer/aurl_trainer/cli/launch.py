@@ -12,7 +12,7 @@ from aurl_trainer.launcher.progress import Role
 
 
 def run(role: Role, rank_script: Path | None) -> int:
-    """Launch `role` as the environment says; returns the exit code of docs/architecture.md."""
+    """Launch `role` as the environment says; returns the exit code of docs/contracts.md."""
     logs.setup()
     variables = dict(os.environ)
     try:

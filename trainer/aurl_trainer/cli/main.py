@@ -1,7 +1,7 @@
 """The commands of `aurl-trainer` and their arguments.
 
 Exit codes: 0 done, 2 bad input (one sentence per fault, no traceback), 130 interrupted before there was
-anything to save; `launch` and `train` use the launcher's codes of docs/architecture.md.
+anything to save; `launch` and `train` use the launcher's codes of docs/contracts.md.
 """
 
 from __future__ import annotations

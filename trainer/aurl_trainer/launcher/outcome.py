@@ -32,7 +32,7 @@ class Outcome:
 
     @property
     def process_exit_code(self) -> int:
-        """The launcher's own exit code, as docs/architecture.md defines it."""
+        """The launcher's own exit code, as docs/contracts.md defines it."""
         if self.state == SUCCEEDED:
             return 0
         if self.state == INTERRUPTED:
