@@ -34,7 +34,7 @@ from aurl_trainer.checkpoint.writer import CheckpointWriter, give_shards
 from aurl_trainer.config import JobFile
 from aurl_trainer.data.curriculum import Curriculum
 from aurl_trainer.data.prepare import prepare
-from aurl_trainer.distributed.runtime import Layout, Ranks
+from aurl_trainer.distributed.runtime import Distributed, Layout
 from aurl_trainer.distributed.sharding import local, local_gradients
 from aurl_trainer.errors import UserError
 from aurl_trainer.hooks.interface import Evaluation
@@ -42,10 +42,10 @@ from aurl_trainer.hooks.load import Hooks, load_hooks
 from aurl_trainer.hooks.losses import ExtraLosses
 from aurl_trainer.hooks.metrics import measure
 from aurl_trainer.loop.batches import Batches, evaluation_batches
-from aurl_trainer.loop.compute_time import Pace
+from aurl_trainer.loop.compute_time import ComputeTime
 from aurl_trainer.loop.fitting import Fitting, out_of_memory_restarts
-from aurl_trainer.loop.job_sampler import Musician
-from aurl_trainer.loop.metric_logger import TrainingLog
+from aurl_trainer.loop.job_sampler import JobSampler
+from aurl_trainer.loop.metric_logger import MetricLogger
 from aurl_trainer.loop.recovery import Attempt, collect_frozen, make_room, release
 from aurl_trainer.loop.resume import TrainingState, choose_checkpoint
 from aurl_trainer.loop.rollback import Rollback
@@ -109,7 +109,7 @@ def train(
     job: JobFile,
     data: TrainingData,
     job_dir: Path,
-    ranks: Ranks,
+    distributed: Distributed,
     reporter: RankReporter,
     stop: StopRequest,
     hooks: Hooks = NO_HOOKS,
@@ -120,25 +120,25 @@ def train(
     and OSError when the last checkpoint cannot be written.
     """
     config, update = job.training, job.training.optimizer
-    profile = MemoryProfile(reporter, ranks.device, config.logging.every_steps)
+    profile = MemoryProfile(reporter, distributed.device, config.logging.every_steps)
     curriculum = Curriculum(config.curriculum, config.context_length, config.steps)
     tokens_per_step = config.batch.global_batch_size * config.context_length
-    device, first = ranks.device, ranks.rank == 0
-    threads = fix_threads(config.threads, ranks.layout.local_world_size)
+    device, first = distributed.device, distributed.rank == 0
+    threads = fix_threads(config.threads, distributed.layout.local_world_size)
     set_tf32(device, config.tf32)
     precision = autocast(device, config.precision)
-    batches = Batches(data.train, config, curriculum, ranks.layout, device)
+    batches = Batches(data.train, config, curriculum, distributed.layout, device)
 
     model = make_model(config, data.vocabulary.size)
     utilisation = Utilisation(
-        model, peak_flops(device, config.precision, config.logging.peak_teraflops), ranks.world_size
+        model, peak_flops(device, config.precision, config.logging.peak_teraflops), distributed.world_size
     )
     # Before the model is wrapped: what is computed again lies inside of what is synchronised or sharded.
     checkpointing = ActivationCheckpointing(model, config.memory.segments)
-    fitting = Fitting(config, ranks, checkpointing, batches, restarts=out_of_memory_restarts())
+    fitting = Fitting(config, distributed, checkpointing, batches, restarts=out_of_memory_restarts())
     compilation = Compilation(model, device, wanted=config.compile)
     objective = make_objective(config, model, data.vocabulary, compilation.last_loss, device)
-    network = ranks.wrap(objective.network, config.precision)
+    network = distributed.wrap(objective.network, config.precision)
     parameters = dict(model.named_parameters())
     optimizer = make_optimizer(parameters, update)
     average = WeightAverage(parameters, config.ema) if config.ema.decay else None
@@ -150,7 +150,7 @@ def train(
         parameters=[local(parameter) for parameter in parameters.values()],
         scaled=config.precision == "fp16",
         device=device,
-        sum_over_shards=ranks.sum if ranks.sharded else None,
+        sum_over_shards=distributed.sum if distributed.sharded else None,
     )
     extra = None
     if hooks.losses:
@@ -164,7 +164,7 @@ def train(
         data.dataset.fingerprint,
     )
     state = TrainingState(
-        parameters, optimizer, guard, identity, ranks, threads, average, objective.adversary
+        parameters, optimizer, guard, identity, distributed, threads, average, objective.adversary
     )
     manager = CheckpointManager(
         job_dir / "checkpoints",
@@ -173,7 +173,7 @@ def train(
         keep_best=config.checkpoint.keep_best,
     )
     with reporter.phase("restore"):
-        checkpoint = choose_checkpoint(manager, ranks, reporter)
+        checkpoint = choose_checkpoint(manager, distributed, reporter)
     profile.enter("warm_up")
     if not fitting.resume(state.saved_memory(checkpoint)):
         fitting.decide(
@@ -185,7 +185,7 @@ def train(
                 total_bytes(map(local, parameters.values())),
                 total_bytes(map(local, optimizer.tensors().values())),
                 saves=first and config.checkpoint.asynchronous,
-                wrapped=not ranks.alone,
+                wrapped=not distributed.alone,
             ),
         )
     state.memory = fitting.to_json()
@@ -194,7 +194,7 @@ def train(
         warm_up(objective, network, shapes, config.steps, precision, device)
     graphs = compilation.graphs()
 
-    seed_everything(config.seed, ranks.rank)
+    seed_everything(config.seed, distributed.rank)
     progress = Progress()
     with reporter.phase("restore"), profile.phase("restore"):
         if checkpoint is not None:
@@ -232,8 +232,8 @@ def train(
         details = {
             "parameters": size,
             "device": str(device),
-            "world_size": ranks.world_size,
-            "strategy": ranks.strategy,
+            "world_size": distributed.world_size,
+            "strategy": distributed.strategy,
             "threads": threads,
             "micro_batch_size": batches.micro_batch_size(length),
             "activation_checkpointing": checkpointing.mode,
@@ -241,11 +241,11 @@ def train(
         log.info("training begins", extra={"step": progress.step, "steps": config.steps, **details})
     reporter.initialised()
     reporter.state("Training")
-    pace = Pace(objective.network, ranks)
-    journal = TrainingLog(config, progress, reporter, board, first=first, utilisation=utilisation)
-    musician = Musician(job, job_dir, data, model, parameters, average, ranks, reporter)
-    rollback = Rollback(state, manager, writer, ranks, journal)
-    supervisor = Supervisor(config, progress, rollback, ranks, journal)
+    compute_time = ComputeTime(objective.network, distributed)
+    metric_logger = MetricLogger(config, progress, reporter, board, first=first, utilisation=utilisation)
+    job_sampler = JobSampler(job, job_dir, data, model, parameters, average, distributed, reporter)
+    rollback = Rollback(state, manager, writer, distributed, metric_logger)
+    supervisor = Supervisor(config, progress, rollback, distributed, metric_logger)
 
     # A backward pass weighs every token by 1 / (tokens per step), and DDP averages over ranks; the guard's
     # normaliser turns that into the mean over the tokens that are valid in this step, on all ranks together.
@@ -256,8 +256,8 @@ def train(
     losses: list[Tensor] = []
     snapshot = None
     if config.memory.snapshot_on_out_of_memory:
-        snapshot = ExhaustionSnapshot(job_dir / "memory", ranks.rank, device)
-    attempt = Attempt(recoverable=not ranks.sharded, snapshot=snapshot)
+        snapshot = ExhaustionSnapshot(job_dir / "memory", distributed.rank, device)
+    attempt = Attempt(recoverable=not distributed.sharded, snapshot=snapshot)
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -278,11 +278,11 @@ def train(
             losses.clear()
             if extra is not None:
                 extra.begin()
-            exchanged = ranks.exchanges()
+            exchanged = distributed.exchanges()
             with attempt.begin(step):
                 for index, (inputs, targets) in enumerate(micro_batches, start=1):
                     # Gradients travel between ranks once per step, during the last backward pass.
-                    with ranks.synchronised(network, index == len(micro_batches)):
+                    with distributed.synchronised(network, index == len(micro_batches)):
                         with precision:
                             if extra is None:
                                 minimised, loss = objective.losses(network, inputs, targets, step)
@@ -293,19 +293,19 @@ def train(
             if attempt.failed:
                 loss = minimised = weight  # lets go of what the failed pass has kept
                 release(device)
-                ranks.complete_exchange(network, exchanged)
-            valid, interrupted, failures = ranks.vote(valid_here, stop.made, attempt.failed)
+                distributed.complete_exchange(network, exchanged)
+            valid, interrupted, failures = distributed.vote(valid_here, stop.made, attempt.failed)
             if failures:
                 # Nothing was applied on any rank: the same step again, in smaller micro-batches.
                 optimizer.zero_grad()
                 objective.forget()
                 if extra is not None:
                     extra.undo()
-                make_room(fitting, journal, step, failures)
+                make_room(fitting, metric_logger, step, failures)
                 state.memory = fitting.to_json()
                 network = objective.network
                 collect_frozen()  # the old wrapper, which would go on to exchange gradients
-                network = ranks.wrap(objective.network, config.precision)
+                network = distributed.wrap(objective.network, config.precision)
                 with compilation.paused():
                     warm_up(objective, network, [(1, curriculum.lengths[0])], config.steps, precision, device)
                 interrupted = False
@@ -319,7 +319,7 @@ def train(
             rate *= progress.learning_rate_factor
             decay = ramp(update.weight_decay_schedule, update.weight_decay, step, config.steps)
             gradients = local_gradients(parameters.values())
-            normaliser = ranks.world_size * tokens_per_step / max(valid, 1)
+            normaliser = distributed.world_size * tokens_per_step / max(valid, 1)
             if writer is not None:
                 writer.settle()
             if curriculum.begins_length(step):
@@ -330,7 +330,7 @@ def train(
                 average.update(rejected)
             optimizer.zero_grad()
             if objective.adversary is not None:
-                objective.adversary.step(ranks, step, rate / update.learning_rate)
+                objective.adversary.step(distributed, step, rate / update.learning_rate)
             if profile.watching:
                 profile.enter("training")
 
@@ -338,48 +338,50 @@ def train(
         progress.advance(batches.samples(length), batches.after(progress.tokens, step), valid)
         reporter.heartbeat(step)
         if step == first_step:
-            ranks.first_step_done()
+            distributed.first_step_done()
 
         # Between two log lines the host never waits for the device.
         if step % config.logging.every_steps == 0 or step in (1, config.steps):
-            own = pace.lap(reporter.waited, progress.interval_steps)
-            total, paces = ranks.sum_and_share(loss_sum, own)
+            own = compute_time.lap(reporter.waited, progress.interval_steps)
+            total, paces = distributed.sum_and_share(loss_sum, own)
             loss_sum.zero_()
             reporter.paces(paces)
-            terms = extra.read(ranks) if extra is not None else {}
+            terms = extra.read(distributed) if extra is not None else {}
             reporter.micro_batch(batches.micro_batch_size(length))
-            components = objective.components(ranks)
-            supervisor.interval(journal.steps(total, rate, guard.read(), length, terms, components))
+            components = objective.components(distributed)
+            supervisor.interval(metric_logger.steps(total, rate, guard.read(), length, terms, components))
         every = config.evaluation.every_steps
         if (every and step % every == 0) or step == config.steps:
             with (
-                journal.interval.paused(),
+                metric_logger.interval.paused(),
                 reporter.phase("evaluation"),
                 profile.phase("evaluation"),
                 compilation.paused(),
             ):
                 size = fitting.plan.micro_batch_size
-                held_out = partial(evaluation_batches, data.validation, config, ranks.layout, device, size)
-                measures, ema_loss = objective.evaluate(held_out(), ranks, precision), None
-                seen = Evaluation(model, data.vocabulary, step, device, held_out, ranks.sum)
+                held_out = partial(
+                    evaluation_batches, data.validation, config, distributed.layout, device, size
+                )
+                measures, ema_loss = objective.evaluate(held_out(), distributed, precision), None
+                seen = Evaluation(model, data.vocabulary, step, device, held_out, distributed.sum)
                 with average.in_place() if average is not None else nullcontext():
                     if average is not None:
-                        ema_loss = objective.evaluate(held_out(), ranks, precision).get("loss")
+                        ema_loss = objective.evaluate(held_out(), distributed, precision).get("loss")
                     metrics = data.held_out.bits(measures.get("loss")) | measure(hooks.metrics, seen)
-                    ranks.after_evaluation(model)
+                    distributed.after_evaluation(model)
                 if measures:
-                    journal.validation(measures.pop("loss"), ema_loss)
+                    metric_logger.validation(measures.pop("loss"), ema_loss)
                     supervisor.evaluation(progress)
-                journal.metrics(measures | metrics)
+                metric_logger.metrics(measures | metrics)
         every = config.evaluation.music.every_steps
         if every and (step % every == 0 or step == config.steps):
-            with journal.interval.paused(), profile.phase("evaluation"), compilation.paused():
-                journal.metrics(musician.judge(step))
+            with metric_logger.interval.paused(), profile.phase("evaluation"), compilation.paused():
+                metric_logger.metrics(job_sampler.judge(step))
         every = config.sample.every_steps
         if every and step % every == 0 and step < config.steps:
-            with journal.interval.paused(), profile.phase("sample"), compilation.paused():
+            with metric_logger.interval.paused(), profile.phase("sample"), compilation.paused():
                 try:
-                    musician.sample(step)
+                    job_sampler.sample(step)
                 except OSError as error:  # a volume that is full stops no training
                     log.error("samples cannot be written", extra={"step": step, "reason": str(error)})
         if supervisor.pending:
@@ -392,36 +394,36 @@ def train(
                 continue
         ends = step == config.steps or interrupted or progress.stopped is not None
         if step % config.checkpoint.every_steps == 0 or ends or supervisor.wants_checkpoint(step):
-            with journal.interval.paused(), reporter.phase("checkpoint"), profile.phase("checkpoint"):
+            with metric_logger.interval.paused(), reporter.phase("checkpoint"), profile.phase("checkpoint"):
                 supervisor.record(progress, guard.read().consecutive)
-                progress.interval_loss = float(ranks.sum(loss_sum))
+                progress.interval_loss = float(distributed.sum(loss_sum))
                 loss_sum.fill_(progress.interval_loss if first else 0.0)
                 if extra is not None:
-                    progress.interval_terms = extra.read(ranks)
+                    progress.interval_terms = extra.read(distributed)
                     extra.resume(progress.interval_terms if first else {})
                 reporter.saving(step)
                 contents = state.contents(progress, job.model_dump(mode="json", by_alias=True))
                 if writer is not None:
-                    journal.saves(writer.save(step, contents))
+                    metric_logger.saves(writer.save(step, contents))
                     board.flush()
                 else:
                     give_shards(contents)
         elif writer is not None:
-            journal.saves(writer.poll())
+            metric_logger.saves(writer.poll())
         if step % COLLECT_EVERY == 0:
             gc.collect()
 
     gc.enable()
-    peaks = ranks.gather_text(json.dumps(profile.summary()))
+    peaks = distributed.gather_text(json.dumps(profile.summary()))
     reporter.state("Saving")
     if writer is not None:
         with reporter.phase("checkpoint"):
-            journal.saves(writer.close(hurry=interrupted))
+            metric_logger.saves(writer.close(hurry=interrupted))
         if writer.last is not None and writer.last.error is not None:
             raise writer.last.error
     if not interrupted:
-        with journal.interval.paused(), profile.phase("sample"), compilation.paused():
-            musician.sample(progress.step)
+        with metric_logger.interval.paused(), profile.phase("sample"), compilation.paused():
+            job_sampler.sample(progress.step)
     board.close()
     if first:
         about = {"step": progress.step, "memory": state.memory}
@@ -507,11 +509,11 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         device = choose_device(job.training.device, layout.local_rank, layout.world_size)
         # The launcher has prepared the dataset; this checks it once for all ranks.
         found = prepare(job.dataset, job_dir, volume, _silent).fingerprint if layout.rank == 0 else ""
-        ranks = Ranks(layout, device, job.training.distribution)
-        dataset = job_dir / "dataset" / ranks.gather_text(found)[0]
+        distributed = Distributed(layout, device, job.training.distribution)
+        dataset = job_dir / "dataset" / distributed.gather_text(found)[0]
         data = TrainingData.open(dataset, job.training.context_length, job.training.seed, job.dataset)
-        with ranks.explained(lambda: reporter.snapshot.step + 1):
-            ending = train(job, data, job_dir, ranks, reporter, stop, hooks)
+        with distributed.explained(lambda: reporter.snapshot.step + 1):
+            ending = train(job, data, job_dir, distributed, reporter, stop, hooks)
         reporter.close()
     if run_dir is not None:
         write_json(run_dir / f"result-{layout.rank}.json", ending)

@@ -29,7 +29,7 @@ from aurl_dev.bench.plain import PlainLoop
 from aurl_trainer import logs
 from aurl_trainer.config import JobFile
 from aurl_trainer.data.prepare import prepare
-from aurl_trainer.distributed.runtime import Layout, Ranks
+from aurl_trainer.distributed.runtime import Distributed, Layout
 from aurl_trainer.loop.training_data import TrainingData
 from aurl_trainer.monitor.report import RankReporter
 from aurl_trainer.train import StopRequest, train
@@ -95,9 +95,9 @@ class Trainer:
         self.runs += 1
         directory = self.root / f"run-{self.runs}"
         (directory / "run").mkdir(parents=True)
-        ranks = Ranks(Layout(), torch.device("cpu"))
+        distributed = Distributed(Layout(), torch.device("cpu"))
         reporter = RankReporter(directory / "run", volume=self.root)
-        train(self.job, self.data, directory, ranks, reporter, StopRequest())
+        train(self.job, self.data, directory, distributed, reporter, StopRequest())
         reporter.close()
         spent = reporter.snapshot.phase_seconds
         share = self.job.training.steps / CHECKPOINT_EVERY

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aurl_trainer.distributed.runtime import Layout, Ranks
+from aurl_trainer.distributed.runtime import Distributed, Layout
 from aurl_trainer.model.critic import SpectralConv
 from aurl_trainer.objective.objective import Objective
 from aurl_trainer.optim.adamw import AdamW
 from unit.losses.tiny import CPU, all_terms, batch, objective
 
-RANKS = Ranks(Layout(), CPU)
+DISTRIBUTED = Distributed(Layout(), CPU)
 
 
 def weights(made: Objective) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -44,7 +44,7 @@ def test_each_players_loss_moves_exactly_its_own_parameters() -> None:
     assert moved(model, model_after) == set(model) - absent
     assert moved(critic, critic_after) == set()
 
-    made.adversary.step(RANKS, 48, 1.0)
+    made.adversary.step(DISTRIBUTED, 48, 1.0)
     assert all(parameter.grad is None for parameter in made.model.parameters())
     model_last, critic_last = weights(made)
     assert moved(model_after, model_last) == set()
@@ -56,44 +56,44 @@ def test_critic_rests_before_its_start_and_when_evaluated() -> None:
     assert made.adversary is not None
     inputs, targets = batch()
     made.losses(made.network, inputs, targets, 1)
-    assert made.adversary.shown == []
+    assert made.adversary.batches == []
     _, before = weights(made)
-    made.adversary.step(RANKS, 1, 1.0)
+    made.adversary.step(DISTRIBUTED, 1, 1.0)
     assert moved(before, weights(made)[1]) == set()
     made.losses(made.network, inputs, targets, 45)  # the critic plays from 40 %, the model from 50 % on
-    assert len(made.adversary.shown) == 1
+    assert len(made.adversary.batches) == 1
     made.forget()
-    assert made.adversary.shown == []
-    made.evaluate([(inputs, targets)], RANKS, torch.no_grad())
-    assert made.adversary.shown == []
+    assert made.adversary.batches == []
+    made.evaluate([(inputs, targets)], DISTRIBUTED, torch.no_grad())
+    assert made.adversary.batches == []
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
     made = objective("vae-gan", losses=all_terms("vae-gan"))
     assert made.adversary is not None
     made.losses(made.network, *batch(), 48)
-    exhibits = made.adversary.shown[0]
-    made.adversary.shown[0] = exhibits._replace(own_states=exhibits.own_states * float("nan"))
+    shown = made.adversary.batches[0]
+    made.adversary.batches[0] = shown._replace(own_states=shown.own_states * float("nan"))
     _, before = weights(made)
-    made.adversary.step(RANKS, 48, 1.0)
+    made.adversary.step(DISTRIBUTED, 48, 1.0)
     assert moved(before, weights(made)[1]) == set()
     assert made.adversary.guard.read().nonfinite == 1
 
 
-def test_critic_learns_to_tell_its_exhibits_apart() -> None:
+def test_critic_learns_to_tell_real_from_own() -> None:
     made = objective("vae-gan", losses=all_terms("vae-gan"), critic={"learningRate": 0.01})
     adversary = made.adversary
     assert adversary is not None
     torch.manual_seed(0)
     made.losses(made.network, *batch(), 48)
-    exhibits = adversary.shown[0]._replace(own_states=adversary.shown[0].own_states * -1.0)
+    shown = adversary.batches[0]._replace(own_states=adversary.batches[0].own_states * -1.0)
     for _ in range(60):
-        adversary.shown = [exhibits]
-        adversary.step(RANKS, 49, 1.0)
+        adversary.batches = [shown]
+        adversary.step(DISTRIBUTED, 49, 1.0)
     adversary.terms.counts.zero_()
-    adversary.shown = [exhibits]
-    adversary.step(RANKS, 49, 1.0)
-    assert adversary.terms.take(RANKS)["critic_states"] < 1.0  # 2 when it knows nothing
+    adversary.batches = [shown]
+    adversary.step(DISTRIBUTED, 49, 1.0)
+    assert adversary.terms.take(DISTRIBUTED)["critic_states"] < 1.0  # 2 when it knows nothing
 
 
 def test_spectral_norm_is_one_and_keeps_its_parameters() -> None:

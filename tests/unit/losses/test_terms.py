@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from aurl_trainer.distributed.runtime import Layout, Ranks
+from aurl_trainer.distributed.runtime import Distributed, Layout
 from aurl_trainer.losses.adversarial import CriticPass
 from aurl_trainer.losses.config import CRITIC_TERMS, TERMS, LossesConfig, belongs
 from aurl_trainer.losses.weighted import FUNCTIONS
@@ -18,7 +18,7 @@ from aurl_trainer.objective.autoencoder import Autoencoding
 from aurl_trainer.objective.objective import Objective
 from unit.losses.tiny import CPU, all_terms, batch, objective
 
-RANKS = Ranks(Layout(), CPU)
+DISTRIBUTED = Distributed(Layout(), CPU)
 
 DECODED = {"encoder", "decoder"}
 """What a prediction of the decoder depends on: through the latents on the encoder."""
@@ -101,7 +101,7 @@ def test_gradient_reaches_what_the_term_is_about_and_nothing_else(name: str) -> 
     seen: Any = network.look(inputs, targets, 50)
     if name in CRITIC_TERMS:
         critic.requires_grad_(True)
-        seen = CriticPass(critic, seen.exhibits(model.prior.draw(inputs, gaussian_noise(inputs))))
+        seen = CriticPass(critic, seen.critic_batch(model.prior.draw(inputs, gaussian_noise(inputs))))
     measured = FUNCTIONS[name](seen)
     assert torch.isfinite(measured.objective) and torch.isfinite(measured.total)
     torch.autograd.backward(measured.objective)
@@ -150,7 +150,7 @@ def test_plain_weights_are_the_cross_entropy() -> None:
         if name.startswith("rec")
     )
     assert kinds == pytest.approx(expected.item(), rel=1e-5)
-    read = terms.components(RANKS)
+    read = terms.components(DISTRIBUTED)
     assert read["reconstruction_pitch"] > 0 and "reconstruction_other" not in read
 
 
@@ -167,7 +167,7 @@ def test_uncertainty_weights_go_to_their_optimum() -> None:
         optimizer.step()
     made.forget()
     made.losses(made.network, inputs, targets, 1)
-    read = made.components(RANKS)
+    read = made.components(DISTRIBUTED)
     for name in ("reconstruction_pitch", "reconstruction_duration", "reconstruction_bar"):
         assert learned[name].item() == pytest.approx(torch.tensor(read[name]).log().item(), abs=0.02)
     assert "terms.log_variance.reconstruction_pitch" in dict(made.model.named_parameters())

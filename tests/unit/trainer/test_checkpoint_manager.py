@@ -132,40 +132,40 @@ def test_the_best_by_validation_loss_stays(tmp_path: Path) -> None:
     assert [checkpoint.step for checkpoint in later.best(later.all())] == [6, 8]
 
 
-def healthy(value: bool, sound_step: int, best_step: int = 0) -> Contents:
-    progress = {"healthy": value, "sound_step": sound_step, "best_step": best_step}
+def healthy(value: bool, last_healthy_step: int, best_step: int = 0) -> Contents:
+    progress = {"healthy": value, "last_healthy_step": last_healthy_step, "best_step": best_step}
     return replace(contents(), state={"progress": progress})
 
 
 def test_the_last_healthy_one_stays_however_many_bad_ones_follow(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path, keep_last=1)
-    manager.save(10, healthy(True, sound_step=10))
-    manager.save(20, healthy(True, sound_step=20))
-    manager.save(30, healthy(True, sound_step=25))  # what came after step 25 turned out bad
+    manager.save(10, healthy(True, last_healthy_step=10))
+    manager.save(20, healthy(True, last_healthy_step=20))
+    manager.save(30, healthy(True, last_healthy_step=25))  # what came after step 25 turned out bad
     for step in (40, 50, 60):
-        manager.save(step, healthy(False, sound_step=25))
+        manager.save(step, healthy(False, last_healthy_step=25))
     assert steps(manager) == [20, 60]
     again = CheckpointManager(tmp_path, keep_last=1)  # a new life knows it from the files
-    again.save(70, healthy(False, sound_step=25))
+    again.save(70, healthy(False, last_healthy_step=25))
     assert steps(again) == [20, 70]
     assert again.latest() == (again.at(70), [])
     assert again.latest(healthy_until=69) == (again.at(20), [])
     assert again.latest(healthy_until=19) == (None, [])
-    again.save(80, healthy(True, sound_step=80))
+    again.save(80, healthy(True, last_healthy_step=80))
     assert steps(again) == [80]
 
 
 def test_the_best_one_of_early_stopping_stays(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path, keep_last=1)
     for step in range(1, 6):
-        manager.save(step, healthy(True, sound_step=step, best_step=2))
+        manager.save(step, healthy(True, last_healthy_step=step, best_step=2))
     assert steps(manager) == [2, 5]
 
 
 def test_a_damaged_healthy_one_is_named_and_an_older_one_taken(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path)
     for step in (1, 2, 3):
-        manager.save(step, healthy(step < 3, sound_step=2))
+        manager.save(step, healthy(step < 3, last_healthy_step=2))
     damage(manager.at(2).path / "model.safetensors", "flipped")
     found, complaints = manager.latest(healthy_until=2)
     assert found == manager.at(1)

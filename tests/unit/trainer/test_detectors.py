@@ -207,7 +207,7 @@ def test_a_healthy_run_is_left_alone(noise: float, seed: int) -> None:
     losses = [(1.5 + 4.5 * math.exp(-place / 40)) * (1 + noise * source.gauss(0, 1)) for place in range(300)]
     monitor = StabilityMonitor(TrainingConfig(steps=3000))
     assert {finding.action for finding in watched(monitor, losses)} <= {Action.WARN}
-    assert monitor.sound_step > 2900
+    assert monitor.last_healthy_step > 2900
 
 
 def test_state_survives_a_checkpoint_in_any_place() -> None:
@@ -228,10 +228,10 @@ def test_state_survives_a_checkpoint_in_any_place() -> None:
 def test_a_bad_stretch_is_not_sound_and_not_calm() -> None:
     monitor = StabilityMonitor(TrainingConfig())
     watched(monitor, noisy(40))
-    assert (monitor.sound_step, monitor.calm) == (400, True)
+    assert (monitor.last_healthy_step, monitor.calm) == (400, True)
     watched(monitor, [4.0], 41)
-    assert (monitor.sound_step, monitor.calm) == (400, False)
+    assert (monitor.last_healthy_step, monitor.calm) == (400, False)
     watched(monitor, [2.0], 42)
-    assert (monitor.sound_step, monitor.calm) == (420, True)
+    assert (monitor.last_healthy_step, monitor.calm) == (420, True)
     monitor.interval(replace(READING, step=430, skips=1))
-    assert monitor.sound_step == 420
+    assert monitor.last_healthy_step == 420

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aurl_trainer.data.vocabulary import BAR, PAD
-from aurl_trainer.distributed.runtime import Layout, Ranks
+from aurl_trainer.distributed.runtime import Distributed, Layout
 from aurl_trainer.losses.config import Mode
 from aurl_trainer.model.config import ModelConfig
 from aurl_trainer.model.latents import LEVELS, Bars, Gaussian, gaussian_noise
@@ -18,7 +18,7 @@ from aurl_trainer.objective.objective import Objective
 from aurl_trainer.optim.adamw import AdamW
 from unit.losses.tiny import CPU, LATENTS, MODEL, VOCABULARY, batch, objective
 
-RANKS = Ranks(Layout(), CPU)
+DISTRIBUTED = Distributed(Layout(), CPU)
 
 
 def make() -> VAE:
@@ -137,7 +137,7 @@ def test_the_bound_on_noise_cannot_fall_under_its_entropy(mode: Mode) -> None:
     assert min(told) > entropy - 0.02
     assert sum(told[-10:]) / 10 < 1.25 * entropy  # and it does learn which tokens there are
     # With the latents of another sample there is nothing to gain at all.
-    measures = made.evaluate([noise(64, 16, source)], RANKS, torch.no_grad())
+    measures = made.evaluate([noise(64, 16, source)], DISTRIBUTED, torch.no_grad())
     assert measures["nll_shuffled"] > entropy - 0.02
 
 
@@ -154,11 +154,11 @@ def test_latents_carry_what_the_decoder_cannot_know() -> None:
         return tokens[:, :-1], tokens[:, 1:]
 
     train(made, [draw(16) for _ in range(100)])
-    measures = made.evaluate([draw(64)], RANKS, torch.no_grad())
+    measures = made.evaluate([draw(64)], DISTRIBUTED, torch.no_grad())
     assert measures["nll_shuffled"] > 2 * measures["nll"]
     assert sum(measures[f"active_units_{level}"] for level in LEVELS) >= 2
     assert measures["loss"] > measures["nll"]
-    assert made.evaluate([draw(64)], RANKS, torch.no_grad()).keys() == measures.keys()
+    assert made.evaluate([draw(64)], DISTRIBUTED, torch.no_grad()).keys() == measures.keys()
 
 
 def train(made: Objective, batches: list[tuple[Tensor, Tensor]]) -> list[float]:
@@ -172,7 +172,7 @@ def train(made: Objective, batches: list[tuple[Tensor, Tensor]]) -> list[float]:
         optimizer.step(1e-2, 0.0, torch.ones(()), torch.zeros(()))
         optimizer.zero_grad()
         if made.adversary is not None:
-            made.adversary.step(RANKS, step, 1.0)
+            made.adversary.step(DISTRIBUTED, step, 1.0)
         told.append(float(bound) / targets.numel())
     return told
 

@@ -259,8 +259,10 @@ class CheckpointManager:
         """
         whole = [c for c in self.all() if c.step not in self._damaged and c.step <= newest]
         best = {checkpoint.step for checkpoint in self.best(whole)[: self.keep_best]}
-        sound_step = progress.get("sound_step", newest)
-        sound = next((c.step for c in reversed(whole) if c.step <= sound_step and self._is_healthy(c)), None)
+        last_healthy_step = progress.get("last_healthy_step", newest)
+        sound = next(
+            (c.step for c in reversed(whole) if c.step <= last_healthy_step and self._is_healthy(c)), None
+        )
         kept = best | {sound, progress.get("best_step")}
         for checkpoint in whole[: -self.keep_last]:
             for_ever = self.keep_every_steps and checkpoint.step % self.keep_every_steps == 0

@@ -46,7 +46,7 @@ class Progress:
     """State of the detectors."""
     healthy: bool = True
     """Whether nothing pointed to a bad stretch when this was saved."""
-    sound_step: int = 0
+    last_healthy_step: int = 0
     """Last step of the newest log interval at which nothing did."""
     best_step: int = 0
     """Where the validation loss was lowest, when its checkpoint must be kept; else 0."""

@@ -45,7 +45,7 @@ class Layout:
         )
 
 
-class Ranks:
+class Distributed:
     """The collectives that the training loop needs; at world size 1 each returns at once."""
 
     def __init__(

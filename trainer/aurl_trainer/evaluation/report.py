@@ -16,7 +16,7 @@ from aurl_trainer.data.music import Music
 from aurl_trainer.data.shards import Dataset, Split, SplitName
 from aurl_trainer.data.tokenizer import decode
 from aurl_trainer.data.vocabulary import PAD, Vocabulary
-from aurl_trainer.distributed.runtime import Layout, Ranks
+from aurl_trainer.distributed.runtime import Distributed, Layout
 from aurl_trainer.evaluation.distance import compared, memorised
 from aurl_trainer.evaluation.likelihood import likelihood, seconds_of
 from aurl_trainer.evaluation.ngram import ngram_nats
@@ -116,7 +116,7 @@ def _latents(model: VAE, loader: Loader, context_length: int) -> dict[str, float
         (torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device))
         for inputs, targets in loader.validation_batches(context_length, BATCH_SIZE)
     )
-    return evaluate_latents(model, batches, Ranks(Layout(), device), nullcontext(), seed=0)
+    return evaluate_latents(model, batches, Distributed(Layout(), device), nullcontext(), seed=0)
 
 
 def _pieces(split: Split, vocabulary: Vocabulary, most: int) -> Iterator[Music]:

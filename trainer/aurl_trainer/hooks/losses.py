@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aurl_trainer.data.vocabulary import Vocabulary
-from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.errors import UserError
 from aurl_trainer.hooks.interface import LossInputs
 from aurl_trainer.hooks.load import Hook
@@ -64,9 +64,9 @@ class ExtraLosses:
         self.sums.copy_(self._before)
         self._hidden = None
 
-    def read(self, ranks: Ranks) -> dict[str, float]:
+    def read(self, distributed: Distributed) -> dict[str, float]:
         """Return the sums over all ranks by name and begin anew; the host waits for the device."""
-        totals = ranks.sum(self.sums).tolist()
+        totals = distributed.sum(self.sums).tolist()
         self.sums.zero_()
         return {hook.name: total for hook, total in zip(self.hooks, totals, strict=True)}
 

@@ -14,26 +14,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.distributed.runtime import Distributed
 
 SAMPLE_EVERY = 16
 """Forward passes per pass that is measured on a GPU."""
 
 
-class Pace:
+class ComputeTime:
     """Measures the forward passes of a model in training mode; does nothing for a rank that is alone."""
 
-    def __init__(self, model: nn.Module, ranks: Ranks) -> None:
+    def __init__(self, model: nn.Module, distributed: Distributed) -> None:
         self._passes = 0
         self._measured = 0
         self._seconds = 0.0
         self._mean = 0.0
         self._began = 0.0
-        self._cuda = ranks.device.type == "cuda"
+        self._cuda = distributed.device.type == "cuda"
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._open: torch.cuda.Event | None = None
         self._waited = 0.0
-        if not ranks.alone:
+        if not distributed.alone:
             model.register_forward_pre_hook(self._begin)
             model.register_forward_hook(self._end)
 

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from aurl_trainer.config import TrainingConfig
 from aurl_trainer.data.curriculum import Curriculum
-from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.errors import OutOfMemoryError, UserError
 from aurl_trainer.loop.batches import Batches
 from aurl_trainer.memory.activation import ActivationCheckpointing, Mode
@@ -61,15 +61,15 @@ class Fitting:
     def __init__(
         self,
         config: TrainingConfig,
-        ranks: Ranks,
+        distributed: Distributed,
         checkpointing: ActivationCheckpointing,
         batches: Batches,
         restarts: int = 0,
     ) -> None:
         batch, memory = config.batch, config.memory
-        self.ranks, self.checkpointing, self.batches = ranks, checkpointing, batches
+        self.distributed, self.checkpointing, self.batches = distributed, checkpointing, batches
         self.restarts = restarts
-        self.share = -(-batch.global_batch_size // ranks.world_size)
+        self.share = -(-batch.global_batch_size // distributed.world_size)
         self.pinned = batch.micro_batch_size > 0
         self.least = 1 if self.pinned else batch.min_micro_batch_size
         pinned = [min(batch.micro_batch_size, self.share)]
@@ -106,8 +106,8 @@ class Fitting:
         Raises OutOfMemoryError when not even the smallest size fits.
         """
         if self.open:
-            meter = make_meter(self.ranks.device, host, self.ranks.layout.local_world_size)
-            self._adopt(self._best(lambda: _Trials(trial, meter, curriculum, self.ranks, reserve)))
+            meter = make_meter(self.distributed.device, host, self.distributed.layout.local_world_size)
+            self._adopt(self._best(lambda: _Trials(trial, meter, curriculum, self.distributed, reserve)))
         else:
             self._adopt(self.plan)
 
@@ -134,7 +134,7 @@ class Fitting:
             trials = prepare()
             size = largest_that_fits(self.sizes, trials.load)
             speed = trials.tokens_per_second(size) if size is not None else 0.0
-            if self.ranks.rank == 0:
+            if self.distributed.rank == 0:
                 found = {"activation_checkpointing": mode, "micro_batch_size": size, "loads": trials.loads}
                 log.info("memory probe", extra=found | {"tokens_per_second": speed})
             if size is not None and speed > fastest:
@@ -153,7 +153,7 @@ class Fitting:
         """Halve the size once per restart that it does not account for yet, and put the plan into effect."""
         halvings = max(0, self.restarts - plan.out_of_memory_restarts)
         size = max(1, plan.micro_batch_size >> halvings)
-        if halvings and self.ranks.rank == 0:
+        if halvings and self.distributed.rank == 0:
             log.warning(
                 "micro-batches are smaller after running out of memory",
                 extra={"restarts": self.restarts, "before": plan.micro_batch_size, "now": size},
@@ -172,15 +172,15 @@ class _Trials:
     """Measures passes on this rank, and agrees with the others on the worst of them."""
 
     def __init__(
-        self, trial: Trial, meter: Meter, curriculum: Curriculum, ranks: Ranks, reserve: int
+        self, trial: Trial, meter: Meter, curriculum: Curriculum, distributed: Distributed, reserve: int
     ) -> None:
-        self.trial, self.meter, self.curriculum, self.ranks = trial, meter, curriculum, ranks
+        self.trial, self.meter, self.curriculum, self.distributed = trial, meter, curriculum, distributed
         trial(1, curriculum.lengths[0])  # what libraries allocate once does not grow with the size
         meter.begin()
-        ranks.highest(0.0)  # nobody takes memory before everybody has seen how much there is
+        distributed.highest(0.0)  # nobody takes memory before everybody has seen how much there is
         self.held = meter.held()
         self.usable = meter.capacity() * (1 - MARGIN) - self.held - reserve
-        ranks.highest(0.0)
+        distributed.highest(0.0)
         self.loads: dict[int, float] = {}
         """What was measured, by size."""
 
@@ -188,7 +188,9 @@ class _Trials:
         """Return the share of the usable memory that `size` samples take at any length, on any rank."""
         worst = 0.0
         for length in reversed(self.curriculum.lengths):
-            worst = max(worst, self.ranks.highest(self._load(self.curriculum.samples(size, length), length)))
+            worst = max(
+                worst, self.distributed.highest(self._load(self.curriculum.samples(size, length), length))
+            )
             if worst > 1:  # everybody sees the same
                 break
         self.loads[size] = round(worst, 4)
@@ -199,7 +201,7 @@ class _Trials:
         length = self.curriculum.lengths[-1]
         samples = self.curriculum.samples(size, length)
         seconds = min(self.trial(samples, length) for _ in range(TIMED_PASSES))
-        return samples * length / self.ranks.highest(seconds)
+        return samples * length / self.distributed.highest(seconds)
 
     def _load(self, samples: int, length: int) -> float:
         self.meter.begin()

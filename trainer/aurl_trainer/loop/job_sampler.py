@@ -17,7 +17,7 @@ from pydantic.alias_generators import to_snake
 from torch import Tensor, nn
 
 from aurl_trainer.config import JobFile
-from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.distributed.sharding import gather_into
 from aurl_trainer.evaluation.report import judge_samples
 from aurl_trainer.loop.training_data import TrainingData
@@ -32,7 +32,7 @@ log = logging.getLogger("aurl_trainer.train")
 
 
 @dataclass(frozen=True)
-class Musician:
+class JobSampler:
     """What the job's music is written with; `average` is taken for the weights where there is one."""
 
     job: JobFile
@@ -41,7 +41,7 @@ class Musician:
     model: nn.Module
     parameters: Mapping[str, Tensor]
     average: WeightAverage | None
-    ranks: Ranks
+    distributed: Distributed
     reporter: RankReporter
 
     def sample(self, step: int) -> None:
@@ -92,12 +92,12 @@ class Musician:
     def _writer(self) -> Iterator[LanguageModel | None]:
         """The model as something that writes, on rank 0; None elsewhere."""
         model, average = self.model, self.average
-        if self.ranks.sharded:
+        if self.distributed.sharded:
             assert isinstance(model, Transformer)  # the configuration shards no other
             weights = self.parameters if average is None else average.average
-            model = whole_model(model, weights, first=self.ranks.rank == 0)
+            model = whole_model(model, weights, first=self.distributed.rank == 0)
             average = None
-        if self.ranks.rank != 0:
+        if self.distributed.rank != 0:
             yield None
             return
         with average.in_place() if average is not None else nullcontext():

@@ -45,7 +45,7 @@ class Stopwatch:
         return seconds
 
 
-class TrainingLog:
+class MetricLogger:
     """Tells reporter, TensorBoard and log what happens; other ranks only keep their snapshot current."""
 
     def __init__(

@@ -11,7 +11,7 @@ import torch
 
 from aurl_trainer.errors import OutOfMemoryError
 from aurl_trainer.loop.fitting import Fitting
-from aurl_trainer.loop.metric_logger import TrainingLog
+from aurl_trainer.loop.metric_logger import MetricLogger
 from aurl_trainer.memory.exhaustion import ExhaustionSnapshot, is_out_of_memory
 from aurl_trainer.stability.anomaly import Action, Anomaly
 
@@ -54,7 +54,7 @@ class Attempt:
         return True
 
 
-def make_room(fitting: Fitting, journal: TrainingLog, step: int, failures: int) -> None:
+def make_room(fitting: Fitting, metric_logger: MetricLogger, step: int, failures: int) -> None:
     """Choose smaller micro-batches after `failures` ranks ran out of memory in `step`, and say so.
 
     Raises OutOfMemoryError when they are as small as they may be.
@@ -63,10 +63,12 @@ def make_room(fitting: Fitting, journal: TrainingLog, step: int, failures: int) 
     try:
         before = fitting.shrink(step)
     except OutOfMemoryError:
-        journal.anomaly(Anomaly.OUT_OF_MEMORY, Action.STOP, f"{cause}, and micro-batches cannot be smaller.")
+        metric_logger.anomaly(
+            Anomaly.OUT_OF_MEMORY, Action.STOP, f"{cause}, and micro-batches cannot be smaller."
+        )
         raise
     now = fitting.plan.micro_batch_size
-    journal.anomaly(
+    metric_logger.anomaly(
         Anomaly.OUT_OF_MEMORY,
         Action.REDUCE_BATCH_SIZE,
         f"{cause}: it is done again with micro-batches of {now} samples instead of {before}.",

@@ -19,7 +19,7 @@ from aurl_trainer.checkpoint.manager import (
     Contents,
 )
 from aurl_trainer.checkpoint.state import Identity, Progress
-from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.distributed.sharding import read_into
 from aurl_trainer.errors import CheckpointMismatchError
 from aurl_trainer.monitor.report import RankReporter
@@ -50,32 +50,32 @@ class TrainingState:
         optimizer: Optimizer,
         guard: UpdateGuard,
         identity: Identity,
-        ranks: Ranks,
+        distributed: Distributed,
         threads: int,
         average: WeightAverage | None = None,
         adversary: Adversary | None = None,
     ) -> None:
-        self.parameters, self.optimizer, self.guard, self.identity, self.ranks = (
+        self.parameters, self.optimizer, self.guard, self.identity, self.distributed = (
             parameters,
             optimizer,
             guard,
             identity,
-            ranks,
+            distributed,
         )
         self.average, self.adversary = average, adversary
         self.memory: dict[str, Any] = {}
         """What was decided about memory, for the next life of this job."""
         self.layout = {
-            "worldSize": ranks.world_size,
-            "strategy": ranks.strategy,
+            "worldSize": distributed.world_size,
+            "strategy": distributed.strategy,
             "threads": threads,
-            "device": ranks.device.type,
+            "device": distributed.device.type,
             "torch": str(torch.__version__),
         }
 
     def contents(self, progress: Progress, config: dict[str, Any]) -> Contents:
         """Gather what a checkpoint holds (references to tensors, or shards). Every rank must call it."""
-        states = self.ranks.gather_text(json.dumps(random_state(self.ranks.device)))
+        states = self.distributed.gather_text(json.dumps(random_state(self.distributed.device)))
         return Contents(
             model=self.parameters,
             optimizer=self._optimizer_tensors(),
@@ -120,8 +120,10 @@ class TrainingState:
             if self.average is not None:
                 self._restore_average(self.average, checkpoint, tensors)
         if self.layout == state["layout"]:
-            restore_random_state(checkpoint.read_json(f"rank-{self.ranks.rank}.json"), self.ranks.device)
-        elif self.ranks.rank == 0:
+            restore_random_state(
+                checkpoint.read_json(f"rank-{self.distributed.rank}.json"), self.distributed.device
+            )
+        elif self.distributed.rank == 0:
             log.warning(
                 "the layout has changed: the data order stays, rounding and dropout do not",
                 extra={"before": state["layout"], "now": self.layout},
@@ -151,10 +153,12 @@ class TrainingState:
         read_into(average.updates, tensors, EMA_UPDATES)
 
 
-def choose_checkpoint(manager: CheckpointManager, ranks: Ranks, reporter: RankReporter) -> Checkpoint | None:
+def choose_checkpoint(
+    manager: CheckpointManager, distributed: Distributed, reporter: RankReporter
+) -> Checkpoint | None:
     """Return the newest checkpoint that passes verification; rank 0 decides, and names those that do not."""
     step = -1
-    if ranks.rank == 0:
+    if distributed.rank == 0:
         manager.clean()
         checkpoint, complaints = manager.latest()
         if checkpoint is not None:
@@ -162,7 +166,7 @@ def choose_checkpoint(manager: CheckpointManager, ranks: Ranks, reporter: RankRe
         instead = "from the start" if checkpoint is None else f"from step {step}"
         for complaint in complaints:
             report_damage(complaint, instead, manager, reporter)
-    step = ranks.from_first(step)
+    step = distributed.from_first(step)
     return manager.at(step) if step >= 0 else None
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from aurl_trainer.checkpoint.manager import CheckpointManager
 from aurl_trainer.checkpoint.state import Progress
 from aurl_trainer.checkpoint.writer import CheckpointWriter
-from aurl_trainer.distributed.runtime import Ranks
-from aurl_trainer.loop.metric_logger import TrainingLog
+from aurl_trainer.distributed.runtime import Distributed
+from aurl_trainer.loop.metric_logger import MetricLogger
 from aurl_trainer.loop.resume import TrainingState, report_damage
 
 NONE = -1
@@ -28,39 +28,39 @@ class Rollback:
         state: TrainingState,
         manager: CheckpointManager,
         writer: CheckpointWriter | None,
-        ranks: Ranks,
-        journal: TrainingLog,
+        distributed: Distributed,
+        metric_logger: MetricLogger,
     ) -> None:
-        self.state, self.manager, self.writer, self.ranks, self.journal = (
+        self.state, self.manager, self.writer, self.distributed, self.metric_logger = (
             state,
             manager,
             writer,
-            ranks,
-            journal,
+            distributed,
+            metric_logger,
         )
 
-    def to_healthy(self, progress: Progress, sound_step: int, rate_factor: float) -> Progress | None:
-        """Restore the newest healthy checkpoint up to `sound_step`, and return the progress to go on with.
+    def to_healthy(self, progress: Progress, last_healthy_step: int, rate_factor: float) -> Progress | None:
+        """Restore the newest healthy checkpoint up to `last_healthy_step` and return the progress from there.
 
         `progress` is where the bad stretch was noticed, `rate_factor` the share of the learning rate from
         now on. Returns None, and changes nothing, when there is no such checkpoint.
         """
         target = NONE
         if self.writer is not None:
-            self.journal.saves(self.writer.abandon())
-            checkpoint, complaints = self.manager.latest(healthy_until=sound_step)
+            self.metric_logger.saves(self.writer.abandon())
+            checkpoint, complaints = self.manager.latest(healthy_until=last_healthy_step)
             instead = "nowhere" if checkpoint is None else f"from step {checkpoint.step}"
             for complaint in complaints:
-                report_damage(complaint, instead, self.manager, self.journal.reporter)
+                report_damage(complaint, instead, self.manager, self.metric_logger.reporter)
             if checkpoint is not None:
                 target = checkpoint.step
                 self.manager.delete_after(target)
-        target = self.ranks.from_first(target)
+        target = self.distributed.from_first(target)
         if target == NONE:
             return None
         checkpoint = self.manager.at(target)
         restored = self.state.restore(checkpoint)
-        self.journal.reporter.restored(target, checkpoint.path, checkpoint.saved_at)
+        self.metric_logger.reporter.restored(target, checkpoint.path, checkpoint.saved_at)
         left_out = (progress.tokens - restored.tokens) * (1 + progress.rollbacks)
         restored.leave_out_data(restored.tokens + left_out)
         restored.rollbacks = progress.rollbacks + 1
@@ -70,14 +70,14 @@ class Rollback:
     def finish_saves(self) -> None:
         """Wait for the save that is being written: the job is about to end, and it may be its last one."""
         if self.writer is not None:
-            self.journal.saves(self.writer.abandon())
+            self.metric_logger.saves(self.writer.abandon())
 
     def to_best(self, step: int) -> Progress | None:
         """Restore weights and optimizer of the checkpoint of `step`; None when it does not exist."""
         exists = 0
         if self.writer is not None:
-            self.journal.saves(self.writer.wait())
+            self.metric_logger.saves(self.writer.wait())
             exists = int(any(checkpoint.step == step for checkpoint in self.manager.all()))
-        if not self.ranks.from_first(exists):
+        if not self.distributed.from_first(exists):
             return None
         return self.state.restore(self.manager.at(step))

@@ -7,9 +7,9 @@ from typing import Final
 
 from aurl_trainer.checkpoint.state import Progress
 from aurl_trainer.config import TrainingConfig
-from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.errors import DivergenceError
-from aurl_trainer.loop.metric_logger import TrainingLog
+from aurl_trainer.loop.metric_logger import MetricLogger
 from aurl_trainer.loop.rollback import Rollback
 from aurl_trainer.stability.anomaly import ACTIONS, Action
 from aurl_trainer.stability.monitor import SEVERITY, StabilityMonitor
@@ -26,10 +26,15 @@ class Supervisor:
         config: TrainingConfig,
         progress: Progress,
         rollback: Rollback,
-        ranks: Ranks,
-        journal: TrainingLog,
+        distributed: Distributed,
+        metric_logger: MetricLogger,
     ) -> None:
-        self.config, self.rollback, self.ranks, self.journal = config, rollback, ranks, journal
+        self.config, self.rollback, self.distributed, self.metric_logger = (
+            config,
+            rollback,
+            distributed,
+            metric_logger,
+        )
         self.monitor = StabilityMonitor(config)
         self.monitor.restore(progress.stability)
         self.pending = False
@@ -59,7 +64,7 @@ class Supervisor:
         """Write into `progress` what a checkpoint must tell: state, health, and the best step."""
         progress.stability = self.monitor.state()
         progress.healthy = self.monitor.calm and consecutive_skips == 0
-        progress.sound_step = self.monitor.sound_step
+        progress.last_healthy_step = self.monitor.last_healthy_step
         progress.best_step = self.monitor.early_stopping.best_step if self._restores_best else 0
 
     def act(self, progress: Progress) -> Progress:
@@ -87,7 +92,7 @@ class Supervisor:
     def _agree(self, findings: list[Finding]) -> Finding | None:
         """Return the most severe finding of rank 0, on every rank."""
         mine = max(findings, key=lambda finding: SEVERITY.index(finding.action), default=None)
-        code = self.ranks.from_first(0 if mine is None else _code(mine))
+        code = self.distributed.from_first(0 if mine is None else _code(mine))
         if mine is not None and code == _code(mine):
             return mine
         return _CODES[code - 1] if code else None
@@ -101,8 +106,8 @@ class Supervisor:
             min(progress.learning_rate_factor, stability.min_learning_rate_factor),
             progress.learning_rate_factor * stability.learning_rate_factor,
         )
-        with self.journal.interval.paused(), self.journal.reporter.phase("restore"):
-            restored = self.rollback.to_healthy(progress, self.monitor.sound_step, factor)
+        with self.metric_logger.interval.paused(), self.metric_logger.reporter.phase("restore"):
+            restored = self.rollback.to_healthy(progress, self.monitor.last_healthy_step, factor)
         if restored is None:
             raise self._stopped(
                 finding, f" and no healthy checkpoint is there to go back to: {CURE}, or save more often"
@@ -115,7 +120,7 @@ class Supervisor:
             f"{stability.max_rollbacks}), leaving out {left_out} tokens; "
             f"the learning rate is × {factor:g}.",
         )
-        self.journal.rolled_back(restored, noticed - restored.step)
+        self.metric_logger.rolled_back(restored, noticed - restored.step)
         return restored
 
     def _reduce(self, progress: Progress, finding: Finding) -> None:
@@ -134,7 +139,7 @@ class Supervisor:
             return
         best, ending = self.monitor.early_stopping, ""
         if self._restores_best and best.best_step != progress.step:
-            with self.journal.interval.paused(), self.journal.reporter.phase("restore"):
+            with self.metric_logger.interval.paused(), self.metric_logger.reporter.phase("restore"):
                 restored = self.rollback.to_best(best.best_step)
             if restored is not None:
                 progress.validation_loss = restored.validation_loss
@@ -144,19 +149,19 @@ class Supervisor:
         where = f"at step {progress.step} of {self.config.steps}"
         progress.stopped = f"Training stopped early {where}: {finding.message}{ending}"
         self._report(finding, f" Training stops early {where}.{ending}")
-        self.journal.reporter.stopped_early(progress.stopped)
+        self.metric_logger.reporter.stopped_early(progress.stopped)
 
     @property
     def _restores_best(self) -> bool:
         return bool(self.config.early_stopping.patience and self.config.early_stopping.restore_best)
 
     def _report(self, finding: Finding, done: str) -> None:
-        self.journal.anomaly(finding.kind, finding.action, f"{finding.message}{done}")
+        self.metric_logger.anomaly(finding.kind, finding.action, f"{finding.message}{done}")
 
     def _stopped(self, finding: Finding, why: str) -> DivergenceError:
         """Report the end and return the error that makes it."""
         message = f"{finding.message.removesuffix('.')}{why}."
-        self.journal.anomaly(finding.kind, Action.STOP, message)
+        self.metric_logger.anomaly(finding.kind, Action.STOP, message)
         self.rollback.finish_saves()
         return DivergenceError(message)
 

@@ -22,7 +22,7 @@ from aurl_trainer.model.critic import Critic, Judgement
 from aurl_trainer.model.latents import Level
 
 
-class Exhibits(NamedTuple):
+class CriticBatch(NamedTuple):
     """What the critic is shown of a micro-batch; nothing leads back to the model."""
 
     real_states: Tensor
@@ -46,10 +46,10 @@ class AdversarialPass(LatentPass):
         """What the critic says of the states on own tokens."""
         return self.critic.judge_states(self.own_states_BTC.float(), self.valid_BT)
 
-    def exhibits(self, real_z: dict[Level, Tensor]) -> Exhibits:
+    def critic_batch(self, real_z: dict[Level, Tensor]) -> CriticBatch:
         """Return what the critic is shown; `real_z` are draws of the prior."""
         levels = self.latents.levels
-        return Exhibits(
+        return CriticBatch(
             self.states_BTC.detach().float(),
             self.own_states_BTC.detach().float(),
             self.valid_BT,
@@ -89,35 +89,35 @@ def feature_matching(seen: AdversarialPass) -> Measured:
 class CriticPass:
     """What the critic says of what it is shown; made anew for each update of the critic."""
 
-    def __init__(self, critic: Critic, shown: Exhibits) -> None:
-        self.critic, self.shown = critic, shown
-        self.one = torch.ones((), device=shown.weight_BT.device)
+    def __init__(self, critic: Critic, batch: CriticBatch) -> None:
+        self.critic, self.batch = critic, batch
+        self.one = torch.ones((), device=batch.weight_BT.device)
 
     @cached_property
     def real_inputs(self) -> list[Tensor]:
-        """The real exhibits as leaves, for their gradient: states, then latents from the top."""
-        return [x.detach().requires_grad_() for x in (self.shown.real_states, *self.shown.real_z.values())]
+        """The real examples as leaves, for their gradient: states, then latents from the top."""
+        return [x.detach().requires_grad_() for x in (self.batch.real_states, *self.batch.real_z.values())]
 
     @cached_property
     def real_states(self) -> list[Judgement]:
         """Judgements of states on real tokens."""
-        return self.critic.judge_states(self.real_inputs[0], self.shown.weight_BT)
+        return self.critic.judge_states(self.real_inputs[0], self.batch.weight_BT)
 
     @cached_property
     def own_states(self) -> list[Judgement]:
         """Judgements of states on the decoder's own tokens."""
-        return self.critic.judge_states(self.shown.own_states, self.shown.weight_BT)
+        return self.critic.judge_states(self.batch.own_states, self.batch.weight_BT)
 
     @cached_property
     def real_latents(self) -> list[Judgement]:
         """Judgements of draws of the prior."""
-        z = dict(zip(self.shown.real_z, self.real_inputs[1:], strict=True))
-        return self.critic.judge_latents(z, self.shown.there)
+        z = dict(zip(self.batch.real_z, self.real_inputs[1:], strict=True))
+        return self.critic.judge_latents(z, self.batch.there)
 
     @cached_property
     def own_latents(self) -> list[Judgement]:
         """Judgements of the encoder's latents."""
-        return self.critic.judge_latents(self.shown.own_z, self.shown.there)
+        return self.critic.judge_latents(self.batch.own_z, self.batch.there)
 
 
 def critic_states(seen: CriticPass) -> Measured:

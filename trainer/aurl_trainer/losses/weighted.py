@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor, nn
 
-from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.losses import adversarial, consistency, latent, reconstruction, regularisers, structure
 from aurl_trainer.losses.config import LossesConfig, weight_at
 from aurl_trainer.losses.term import Measured, TermFunction
@@ -85,8 +85,8 @@ class WeightedTerms(nn.Module):
             for name in self.names
         )
 
-    def take(self, ranks: Ranks) -> dict[str, float]:
+    def take(self, distributed: Distributed) -> dict[str, float]:
         """Return the mean over all ranks of each term that was computed since the last call."""
-        rows = ranks.sum(self.counts).tolist()
+        rows = distributed.sum(self.counts).tolist()
         self.counts.zero_()
         return {name: total / count for name, (total, count) in zip(self.names, rows, strict=True) if count}

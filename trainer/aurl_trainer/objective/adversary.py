@@ -12,8 +12,8 @@ from typing import Final, cast
 import torch
 from torch import Tensor
 
-from aurl_trainer.distributed.runtime import Ranks
-from aurl_trainer.losses.adversarial import CriticPass, Exhibits
+from aurl_trainer.distributed.runtime import Distributed
+from aurl_trainer.losses.adversarial import CriticBatch, CriticPass
 from aurl_trainer.losses.config import LossesConfig, weight_at
 from aurl_trainer.losses.weighted import WeightedTerms
 from aurl_trainer.model.config import CriticConfig
@@ -39,7 +39,7 @@ class Adversary:
         device: torch.device,
     ) -> None:
         self.critic, self.terms, self.config = critic, terms, config
-        self.shown: list[Exhibits] = []
+        self.batches: list[CriticBatch] = []
         critic.requires_grad_(False)
         self.parameters = dict(critic.named_parameters())
         self.optimizer = AdamW(self.parameters, config.beta1, config.beta2, EPSILON)
@@ -51,23 +51,23 @@ class Adversary:
             weight_at(losses.term(name), step, self.terms.total_steps) > 0 for name in self.terms.names
         )
 
-    def step(self, ranks: Ranks, step: int, rate_share: float) -> None:
+    def step(self, distributed: Distributed, step: int, rate_share: float) -> None:
         """Update the critic by what it was shown in this step, on all ranks alike.
 
         `rate_share` is the schedule's learning rate as a share of its peak. Does nothing when nothing was
         shown.
         """
-        if not self.shown:
+        if not self.batches:
             return
         penalty = float(self.config.r1_every) if step % self.config.r1_every == 0 else 0.0
         factors = dict.fromkeys(_PENALTIES, penalty)
         self.critic.requires_grad_(True)
-        for exhibits in self.shown:
-            loss = self.terms(CriticPass(self.critic, exhibits), step, factors) / len(self.shown)
+        for batch in self.batches:
+            loss = self.terms(CriticPass(self.critic, batch), step, factors) / len(self.batches)
             torch.autograd.backward(loss)
-        self.shown.clear()
+        self.batches.clear()
         gradients = [cast(Tensor, parameter.grad) for parameter in self.parameters.values()]
-        ranks.average(gradients)
+        distributed.average(gradients)
         divisor, rejected = self.guard.admit(gradients, 1.0, step)
         self.optimizer.step(self.config.learning_rate * rate_share, 0.0, divisor, rejected)
         self.optimizer.zero_grad()

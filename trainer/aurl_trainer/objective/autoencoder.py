@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from aurl_trainer.data.vocabulary import PAD
-from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.loop.batches import MicroBatch
 from aurl_trainer.losses.adversarial import AdversarialPass
 from aurl_trainer.losses.heads import LatentHeads
@@ -52,10 +52,13 @@ class AutoencoderObjective(Objective):
         return Losses(*network(inputs_BT, targets_BT, step))
 
     def evaluate(
-        self, batches: Iterable[MicroBatch], ranks: Ranks, precision: AbstractContextManager[object]
+        self,
+        batches: Iterable[MicroBatch],
+        distributed: Distributed,
+        precision: AbstractContextManager[object],
     ) -> dict[str, float]:
         """Return what `evaluate_latents` does."""
-        return evaluate_latents(self.model, batches, ranks, precision, self.seed)
+        return evaluate_latents(self.model, batches, distributed, precision, self.seed)
 
 
 class Autoencoding(nn.Module):
@@ -108,7 +111,7 @@ class Autoencoding(nn.Module):
         if torch.is_grad_enabled() and adversary.plays(self.terms.config, step):
             with torch.no_grad():
                 prior = model.prior.draw(inputs_BT, gaussian_noise(logits_BTV))
-            adversary.shown.append(seen.exhibits(prior))
+            adversary.batches.append(seen.critic_batch(prior))
         return seen
 
     def _plays(self, adversary: Adversary, step: int) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aurl_trainer.data.loader import IGNORED
-from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.loop.batches import MicroBatch
 from aurl_trainer.losses.term import TokenPass, TokenTables
 from aurl_trainer.losses.weighted import WeightedTerms
@@ -35,18 +35,21 @@ class LanguageObjective(Objective):
 
     @torch.no_grad()
     def evaluate(
-        self, batches: Iterable[MicroBatch], ranks: Ranks, precision: AbstractContextManager[object]
+        self,
+        batches: Iterable[MicroBatch],
+        distributed: Distributed,
+        precision: AbstractContextManager[object],
     ) -> dict[str, float]:
         """Return the mean loss in nats per token."""
         self.model.eval()
-        total = torch.zeros(2, device=ranks.device)
+        total = torch.zeros(2, device=distributed.device)
         for inputs, targets in batches:
             with precision:
                 total[0] += token_loss_sum(self.model(inputs), targets)
             total[1] += (targets != IGNORED).sum()
         self.model.train()
-        ranks.after_evaluation(self.model)
-        loss_sum, valid = ranks.sum(total).tolist()
+        distributed.after_evaluation(self.model)
+        loss_sum, valid = distributed.sum(total).tolist()
         return {"loss": loss_sum / valid} if valid else {}
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aurl_trainer.data.loader import IGNORED
-from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.loop.batches import MicroBatch
 from aurl_trainer.losses.term import nll
 from aurl_trainer.model.latents import LEVELS, Latents, Level, gaussian_noise
@@ -25,7 +25,7 @@ ACTIVE_VARIANCE: Final = 0.01
 def evaluate_latents(
     model: VAE,
     batches: Iterable[MicroBatch],
-    ranks: Ranks,
+    distributed: Distributed,
     precision: AbstractContextManager[object],
     seed: int,
 ) -> dict[str, float]:
@@ -39,7 +39,7 @@ def evaluate_latents(
     """
     was_training = model.training
     model.eval()
-    device = ranks.device
+    device = distributed.device
     generator = torch.Generator(device).manual_seed(seed)
     totals = torch.zeros(3, dtype=torch.float64, device=device)  # nats, nats with shuffled latents, tokens
     levels = {level: _LevelStatistics(model, level, device) for level in LEVELS}
@@ -60,13 +60,13 @@ def evaluate_latents(
         for statistics in levels.values():
             statistics.add(latents)
     model.train(was_training)
-    nats, shuffled, tokens = ranks.sum(totals).tolist()
+    nats, shuffled, tokens = distributed.sum(totals).tolist()
     if not tokens:
         return {}
     measures = {"nll": nats / tokens, "nll_shuffled": shuffled / tokens}
     divergence = 0.0
     for level, statistics in levels.items():
-        divergence += statistics.read(ranks, measures, level)
+        divergence += statistics.read(distributed, measures, level)
     return {"loss": (nats + divergence) / tokens, **measures}
 
 
@@ -87,9 +87,9 @@ class _LevelStatistics:
         rows = (nats * there, mean * there, mean.square() * there, there.expand_as(mean))
         self.sums += torch.stack([row.sum((0, 1)) for row in rows])
 
-    def read(self, ranks: Ranks, measures: dict[str, float], level: Level) -> float:
+    def read(self, distributed: Distributed, measures: dict[str, float], level: Level) -> float:
         """Add the level's measures and return the KL in nats, summed over latents and dimensions."""
-        nats, mean, square, count = ranks.sum(self.sums)
+        nats, mean, square, count = distributed.sum(self.sums)
         number = count.clamp(min=1)
         variance = square / number - (mean / number).square()
         total = float(nats.sum())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from aurl_trainer.distributed.runtime import Ranks
+from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.loop.batches import MicroBatch
 from aurl_trainer.losses.weighted import WeightedTerms
 from aurl_trainer.objective.adversary import Adversary
@@ -42,23 +42,26 @@ class Objective(ABC):
 
     @abstractmethod
     def evaluate(
-        self, batches: Iterable[MicroBatch], ranks: Ranks, precision: AbstractContextManager[object]
+        self,
+        batches: Iterable[MicroBatch],
+        distributed: Distributed,
+        precision: AbstractContextManager[object],
     ) -> dict[str, float]:
         """Return measures over held-out micro-batches of all ranks; empty when there are none.
 
         `loss` is the one of `Losses.told` per token. Touches no weight and no random generator.
         """
 
-    def components(self, ranks: Ranks) -> dict[str, float]:
+    def components(self, distributed: Distributed) -> dict[str, float]:
         """Return the mean of each term over all ranks since the last call; the host waits for the device."""
         if self.terms is None:
             return {}
-        means = self.terms.take(ranks)
-        return means | self.adversary.terms.take(ranks) if self.adversary is not None else means
+        means = self.terms.take(distributed)
+        return means | self.adversary.terms.take(distributed) if self.adversary is not None else means
 
     def forget(self) -> None:
         """Drop what throw-away passes have left for the log and for the second player."""
         if self.terms is not None:
             self.terms.counts.zero_()
         if self.adversary is not None:
-            self.adversary.shown.clear()
+            self.adversary.batches.clear()

@@ -70,7 +70,7 @@ class StabilityMonitor:
             ThroughputDegradation(stability.throughput_degradation),
             DataStarvation(stability.data_starvation),
         )
-        self.sound_step = 0
+        self.last_healthy_step = 0
         """Last step of the newest log interval at which nothing pointed to a bad stretch."""
 
     def interval(self, reading: Reading) -> list[Finding]:
@@ -80,7 +80,7 @@ class StabilityMonitor:
         suspicious = self.spike.above or self.divergence.above or reading.skips
         acts = any(finding.action is not Action.WARN for finding in findings)
         if not suspicious and not acts and math.isfinite(reading.loss):
-            self.sound_step = reading.step
+            self.last_healthy_step = reading.step
         return findings
 
     def evaluation(self, evaluation: Evaluation) -> list[Finding]:
@@ -95,14 +95,14 @@ class StabilityMonitor:
 
     def state(self) -> dict[str, Any]:
         """Return the state of what decides about training, as JSON values."""
-        return {"soundStep": self.sound_step} | {
+        return {"lastHealthyStep": self.last_healthy_step} | {
             name: {key: value for key, value in vars(detector).items() if key in _kept(detector)}
             for name, detector in self._saved().items()
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Put back what `state` returned; a detector that it does not hold begins anew."""
-        self.sound_step = state.get("soundStep", 0)
+        self.last_healthy_step = state.get("lastHealthyStep", 0)
         for name, detector in self._saved().items():
             for key in _kept(detector) & state.get(name, {}).keys():
                 value = state[name][key]
