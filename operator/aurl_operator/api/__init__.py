@@ -1,4 +1,4 @@
-"""Typed models of the AurlTrainingJob resource. Importable without kopf: the CRD is generated from them."""
+"""Typed models of the AurlTrainingJob resource, from which the CRD is generated. Imports no kopf."""
 
 from aurl_operator.api.base import (
     API_VERSION,

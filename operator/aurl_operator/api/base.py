@@ -1,4 +1,4 @@
-"""What every model of the resource shares: camelCase in YAML, snake_case in Python, unknown keys refused."""
+"""The base of the resource's models: camelCase in YAML, snake_case in Python, unknown keys rejected."""
 
 from __future__ import annotations
 
@@ -31,17 +31,16 @@ class Model(BaseModel):
 
 
 def format_time(time: datetime) -> str:
-    """RFC 3339 in UTC with whole seconds, as `metav1.Time` is written."""
+    """Format a time as `metav1.Time`: RFC 3339 in UTC with whole seconds."""
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parse_time(text: object) -> datetime | None:
-    """The time that an RFC 3339 text names, or None where it names none (statuses may be malformed)."""
+    """Parse RFC 3339; None for anything else, since a status may be malformed."""
     if not isinstance(text, str) or not text:
         return None
     try:
-        time = datetime.fromisoformat(text)
-        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+        return _aware(datetime.fromisoformat(text))
     except (ValueError, OverflowError):
         return None
 
@@ -60,7 +59,7 @@ Quantity = Annotated[
     int | float | str,
     Field(
         description="A Kubernetes quantity such as 500m, 2 or 1Gi.",
-        # For the API server; the operator says the same in better words (validation.py).
+        # Checked by the API server; core/validation.py repeats the check with a clearer message.
         json_schema_extra={**INT_OR_STRING, "pattern": QUANTITY_PATTERN},
     ),
 ]

@@ -1,4 +1,4 @@
-"""`spec` of an AurlTrainingJob: what a user asks for. Descriptions, defaults and bounds become the CRD."""
+"""`spec` of an AurlTrainingJob, written by the user. Descriptions, defaults and bounds go into the CRD."""
 
 from __future__ import annotations
 
@@ -27,315 +27,323 @@ class Resources(Model):
 
     requests: dict[str, Quantity] = Field(
         default_factory=dict,
-        description="What the scheduler reserves, by resource name, e.g. {cpu: 500m, memory: 1Gi}.",
+        description="Resources that the scheduler reserves, e.g. {cpu: 500m, memory: 1Gi}.",
     )
     limits: dict[str, Quantity] = Field(
         default_factory=dict,
-        description="What the pod may use at most, by resource name, e.g. {memory: 2Gi, nvidia.com/gpu: 1}.",
+        description="Upper limits, e.g. {memory: 2Gi, nvidia.com/gpu: 1}.",
     )
 
 
 class Toleration(Model):
-    """A taint that the pods of the job accept."""
+    """A taint that the job's pods tolerate."""
 
-    key: str | None = Field(
-        default=None, description="Taint key; none with operator Exists matches every key."
-    )
+    key: str | None = Field(default=None, description="Taint key. Unset, with operator Exists: every key.")
     operator: Literal["Exists", "Equal"] = Field(
-        default="Equal", description="How key and value are compared."
+        default="Equal", description="Exists: the key is enough. Equal: the value must match too."
     )
-    value: str | None = Field(default=None, description="Taint value; only with operator Equal.")
+    value: str | None = Field(default=None, description="Taint value, for operator Equal.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        default=None, description="Taint effect; none matches all effects."
+        default=None, description="Taint effect. Unset: all effects."
     )
     toleration_seconds: int | None = Field(
         default=None,
         ge=0,
-        description="Seconds that a NoExecute taint is borne before the pod is evicted; none is for ever.",
+        description="Seconds to tolerate a NoExecute taint before the pod is evicted. Unset: forever.",
     )
 
 
 class LocalReference(Model):
-    """A reference to an object in the job's own namespace."""
+    """A reference to an object in the job's namespace."""
 
-    name: ObjectName = Field(description="Name of the object, in the namespace of the job.")
+    name: ObjectName = Field(description="Name of the object in the job's namespace.")
 
 
 class EnvVar(Model):
-    """An additional environment variable of the trainer container."""
+    """An extra environment variable of the trainer container."""
 
-    name: EnvName = Field(
-        description="Name of the variable; names that begin with AURL_ belong to the operator."
-    )
-    value: str = Field(default="", description="Value of the variable, taken literally.")
+    name: EnvName = Field(description="Name of the variable. The prefix AURL_ is reserved for the operator.")
+    value: str = Field(default="", description="Value of the variable.")
 
 
 class EmptyDir(Model):
-    """Scratch space that lives as long as the pod."""
+    """Scratch space with the lifetime of the pod."""
 
     medium: Literal["", "Memory"] = Field(
-        default="", description="Memory for a tmpfs (counts as memory), else the node's disk."
+        default="",
+        description="Memory: a tmpfs, which counts against the memory limit. Empty: the node's disk.",
     )
-    size_limit: Quantity | None = Field(default=None, description="Bytes at most, as a quantity.")
+    size_limit: Quantity | None = Field(default=None, description="Maximum size as a quantity, e.g. 1Gi.")
 
 
 class ExtraVolume(Model):
-    """An additional volume, mounted into the trainer container. Exactly one source must be given."""
+    """An extra volume mounted into the trainer container, from exactly one source."""
 
-    name: VolumeName = Field(description="Name of the volume, unique in the list.")
+    name: VolumeName = Field(description="Name of the volume; must be unique in the list.")
     mount_path: Annotated[str, StringConstraints(pattern=r"^/[^:]*$", max_length=1024)] = Field(
-        description="Absolute path in the container, outside /etc/aurl, /mnt/aurl, /run/aurl, /tmp, /dev."
+        description="Absolute path in the container, outside /etc/aurl, /mnt/aurl, /run/aurl, /tmp and /dev."
     )
-    read_only: bool = Field(default=False, description="Mount read-only. A ConfigMap always is.")
+    read_only: bool = Field(default=False, description="Mount read-only. ConfigMaps always are.")
     empty_dir: EmptyDir | None = Field(default=None, description="Scratch space.")
-    config_map: LocalReference | None = Field(default=None, description="Keys of a ConfigMap as files.")
-    persistent_volume_claim: LocalReference | None = Field(default=None, description="An existing claim.")
+    config_map: LocalReference | None = Field(default=None, description="A ConfigMap; its keys become files.")
+    persistent_volume_claim: LocalReference | None = Field(
+        default=None, description="An existing PersistentVolumeClaim."
+    )
 
 
 class PodTemplate(Model):
-    """A narrow overlay over the generated pods. It places and labels them; it cannot give them privileges."""
+    """A restricted overlay on the generated pods: placement and metadata, never extra privileges."""
 
     labels: dict[str, str] = Field(
-        default_factory=dict, description="Additional labels; keys under aurl.ai/ belong to the operator."
+        default_factory=dict, description="Extra labels. Keys under aurl.ai/ are reserved for the operator."
     )
     annotations: dict[str, str] = Field(
         default_factory=dict,
-        description="Additional annotations; keys under aurl.ai/ belong to the operator.",
+        description="Extra annotations. Keys under aurl.ai/ are reserved for the operator.",
     )
-    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that a node must have.")
-    tolerations: list[Toleration] = Field(default_factory=list, description="Taints that the pods accept.")
+    node_selector: dict[str, str] = Field(
+        default_factory=dict, description="Labels that a node must have to run the pods."
+    )
+    tolerations: list[Toleration] = Field(default_factory=list, description="Taints that the pods tolerate.")
     affinity: dict[str, Any] | None = Field(
         default=None,
-        description="Node, pod and anti-pod affinity, as in a pod (core/v1 Affinity).",
+        description="Node, pod and pod anti-affinity (core/v1 Affinity).",
         json_schema_extra=PRESERVE_UNKNOWN,
     )
     topology_spread_constraints: list[
         Annotated[dict[str, Any], Field(json_schema_extra=PRESERVE_UNKNOWN)]
-    ] = Field(default_factory=list, description="How pods spread over zones and nodes, as in a pod.")
+    ] = Field(default_factory=list, description="Spread over zones and nodes (core/v1).")
     priority_class_name: ObjectName | None = Field(default=None, description="PriorityClass of the pods.")
     runtime_class_name: ObjectName | None = Field(
         default=None, description="RuntimeClass of the pods, e.g. nvidia."
     )
     scheduler_name: ObjectName | None = Field(
-        default=None, description="Scheduler that places the pods; none is the default one."
+        default=None,
+        description="Scheduler of the pods. Unset: the gang scheduling provider's, or the cluster's default.",
     )
     image_pull_secrets: list[LocalReference] = Field(
         default_factory=list, description="Secrets with registry credentials, in the job's namespace."
     )
-    env: list[EnvVar] = Field(default_factory=list, description="Additional environment variables.")
+    env: list[EnvVar] = Field(default_factory=list, description="Extra environment variables.")
     volumes: list[ExtraVolume] = Field(
-        default_factory=list, description="Additional volumes of the allowed kinds."
+        default_factory=list, description="Extra volumes: emptyDir, ConfigMap or PersistentVolumeClaim."
     )
 
 
 class ClaimTemplate(Model):
-    """A PersistentVolumeClaim that the operator makes for the job and that is deleted with it."""
+    """A PersistentVolumeClaim that the operator creates for the job and that is deleted with it."""
 
-    size: Quantity = Field(description="Size of the volume in bytes, as a quantity, e.g. 2Gi.")
+    size: Quantity = Field(description="Size of the volume as a quantity, e.g. 2Gi.")
     storage_class_name: ObjectName | None = Field(
-        default=None, description="StorageClass; none is the cluster's default."
+        default=None, description="StorageClass. Unset: the cluster's default."
     )
     access_modes: list[AccessMode] = Field(
         default_factory=_read_write_once,
         min_length=1,
-        description="Access modes. Pods on several machines need ReadWriteMany.",
+        description="Access modes. Pods on several nodes need ReadWriteMany.",
     )
 
 
 class Storage(Model):
-    """Where dataset, checkpoints, TensorBoard files and samples live. Exactly one must be given."""
+    """The volume for the dataset, checkpoints, TensorBoard files and samples."""
 
     claim_name: ObjectName | None = Field(
         default=None,
-        description="An existing PersistentVolumeClaim in the job's namespace; it outlives the job.",
+        description="An existing PersistentVolumeClaim in the job's namespace. It outlives the job.",
     )
     claim_template: ClaimTemplate | None = Field(
-        default=None, description="Make a claim named <job>-data, owned by the job and deleted with it."
+        default=None, description="Create a claim named <job>-data, owned by the job and deleted with it."
     )
 
 
 class RestartLimits(Model):
-    """How many restarts one class of failure gets; all but infrastructure consume backoffLimit as well."""
+    """Restart limits per failure class. All but infrastructure also count toward backoffLimit."""
 
     out_of_memory: int | None = Field(
         default=None,
         ge=0,
-        description="Gang restarts after running out of memory, each with a smaller micro-batch; none is as "
-        "many as backoffLimit allows.",
+        description="Gang restarts after running out of memory, each with a smaller micro-batch. Unset: only "
+        "backoffLimit applies.",
     )
     divergence: int | None = Field(
         default=None,
         ge=0,
-        description="Gang restarts after a training that diverged; none is as many as backoffLimit allows.",
+        description="Gang restarts after training diverged. Unset: only backoffLimit applies.",
     )
     hang: int | None = Field(
         default=None,
         ge=0,
-        description="Gang restarts after a training that stood still; none: as many as backoffLimit allows.",
+        description="Gang restarts after training hung. Unset: only backoffLimit applies.",
     )
     infrastructure: int = Field(
         default=20,
         ge=0,
         le=1000,
-        description="Failures of nodes, volumes and network in a row, without a new checkpoint or ten "
-        "minutes of training in between, that are borne. Preemption is borne without limit.",
+        description="Consecutive node, volume and network failures to tolerate. A new checkpoint or ten "
+        "minutes of training resets the count. Preemptions are tolerated without limit.",
     )
 
 
 class NodeAvoidance(Model):
-    """When a node that failed the job again and again is left alone by its next attempts."""
+    """When the next attempts avoid a node on which the job has failed repeatedly."""
 
     after_failures: int = Field(
         default=3,
         ge=0,
-        description="Failures on a node, within `seconds`, after which the pods avoid it; 0: never. Deleted "
-        "and preempted pods do not speak against their node.",
+        description="Failures on a node, each within `seconds` of the last, after which pods avoid it. "
+        "Deleted and preempted pods do not count. 0: never avoid a node.",
     )
     seconds: int = Field(
-        default=3600, ge=1, description="Seconds from its last failure after which a node is trusted again."
+        default=3600, ge=1, description="Seconds after its last failure until a node is used again."
     )
     max_nodes: int = Field(
-        default=3, ge=1, le=100, description="Nodes avoided at the same time; those that failed last win."
+        default=3,
+        ge=1,
+        le=100,
+        description="Maximum number of nodes to avoid at a time; the latest to fail win.",
     )
 
 
 class RunPolicy(Model):
-    """How often the job is tried again, how long it may take, and what stays behind."""
+    """Retries, deadlines and clean-up."""
 
     backoff_limit: int = Field(
         default=3,
         ge=0,
         le=1000,
-        description="Gang restarts after failures of the training itself. A user error is never tried again; "
+        description="Gang restarts after failures of the training itself. User errors are never retried; "
         "deleted, evicted, preempted and lost pods do not count.",
     )
     active_deadline_seconds: int | None = Field(
         default=None,
         ge=1,
-        description="Seconds from status.startTime after which the job fails. Stands still while suspended.",
+        description="Seconds after status.startTime at which the job fails. Suspending the job resets the "
+        "clock. Unset: no limit.",
     )
     startup_deadline_seconds: int | None = Field(
         default=None,
         ge=1,
-        description="Seconds that claim, image, quota and scheduling may keep a set of pods from running "
-        "before the job fails; none waits for ever.",
+        description="Seconds for the prepare pod, or for all worker pods, to start running (claim, image, "
+        "quota, scheduling) before the job fails. Time in a queue does not count. Unset: no limit.",
     )
     hang_deadline_seconds: int | None = Field(
         default=None,
         ge=1,
         description="Seconds without a new step, while all pods run, after which the stacks of all ranks are "
-        "saved to <job>/stacks/ on the volume and the gang is started anew (class Hang, consumes "
-        "backoffLimit). Must exceed the longest start, evaluation and checkpoint; "
-        "none never does.",
+        "saved to <job>/stacks/ on the volume and the gang is restarted (class Hang, counts toward "
+        "backoffLimit). Must exceed the longest start-up, evaluation and checkpoint. Unset: never.",
     )
     straggler_factor: float = Field(
         default=1.5,
         ge=1.1,
         le=100,
-        description="How many times as long as the median of its peers a rank must compute in a step to be "
-        "marked in status.stragglers.",
+        description="A rank is listed in status.stragglers when its compute time per step reaches this "
+        "multiple of the median of its peers.",
     )
     ttl_seconds_after_finished: int | None = Field(
         default=None,
         ge=0,
-        description="Seconds from status.completionTime after which the job is deleted; none keeps it.",
+        description="Seconds after status.completionTime at which the job is deleted. Unset: never.",
     )
     clean_pod_policy: Literal["None", "Running", "All"] = Field(
         default="Running",
-        description="Which pods are deleted when the job has finished: none, those still running, or all.",
+        description="Pods to delete once the job has finished: None, those still Running, or All. After a "
+        "missed deadline, running pods are deleted even with None.",
     )
     termination_grace_period_seconds: int = Field(
         default=60,
         ge=1,
         le=86400,
-        description="Seconds between SIGTERM and SIGKILL; must suffice to save a checkpoint.",
+        description="Seconds between SIGTERM and SIGKILL; must be enough to save a checkpoint.",
     )
     restart_limits: RestartLimits = Field(
-        default_factory=RestartLimits, description="A budget for each class of failure."
+        default_factory=RestartLimits, description="Restart limits per failure class."
     )
     node_avoidance: NodeAvoidance = Field(
-        default_factory=NodeAvoidance, description="When the pods of the next attempt avoid a node."
+        default_factory=NodeAvoidance, description="When the next attempts avoid a failing node."
     )
 
 
 class GangScheduling(Model):
-    """Who sees to it that all worker pods are placed or none is."""
+    """All-or-nothing placement of the worker pods."""
 
     provider: Literal["Plain", "Volcano", "SchedulerPlugins", "Kueue"] = Field(
         default="Plain",
-        description="Plain: the operator releases pods that are placed in part only. Volcano and "
-        "SchedulerPlugins: a PodGroup per attempt and their scheduler. Kueue: plain pod groups.",
+        description="Plain: the operator releases a gang that is only partly placed. Volcano and "
+        "SchedulerPlugins: a PodGroup per attempt, placed by their scheduler. Kueue: a plain pod group.",
     )
     queue: ObjectName | None = Field(
-        default=None, description="Queue of Volcano, or LocalQueue of Kueue in the job's namespace."
+        default=None, description="Volcano queue, or Kueue LocalQueue in the job's namespace."
     )
     schedule_timeout_seconds: int = Field(
         default=300,
         ge=1,
-        description="Seconds for which some worker pods may hold room while others find none; then all are "
-        "released and tried again later (Plain, SchedulerPlugins).",
+        description="Seconds that a partly placed gang may hold its nodes; then all worker pods are released "
+        "and retried later (Plain, SchedulerPlugins).",
     )
 
 
 class Elastic(Model):
-    """Between which numbers of nodes the job may run, always with the same global batch."""
+    """Bounds of an elastic job. The global batch size stays the same at any number of nodes."""
 
-    min_nodes: int = Field(ge=1, le=1000, description="Nodes below which the job rather waits.")
-    max_nodes: int = Field(ge=1, le=1000, description="Nodes up to which numNodes may be set while it runs.")
+    min_nodes: int = Field(ge=1, le=1000, description="Minimum number of nodes; with fewer, the job waits.")
+    max_nodes: int = Field(
+        ge=1, le=1000, description="Maximum for numNodes, which may change while the job runs."
+    )
     shrink_after_seconds: int = Field(
         default=60,
         ge=1,
-        description="Seconds that lost capacity may take to return before the job goes on with fewer nodes.",
+        description="Seconds to wait for lost capacity before the job continues with fewer nodes.",
     )
     grow_interval_seconds: int = Field(
         default=300,
         ge=0,
-        description="Seconds that a job with fewer nodes trains before it asks for more again; each growth "
-        "is a restart from the checkpoint that is saved for it.",
+        description="Seconds a shrunk job trains before it requests more nodes again. Each growth saves a "
+        "checkpoint and restarts from it.",
     )
 
 
 class JobSpec(Model):
-    """What to train, on how many nodes, with which volume and which policy."""
+    """Desired state of the training job."""
 
     image: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = Field(
-        default=None, description="Trainer image; none is the one that the chart names (trainer.image)."
+        default=None, description="Trainer image. Default: the chart's `trainer.image`."
     )
     suspend: bool = Field(
         default=False,
-        description="True stops the job: pods are deleted, training resumes from the last checkpoint later.",
+        description="True deletes the job's pods; false resumes training from the last checkpoint.",
     )
     managed_by: Annotated[str, StringConstraints(max_length=63)] = Field(
         default=MANAGED_BY,
-        description="Which controller handles the job; with any other value this operator leaves it alone.",
+        description="Controller that handles the job; with any other value, this operator ignores it.",
     )
     num_nodes: int = Field(
         default=1,
         ge=1,
         le=1000,
-        description="Worker pods. With `elastic`, it may change within its bounds while the job runs "
-        "(also by kubectl scale).",
+        description="Worker pods. With `elastic`, may change within its bounds while the job runs, also with "
+        "kubectl scale.",
     )
-    num_proc_per_node: int = Field(
-        default=1, ge=1, le=64, description="Ranks (processes) in each worker pod."
-    )
+    num_proc_per_node: int = Field(default=1, ge=1, le=64, description="Ranks (processes) per worker pod.")
     resources_per_node: Resources = Field(
         default_factory=Resources, description="CPU, memory and accelerators of each worker pod."
     )
     elastic: Elastic | None = Field(
-        default=None, description="Bounds of an elastic job; none is a fixed number of nodes."
+        default=None, description="Elastic bounds. Unset: a fixed number of nodes."
     )
     gang_scheduling: GangScheduling = Field(
-        default_factory=GangScheduling, description="How the worker pods are placed together."
+        default_factory=GangScheduling, description="All-or-nothing placement of the worker pods."
     )
     pod_template: PodTemplate = Field(
-        default_factory=PodTemplate, description="A narrow overlay over the generated pods."
+        default_factory=PodTemplate, description="Placement and metadata of the generated pods."
     )
-    storage: Storage = Field(description="The volume of the job.")
+    storage: Storage = Field(
+        description="The volume for the dataset, checkpoints, TensorBoard files and samples."
+    )
     dataset: dict[str, Any] = Field(
-        description="Source, tokenizer and split of the music.", json_schema_extra=PRESERVE_UNKNOWN
+        description="Music source, tokenizer and split.", json_schema_extra=PRESERVE_UNKNOWN
     )
     training: dict[str, Any] = Field(
-        description="Model, schedule and everything else of the training.", json_schema_extra=PRESERVE_UNKNOWN
+        description="Training configuration.", json_schema_extra=PRESERVE_UNKNOWN
     )
     run_policy: RunPolicy = Field(default_factory=RunPolicy, description="Retries, deadlines and clean-up.")

@@ -1,4 +1,4 @@
-"""Loads the generated JSON schemas of `dataset` and `training`."""
+"""Load the generated JSON schemas of `dataset` and `training`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 class SchemaMissingError(Exception):
-    """The generated schema is not part of this installation."""
+    """The generated schema is missing from this installation."""
 
 
 def load_schema() -> dict[str, Any]:
-    """The schemas, keyed `dataset` and `training`. Raises SchemaMissingError."""
+    """Return the schemas, keyed `dataset` and `training`. Raises SchemaMissingError."""
     path = resources.files("aurl_operator") / "schema" / "job.json"
     try:
         schemas = json.loads(path.read_text(encoding="utf-8"))

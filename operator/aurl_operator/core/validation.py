@@ -13,6 +13,7 @@ from jsonschema.exceptions import ValidationError as SchemaError
 from jsonschema.exceptions import best_match
 from pydantic import ValidationError
 
+from aurl_operator.api.base import QUANTITY_PATTERN
 from aurl_operator.api.spec import ExtraVolume, JobSpec, PodTemplate, Resources
 from aurl_operator.core.names import RESERVED_PREFIX, Identity, name_problem
 from aurl_operator.core.parsers import text
@@ -22,7 +23,6 @@ ConfigCheck = Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Problem, ..
 
 TAKEN_PATHS: Final = ("/etc/aurl", "/mnt/aurl", "/run/aurl", "/tmp", "/dev")
 TAKEN_VOLUMES: Final = frozenset({"config", "data", "tmp", "shm", "run"})
-_QUANTITY = re.compile(r"\d+(\.\d+)?([eE][+-]?\d+|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
 #: Annotations that weaken the pod's sandbox on servers that still read them.
 _SANDBOX_ANNOTATIONS: Final = ("seccomp.security.alpha.kubernetes.io/", "container.seccomp.security.alpha")
 _APPARMOR: Final = "container.apparmor.security.beta.kubernetes.io/"
@@ -102,7 +102,7 @@ def _path(root: str, parts: Any) -> str:
 
 
 def _quantity(path: str, value: int | float | str) -> list[Problem]:
-    if _QUANTITY.fullmatch(str(value)) and len(str(value)) <= 32:
+    if re.fullmatch(QUANTITY_PATTERN, str(value)) and len(str(value)) <= 32:
         return []
     return [Problem(path, f"{str(value)[:40]!r} is not a quantity such as 500m, 2 or 1Gi")]
 
