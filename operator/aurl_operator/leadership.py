@@ -12,12 +12,12 @@ from typing import Final
 from aurl_operator.core.actions import Options
 from aurl_operator.core.names import Key
 from aurl_operator.kube.client import ApiError, Client, Unreachable
-from aurl_operator.kube.event_recorder import Recorder
+from aurl_operator.kube.event_recorder import EventRecorder
 from aurl_operator.kube.leader_election import Election
-from aurl_operator.kube.progress_poller import Poller
+from aurl_operator.kube.progress_poller import ProgressPoller
 from aurl_operator.kube.resync import Resync
 from aurl_operator.kube.store import Cache
-from aurl_operator.kube.work_queue import KeyedQueue
+from aurl_operator.kube.work_queue import WorkQueue
 from aurl_operator.reconciler import Conflict, Reconciler
 from aurl_operator.serve.metrics import Metrics
 
@@ -33,10 +33,10 @@ class Term:
     def __init__(
         self, client: Client, cache: Cache, metrics: Metrics, options: Options, workers: int
     ) -> None:
-        self.queue = KeyedQueue()
+        self.queue = WorkQueue()
         self._metrics, self._workers = metrics, workers
-        self._poller = Poller(options.progress_interval, self.queue.add)
-        self._recorder = Recorder(client)
+        self._poller = ProgressPoller(options.progress_interval, self.queue.add)
+        self._recorder = EventRecorder(client)
         self.reconciler = Reconciler(client, cache, self._poller, self._recorder, metrics, options)
         self._stopping = False
 

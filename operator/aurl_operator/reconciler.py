@@ -19,8 +19,8 @@ from aurl_operator.core.plan import plan
 from aurl_operator.core.podview import pod_view
 from aurl_operator.core.status_reader import is_finished, read_status
 from aurl_operator.kube.client import ApiError, Client
-from aurl_operator.kube.event_recorder import Recorder
-from aurl_operator.kube.progress_poller import Poller, Target
+from aurl_operator.kube.event_recorder import EventRecorder
+from aurl_operator.kube.progress_poller import ProgressPoller, Target
 from aurl_operator.kube.store import Cache, Object
 from aurl_operator.serve.metrics import Metrics
 
@@ -44,8 +44,8 @@ class Reconciler:
         self,
         client: Client,
         cache: Cache,
-        poller: Poller,
-        recorder: Recorder,
+        poller: ProgressPoller,
+        recorder: EventRecorder,
         metrics: Metrics,
         options: Options,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),

@@ -33,7 +33,7 @@ class _Series:
     written: datetime | None
 
 
-class Recorder:
+class EventRecorder:
     """Writes events in the background, so that no reconciliation waits for them; too many are dropped."""
 
     def __init__(self, client: Client) -> None:

@@ -33,7 +33,7 @@ class Target:
     attempt: int
 
 
-class Poller:
+class ProgressPoller:
     """Keeps the latest report of each target and tells when a new one has come."""
 
     def __init__(self, interval: float, on_report: Callable[[Key], None]) -> None:

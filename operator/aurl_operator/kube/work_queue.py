@@ -13,7 +13,7 @@ LONGEST_RETRY_SECONDS = 30.0
 
 
 @dataclass
-class KeyedQueue:
+class WorkQueue:
     """Keys are (namespace, name). A key added while it is worked on is worked on once more afterwards."""
 
     _ready: OrderedDict[Key, float] = field(default_factory=OrderedDict)

@@ -10,7 +10,7 @@ from aurl_operator.core.names import Key
 from aurl_operator.kube.client import Client
 from aurl_operator.kube.resync import Resync
 from aurl_operator.kube.store import Cache
-from aurl_operator.kube.work_queue import KeyedQueue
+from aurl_operator.kube.work_queue import WorkQueue
 from aurl_operator.leadership import Leadership, Term
 from unit.operator.builders import Object, make_job
 
@@ -33,7 +33,7 @@ class FakeTerm:
     """Takes keys, does nothing."""
 
     def __init__(self) -> None:
-        self.queue, self.taken = KeyedQueue(), set[Key]()
+        self.queue, self.taken = WorkQueue(), set[Key]()
 
     async def run(self) -> None:
         while True:

@@ -12,8 +12,8 @@ from typing import Any, cast
 import pytest
 
 from aurl_operator.kube.client import ApiError, Client
-from aurl_operator.kube.event_recorder import Recorder
-from aurl_operator.kube.progress_poller import Poller
+from aurl_operator.kube.event_recorder import EventRecorder
+from aurl_operator.kube.progress_poller import ProgressPoller
 from aurl_operator.kube.store import Cache
 from aurl_operator.reconciler import Reconciler
 from aurl_operator.serve.metrics import Metrics
@@ -56,8 +56,10 @@ def reconciled(world: World) -> list[str]:
         server, cache = Server(world.job), Cache()
         client = cast(Client, server)
         metrics = Metrics(tuple, lambda: 0.0, lambda: 0.0, lambda: True)
-        poller = Poller(5.0, lambda key: None)
-        reconciler = Reconciler(client, cache, poller, Recorder(client), metrics, OPTIONS, lambda: world.now)
+        poller = ProgressPoller(5.0, lambda key: None)
+        reconciler = Reconciler(
+            client, cache, poller, EventRecorder(client), metrics, OPTIONS, lambda: world.now
+        )
         key = cache.put_job(world.job)
         assert key is not None
         for kind, obj in (
