@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from aurl_operator.core import podgroups
 from aurl_operator.core.actions import ENDING, Action, Create, Delete, DeleteJob, Patch, Refusal
-from aurl_operator.core.names import Identity, owner_reference, owner_uid
+from aurl_operator.core.names import JobRef, owner_reference, owner_uid
 from aurl_operator.core.parsers import dig
 from aurl_operator.kube.client import ApiError, Client
 from aurl_operator.kube.store import Cache
@@ -37,7 +37,7 @@ class Applier:
     def __init__(self, client: Client, cache: Cache) -> None:
         self._client, self._cache = client, cache
 
-    async def apply(self, job: Identity, actions: Sequence[Action], known: Mapping[str, Refusal]) -> Applied:
+    async def apply(self, job: JobRef, actions: Sequence[Action], known: Mapping[str, Refusal]) -> Applied:
         """Carry out actions concurrently. Refusals are counted on from `known`.
 
         Raises ApiError (429, 5xx …) and Unreachable, after all actions were tried.
@@ -51,9 +51,7 @@ class Applier:
                 raise outcome
         return applied
 
-    async def _one(
-        self, job: Identity, action: Action, known: Mapping[str, Refusal], applied: Applied
-    ) -> None:
+    async def _one(self, job: JobRef, action: Action, known: Mapping[str, Refusal], applied: Applied) -> None:
         match action:
             case Create():
                 await self._create(job, action, known, applied)
@@ -71,7 +69,7 @@ class Applier:
                 log.info("job deleted, its time to live is over", extra=_about(job))
 
     async def _create(
-        self, job: Identity, action: Create, known: Mapping[str, Refusal], applied: Applied
+        self, job: JobRef, action: Create, known: Mapping[str, Refusal], applied: Applied
     ) -> None:
         try:
             answer = await self._client.request("POST", action.kind, job.namespace, body=action.manifest)
@@ -89,7 +87,7 @@ class Applier:
         applied.changed += 1
 
     async def _adopt(
-        self, job: Identity, action: Create, known: Mapping[str, Refusal], applied: Applied
+        self, job: JobRef, action: Create, known: Mapping[str, Refusal], applied: Applied
     ) -> None:
         """The name is taken: by an earlier self, which is success, or by somebody else."""
         try:
@@ -108,7 +106,7 @@ class Applier:
 
     @staticmethod
     def _refuse(
-        job: Identity,
+        job: JobRef,
         action: Create,
         code: int,
         message: str,
@@ -123,7 +121,7 @@ class Applier:
         elif before is None or before.message != message:
             log.warning("%s %s refused: %s", action.kind, action.name, message, extra=_about(job, code=code))
 
-    async def _delete(self, job: Identity, action: Delete) -> None:
+    async def _delete(self, job: JobRef, action: Delete) -> None:
         body: dict[str, Any] = {"preconditions": {"uid": action.uid}, "propagationPolicy": "Background"}
         if action.force:
             body["gracePeriodSeconds"] = 0
@@ -146,7 +144,7 @@ class Applier:
             raise
 
 
-def _about(job: Identity, **more: object) -> dict[str, object]:
+def _about(job: JobRef, **more: object) -> dict[str, object]:
     return {"job": job.name, "namespace": job.namespace, **more}
 
 

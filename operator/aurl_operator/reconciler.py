@@ -13,7 +13,7 @@ from aurl_operator.api.status import JobStatus
 from aurl_operator.apply import Applier, merge_patch
 from aurl_operator.core import podgroups
 from aurl_operator.core.actions import Children, Event, Options, Plan, Refusal
-from aurl_operator.core.names import Identity, Key, claim_name, identity
+from aurl_operator.core.names import JobRef, Key, claim_name, job_ref
 from aurl_operator.core.parsers import dig, text
 from aurl_operator.core.plan import plan
 from aurl_operator.core.podview import pod_view
@@ -62,7 +62,7 @@ class Reconciler:
         Raises Conflict, ApiError and Unreachable: the caller tries again with back-off.
         """
         job = self._cache.job(key)
-        who = identity(job) if job is not None else None
+        who = job_ref(job) if job is not None else None
         if job is None or who is None:
             self._poller.follow(key, None)
             return None
@@ -101,7 +101,7 @@ class Reconciler:
 
     # ---------------------------------------------------------------- seeing
 
-    async def _children(self, who: Identity, job: Object) -> Children:
+    async def _children(self, who: JobRef, job: Object) -> Children:
         cache = self._cache
         return Children(
             pods=tuple(cache.children(who.uid, "Pod")),
@@ -114,7 +114,7 @@ class Reconciler:
             refusals=self._refusals.get(who.uid, {}),
         )
 
-    async def _own_claim(self, who: Identity, job: Object) -> Object | None:
+    async def _own_claim(self, who: JobRef, job: Object) -> Object | None:
         """The claim made from claimTemplate. Before one is called lost the API server is asked.
 
         Then any claim of that name will do: somebody may have restored it from a snapshot.
@@ -125,7 +125,7 @@ class Reconciler:
             return known
         return await self._claim(who, claim_name(who.name))
 
-    async def _named_claim(self, who: Identity, job: Object) -> Object | None:
+    async def _named_claim(self, who: JobRef, job: Object) -> Object | None:
         """The claim of spec.storage.claimName: not ours, not watched, of interest before pods run."""
         name = text(dig(job, "spec", "storage", "claimName"))
         waiting = dig(job, "status", "launch", "createdTime") is None
@@ -143,7 +143,7 @@ class Reconciler:
                 self._claims.pop(next(iter(self._claims)))
         return claim
 
-    async def _claim(self, who: Identity, name: str) -> Object | None:
+    async def _claim(self, who: JobRef, name: str) -> Object | None:
         try:
             return await self._client.request("GET", "PersistentVolumeClaim", who.namespace, name)
         except ApiError as error:
@@ -151,7 +151,7 @@ class Reconciler:
                 return None
             raise
 
-    def _target(self, who: Identity, status: JobStatus | None) -> Target | None:
+    def _target(self, who: JobRef, status: JobStatus | None) -> Target | None:
         """The launcher of rank 0, if it runs."""
         if status is None or is_finished(status):
             return None
@@ -165,7 +165,7 @@ class Reconciler:
 
     # ---------------------------------------------------------------- acting
 
-    async def _act(self, who: Identity, decided: Plan, known: dict[str, Refusal]) -> bool:
+    async def _act(self, who: JobRef, decided: Plan, known: dict[str, Refusal]) -> bool:
         """Carry out the actions; whether another look may find more to do at once."""
         if not decided.actions:
             return False
@@ -183,7 +183,7 @@ class Reconciler:
     # ---------------------------------------------------------------- reporting
 
     async def _write(
-        self, key: Key, who: Identity, job: Object, status: JobStatus, events: list[Event]
+        self, key: Key, who: JobRef, job: Object, status: JobStatus, events: list[Event]
     ) -> Object:
         """Write the status if it differs from the server's, then tell the events. The job as it is now."""
         known = self._cache.job(key)
@@ -214,7 +214,7 @@ class Reconciler:
             self._recorder.record(who, version, event)
         return self._cache.job(key) or job
 
-    async def _refresh(self, key: Key, who: Identity) -> None:
+    async def _refresh(self, key: Key, who: JobRef) -> None:
         """After a conflict the watch may lag: ask."""
         try:
             self._cache.put_job(await self._client.request("GET", "Job", who.namespace, who.name))
@@ -225,7 +225,7 @@ class Reconciler:
             if known is not None:
                 self._cache.drop_job(known)
 
-    def _count(self, decided: Plan, who: Identity) -> None:
+    def _count(self, decided: Plan, who: JobRef) -> None:
         if decided.restarted_now:
             self._metrics.restarts.labels(decided.restarted_now).inc()
         if decided.failed_now:
@@ -239,7 +239,7 @@ class Reconciler:
                 extra=_about(who, attempt=status.attempt, reason=failure.reason),
             )
 
-    def _observe(self, who: Identity, job: Object, before: JobStatus, after: JobStatus) -> None:
+    def _observe(self, who: JobRef, job: Object, before: JobStatus, after: JobStatus) -> None:
         """Log a new state, and measure how long a job took to its pods and to its first step."""
         if before.state != after.state:
             log.info(
@@ -281,5 +281,5 @@ def _filled(value: Any) -> Any:
     return [_filled(item) for item in value] if isinstance(value, list) else value
 
 
-def _about(who: Identity, **more: object) -> dict[str, object]:
+def _about(who: JobRef, **more: object) -> dict[str, object]:
     return {"job": who.name, "namespace": who.namespace, "resource": f"{KIND}.{API_VERSION}", **more}

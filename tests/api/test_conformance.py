@@ -391,7 +391,7 @@ def test_scale_up_down_and_to_the_bounds(ground: Playground) -> None:
 
     to(3)
     ground.wait_pods("scaled", "scaled-0-0", "scaled-0-1", "scaled-0-2")
-    assert ground.pods("scaled")["scaled-0-2"]["metadata"]["labels"]["aurl.ai/role"] == "spare"
+    assert ground.pods("scaled")["scaled-0-2"]["metadata"]["labels"]["aurl.ai/role"] == "placeholder"
     ground.bind("scaled-0-2")
     ground.wait_pods("scaled", "scaled-0-2")  # it is asked to leave; the kubelet says when it has
     ground.confirm_gone("scaled-0-2")

@@ -44,7 +44,7 @@ def test_a_deleted_namespace_is_no_failure(ground: Playground, operator: Operato
     assert status["state"] != "Failed"
     assert "lastFailure" not in status or status["lastFailure"]["class"] == "Infrastructure"
     # Its claim may be seen to go before the first refusal.
-    assert ground.condition("doomed", "Stalled")["reason"] in ("NoObstacle", "ClaimLost")
+    assert ground.condition("doomed", "Stalled")["reason"] in ("NotBlocked", "ClaimLost")
     ground.hold_job("doomed", hold=False)
     assert [e["reason"] for e in ground.events("doomed") if e["reason"] == "AdmissionDenied"] == []
     assert [x for x in operator.log_lines() if x["level"] == "warning" and x.get("job") == "doomed"] == []

@@ -29,7 +29,7 @@ def told(ground: Playground, job: str, reason: str, *words: str) -> str:
 
 def cured(ground: Playground, job: str) -> None:
     """Nothing stands in the way any more."""
-    wait_for("the obstacle to go", lambda: ground.condition(job, "Stalled")["status"] == "False")
+    wait_for("the blocker to go", lambda: ground.condition(job, "Stalled")["status"] == "False")
 
 
 def restarted(ground: Playground, job: str, reason: str, *words: str) -> Object:

@@ -18,7 +18,7 @@ ConditionStatus = Literal["True", "False", "Unknown"]
 ConditionType = Literal[
     "Succeeded", "Failed", "Running", "DatasetReady", "Suspended", "Reconciling", "Stalled"
 ]
-Role = Literal["prepare", "worker", "spare"]
+Role = Literal["prepare", "worker", "placeholder"]
 
 
 class Condition(Model):
@@ -188,7 +188,7 @@ class NodeFailure(Model):
     failures: int = Field(default=0, ge=0, description="Failures of the job that originated on the node.")
     reason: str = Field(default="", description="Reason of the latest failure.")
     last_time: Time | None = Field(default=None, description="When the latest failure was detected.")
-    spared: bool = Field(
+    reused: bool = Field(
         default=False,
         description="True if the node is used again because the pods did not fit elsewhere.",
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aurl_operator.api.spec import JobSpec
-from aurl_operator.core.names import Identity
+from aurl_operator.core.names import JobRef
 from aurl_operator.core.objects import accepted_spec, mutable_fields
 from aurl_operator.core.problems import Problem, summary
 from aurl_operator.core.validation import ConfigCheck, check_spec
@@ -29,7 +29,7 @@ class Acceptance:
 
 
 def accept(
-    job: Identity,
+    job: JobRef,
     wanted: JobSpec | None,
     problems: tuple[Problem, ...],
     config_map: Mapping[str, Any] | None,

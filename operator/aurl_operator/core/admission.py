@@ -14,7 +14,7 @@ from typing import Any, Final
 from aurl_operator.api.base import GROUP, PLURAL
 from aurl_operator.api.spec import MANAGED_BY
 from aurl_operator.core.acceptance import accept, refused_change
-from aurl_operator.core.names import Identity, Key
+from aurl_operator.core.names import JobRef, Key
 from aurl_operator.core.objects import config_data
 from aurl_operator.core.parsers import dig, integer, mapping, text
 from aurl_operator.core.status_reader import is_finished, read_status
@@ -76,7 +76,7 @@ class Admission:
             return "spec.managedBy cannot be changed after creation."
         if manager != MANAGED_BY:
             return ""
-        who = Identity(_name(job), namespace, text(dig(job, "metadata", "uid")) or "new", 0, False)
+        who = JobRef(_name(job), namespace, text(dig(job, "metadata", "uid")) or "new", 0, False)
         status = read_status(dig(old, "status"))
         started = status.start_time is not None and not is_finished(status)
         wanted, problems = parse_spec(spec)

@@ -14,7 +14,7 @@ from aurl_operator.api.status import Failure, NodeFailure
 from aurl_operator.core.podview import PodView
 
 #: Seconds for which pods may find no node before those that are avoided are used again.
-SPARE_SECONDS: Final = 30.0
+REUSE_SECONDS: Final = 30.0
 #: What people and controllers do on purpose says nothing about the node it happened on.
 _BLAMELESS: Final = frozenset({"PodDeleted", "Interrupted"})
 _BLAMED: Final = frozenset({"Infrastructure", "Hang", "Unknown"})
@@ -42,19 +42,19 @@ def avoided(known: Sequence[NodeFailure], policy: NodeAvoidance, now: datetime) 
     bad = [
         entry
         for entry in known
-        if entry.failures >= policy.after_failures and not entry.spared and not _expired(entry, policy, now)
+        if entry.failures >= policy.after_failures and not entry.reused and not _expired(entry, policy, now)
     ]
     bad.sort(key=lambda entry: (entry.last_time or now, entry.node))
     return tuple(sorted(entry.node for entry in bad[-policy.max_nodes :]))
 
 
-def spare(known: Sequence[NodeFailure], nodes: Iterable[str]) -> list[NodeFailure]:
+def reuse(known: Sequence[NodeFailure], nodes: Iterable[str]) -> list[NodeFailure]:
     """The failures of nodes, some of which are used in spite of theirs."""
     chosen = frozenset(nodes)
-    return [e.model_copy(update={"spared": True}) if e.node in chosen else e for e in known]
+    return [e.model_copy(update={"reused": True}) if e.node in chosen else e for e in known]
 
 
-def seconds_to_spare(
+def seconds_until_reuse(
     pods: Iterable[PodView], nodes: Sequence[str], created: datetime | None, now: datetime
 ) -> float | None:
     """Seconds until avoided nodes must be used again, 0 for now; None where no pod waits for a node."""
@@ -67,7 +67,7 @@ def seconds_to_spare(
     ]
     if not waiting:
         return None
-    return max(0.0, SPARE_SECONDS - (now - min(waiting)).total_seconds())
+    return max(0.0, REUSE_SECONDS - (now - min(waiting)).total_seconds())
 
 
 def _blames(failure: Failure) -> bool:

@@ -11,7 +11,7 @@ from aurl_operator.api.status import JobStatus
 from aurl_operator.core.actions import Action, Delete, DeleteJob, Plan
 from aurl_operator.core.conditions import find
 from aurl_operator.core.gang import dismiss
-from aurl_operator.core.names import Identity
+from aurl_operator.core.names import JobRef
 from aurl_operator.core.parsers import dig, text
 from aurl_operator.core.podview import PodView
 
@@ -33,7 +33,7 @@ def clean_up(
         leaving = [pod for pod in pods if not pod.over]
     else:
         leaving = []
-    leaving += [pod for pod in pods if pod.role == "spare" and pod not in leaving]
+    leaving += [pod for pod in pods if pod.role == "placeholder" and pod not in leaving]
     deletions, wake = dismiss(leaving, now)
     actions: list[Action] = [*deletions]
     name, uid = text(dig(service, "metadata", "name")), text(dig(service, "metadata", "uid"))
@@ -43,7 +43,7 @@ def clean_up(
 
 
 def after_finish(
-    who: Identity,
+    who: JobRef,
     status: JobStatus,
     policy: RunPolicy,
     pods: Sequence[PodView],

@@ -14,7 +14,7 @@ _UNDERWAY: Final = frozenset({"Pending", "Preparing", "Starting", "Restarting"})
 
 
 @dataclass(frozen=True)
-class Obstacle:
+class Blocker:
     """What keeps a job from going on, for as long as nobody cures it."""
 
     reason: str
@@ -31,9 +31,9 @@ class Aspect:
 
 
 def derive(
-    state: State, reason: str, message: str, dataset: Aspect, obstacle: Obstacle | None
+    state: State, reason: str, message: str, dataset: Aspect, blocker: Blocker | None
 ) -> dict[ConditionType, Aspect]:
-    """All conditions of a job. `reason` and `message` explain the state; a finished job has no obstacle."""
+    """All conditions of a job. `reason` and `message` explain the state; a finished job has no blocker."""
 
     def flag(on: bool) -> Aspect:
         return Aspect("True" if on else "False", reason, message)
@@ -48,9 +48,9 @@ def derive(
         "DatasetReady": dataset,
         "Suspended": flag(state == "Suspended"),
         "Reconciling": flag(state in _UNDERWAY),
-        "Stalled": Aspect("True", obstacle.reason, obstacle.message)
-        if obstacle
-        else Aspect("False", "NoObstacle", "Nothing stands in the way of the job."),
+        "Stalled": Aspect("True", blocker.reason, blocker.message)
+        if blocker
+        else Aspect("False", "NotBlocked", "Nothing stands in the way of the job."),
     }
 
 

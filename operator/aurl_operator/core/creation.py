@@ -1,4 +1,4 @@
-"""How a round of plan() creates pods: the members of a gang that are missing, and spare pods beside it."""
+"""Creates the pods of a round: missing members of the gang, and placeholder pods beside it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Final
 
 from aurl_operator.api.spec import JobSpec
 from aurl_operator.api.status import Launch, Role
-from aurl_operator.core import badnodes, placement, podgroups
-from aurl_operator.core import prerequisites as foundation
+from aurl_operator.core import badnodes, placement, podgroups, prerequisites
 from aurl_operator.core.actions import Delete, Plan
 from aurl_operator.core.budget import earliest_start
 from aurl_operator.core.gang import Gang
@@ -38,10 +37,10 @@ class Creation(Round):
         if launch is None:
             launch = Launch(role=gang.role, start_time=self.now, avoided_nodes=self.avoided_nodes())
             self.update(launch=launch)
-        named = foundation.named_claim_obstacle(self.who, spec, self.children)
-        self.hinder(named, CLAIM_RECHECK_SECONDS)
-        own = foundation.own_claim_obstacle(self.who, spec, self.children, self.status)
-        if named or own or not foundation.ready(spec, self.children, self.options.network_policy):
+        named = prerequisites.named_claim_blocker(self.who, spec, self.children)
+        self.block(named, CLAIM_RECHECK_SECONDS)
+        own = prerequisites.own_claim_blocker(self.who, spec, self.children, self.status)
+        if named or own or not prerequisites.ready(spec, self.children, self.options.network_policy):
             return None
         if not self._pod_group_ready(gang, spec):
             return None
@@ -63,7 +62,7 @@ class Creation(Round):
         return None
 
     def common(self, gang: Gang, spec: JobSpec, role: Role) -> Attempt:
-        """What the pods of the gang, or the spare pods beside it, have in common."""
+        """What the pods of the gang, or the placeholder pods beside it, have in common."""
         launch = self.status.launch
         return Attempt(
             role=role,

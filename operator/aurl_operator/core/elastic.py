@@ -1,9 +1,9 @@
 """Elastic jobs: fewer nodes when capacity is lost and does not return, more when there is room again. Pure.
 
-The number of nodes of an attempt never changes. To shrink or to grow is to begin a new attempt with another
-number; its ranks go on from the last checkpoint with the same global batch. Whether there is room for more is
-found out without disturbing the training: spare pods ask for what a worker needs, and once they have found a
-node they make room for the workers of the next attempt.
+The number of nodes never changes within an attempt. Shrinking and growing start a new attempt, whose ranks
+resume from the last checkpoint with the same global batch. Placeholder pods find out whether a larger gang
+would fit without disturbing the training: each requests what a worker needs, and once scheduled makes way for
+a worker of the next attempt.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aurl_operator.api.status import JobStatus
 from aurl_operator.core.gang import Gang
 from aurl_operator.core.placement import Move
 
-#: Seconds for which a spare pod that has found a node waits for others that have not.
+#: Seconds for which a placeholder pod that has found a node waits for others that have not.
 SETTLE_SECONDS: Final = 10.0
 
 
@@ -51,11 +51,11 @@ def resize(spec: JobSpec, status: JobStatus, gang: Gang, now: datetime) -> tuple
 
 
 def _grow(spec: JobSpec, gang: Gang, now: datetime) -> tuple[Move | None, float | None]:
-    spares = [pod for pod in gang.spares if pod.index < spec.num_nodes and not pod.leaving]
-    placed = [pod for pod in spares if pod.node]
+    placeholders = [pod for pod in gang.placeholders if pod.index < spec.num_nodes and not pod.leaving]
+    placed = [pod for pod in placeholders if pod.node]
     if not placed or not gang.up:
         return None, None
-    if len(placed) < len(spares):
+    if len(placed) < len(placeholders):
         since = min(pod.scheduled_since or now for pod in placed)
         left = SETTLE_SECONDS - (now - since).total_seconds()
         if 0 < left <= SETTLE_SECONDS:
@@ -65,8 +65,8 @@ def _grow(spec: JobSpec, gang: Gang, now: datetime) -> tuple[Move | None, float 
     return Move("ScaledUp", message, {"elastic_nodes": size if size < spec.num_nodes else None}), None
 
 
-def spares(spec: JobSpec, status: JobStatus, gang: Gang, now: datetime) -> tuple[range, float | None]:
-    """Indexes of the spare pods that should exist, and the seconds until that may change.
+def placeholders(spec: JobSpec, status: JobStatus, gang: Gang, now: datetime) -> tuple[range, float | None]:
+    """Indexes of the placeholder pods that should exist, and the seconds until that may change.
 
     A job that was shrunk waits for a while before it asks for more, so that it does not restart all the time;
     one whose numNodes was raised asks at once.

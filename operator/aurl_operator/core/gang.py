@@ -9,7 +9,7 @@ from typing import Final
 
 from aurl_operator.api.status import Role
 from aurl_operator.core.actions import ENDING, Delete, Refusal
-from aurl_operator.core.conditions import Obstacle
+from aurl_operator.core.conditions import Blocker
 from aurl_operator.core.names import pod_name
 from aurl_operator.core.podview import PodView
 
@@ -43,7 +43,7 @@ class Gang:
     size: int
     members: Mapping[int, PodView]
     stale: tuple[PodView, ...]
-    spares: tuple[PodView, ...] = ()
+    placeholders: tuple[PodView, ...] = ()
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -84,19 +84,19 @@ class Gang:
 
 
 def find_gang(job_name: str, role: Role, attempt: int, size: int, pods: Sequence[PodView]) -> Gang:
-    """Sort the pods of a job into members of a gang, spare pods beside it, and stale ones."""
+    """Sort the pods of a job into members of a gang, placeholder pods beside it, and stale ones."""
     members: dict[int, PodView] = {}
-    spares: list[PodView] = []
+    placeholders: list[PodView] = []
     stale: list[PodView] = []
     for pod in pods:
         mine = pod.role == role and pod.attempt == attempt and pod.index < size
         if mine and pod.index not in members:
             members[pod.index] = pod
-        elif pod.role == "spare" and role == "worker" and pod.attempt == attempt and not pod.over:
-            spares.append(pod)
+        elif pod.role == "placeholder" and role == "worker" and pod.attempt == attempt and not pod.over:
+            placeholders.append(pod)
         elif not is_record(pod):
             stale.append(pod)
-    return Gang(job_name, role, attempt, size, members, tuple(stale), tuple(spares))
+    return Gang(job_name, role, attempt, size, members, tuple(stale), tuple(placeholders))
 
 
 def size_of(role: Role, attempt: int, pods: Sequence[PodView]) -> int | None:
@@ -131,7 +131,7 @@ def dismiss(pods: Sequence[PodView], now: datetime) -> tuple[list[Delete], float
     return deletions, min(waits, default=None)
 
 
-def pod_obstacle(pods: Sequence[PodView], now: datetime) -> tuple[Obstacle | None, float | None]:
+def pod_blocker(pods: Sequence[PodView], now: datetime) -> tuple[Blocker | None, float | None]:
     """What keeps one of the pods from running, as the scheduler or the kubelet tells it.
 
     Also the seconds until a pod that cannot be scheduled yet is worth telling.
@@ -140,20 +140,20 @@ def pod_obstacle(pods: Sequence[PodView], now: datetime) -> tuple[Obstacle | Non
     for pod in pods:
         if pod.gated and not pod.leaving:
             message = f"Pod {pod.name} waits until its queue admits it."
-            return Obstacle("Queued", message), None
+            return Blocker("Queued", message), None
         if pod.silent and not pod.leaving:
             message = (
                 f"Node {pod.node} of pod {pod.name} no longer reports; if it does not come back, the pod is "
                 "evicted and the gang is started anew elsewhere."
             )
-            return Obstacle("NodeNotReporting", message), None
+            return Blocker("NodeNotReporting", message), None
         if pod.phase != "Pending" or pod.leaving:
             continue
         if pod.waiting_reason in _STUCK:
             detail = pod.waiting_message or "no detail given"
             reason = "ImagePullBackOff" if pod.waiting_reason in _IMAGE_REASONS else pod.waiting_reason
             message = f"Pod {pod.name} cannot start: {detail}; {_STUCK[pod.waiting_reason]}."
-            return Obstacle(reason, message), None
+            return Blocker(reason, message), None
         if pod.waiting_reason == "ContainerCreating" and pod.scheduled_since is not None:
             wait = CREATING_SECONDS - (now - pod.scheduled_since).total_seconds()
             if wait > 0:
@@ -164,19 +164,19 @@ def pod_obstacle(pods: Sequence[PodView], now: datetime) -> tuple[Obstacle | Non
                 "container is not created: its image may still be on the way, or a volume is missing or used "
                 "elsewhere; its events say which."
             )
-            return Obstacle("ContainerNotCreated", message), None
+            return Blocker("ContainerNotCreated", message), None
         if pod.unschedulable:
             wait = _still_passing(pod.scheduled_since, now)
             if wait > 0:
                 waits.append(wait)
                 continue
             sentence = pod.unschedulable.rstrip(". ")
-            return Obstacle("Unschedulable", f"Pod {pod.name} cannot be scheduled: {sentence}."), None
+            return Blocker("Unschedulable", f"Pod {pod.name} cannot be scheduled: {sentence}."), None
     return None, min(waits, default=None)
 
 
 def _still_passing(since: datetime | None, now: datetime) -> float:
-    """Seconds for which an obstacle may still be a passing one; 0 where its beginning makes no sense."""
+    """Seconds for which an blocker may still be a passing one; 0 where its beginning makes no sense."""
     if since is None:
         return 0.0
     left = UNSCHEDULABLE_SECONDS - (now - since).total_seconds()
@@ -188,23 +188,23 @@ def namespace_ends(refusals: Mapping[str, Refusal]) -> bool:
     return any(refusal.code == 403 and ENDING in refusal.message for refusal in refusals.values())
 
 
-def refusal_obstacle(kind: str, name: str, refusal: Refusal) -> Obstacle:
+def refusal_blocker(kind: str, name: str, refusal: Refusal) -> Blocker:
     """The API server's refusal of an object, as a reason and a sentence."""
     sentence = refusal.message.rstrip(". ")
     if refusal.code == 409:
-        return Obstacle("NameConflict", f"{kind} {name} exists and belongs to something else; delete it.")
+        return Blocker("NameConflict", f"{kind} {name} exists and belongs to something else; delete it.")
     if refusal.code == 403 and "quota" in refusal.message:
-        return Obstacle("QuotaExceeded", f"{kind} {name} cannot be created: {sentence}.")
+        return Blocker("QuotaExceeded", f"{kind} {name} cannot be created: {sentence}.")
     if refusal.code in (401, 403) and "cannot create resource" in refusal.message:
-        return Obstacle("OperatorForbidden", f"The operator lacks a permission: {sentence}.")
+        return Blocker("OperatorForbidden", f"The operator lacks a permission: {sentence}.")
     if refusal.code == 404:
-        return Obstacle(
+        return Blocker(
             "GangSchedulerMissing",
             f"{kind} {name} cannot be created, the cluster does not know its kind: install the scheduler "
             "that spec.gangScheduling.provider names, or choose another.",
         )
     reason = "AdmissionDenied" if refusal.code in (400, 403) else "CreateFailed"
-    return Obstacle(reason, f"{kind} {name} was refused: {sentence}.")
+    return Blocker(reason, f"{kind} {name} was refused: {sentence}.")
 
 
 def retry_at(refusal: Refusal) -> datetime:

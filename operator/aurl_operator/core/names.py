@@ -33,7 +33,7 @@ _DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 
 @dataclass(frozen=True)
-class Identity:
+class JobRef:
     """Which job, in which version of its specification."""
 
     name: str
@@ -43,17 +43,17 @@ class Identity:
     deleting: bool
 
 
-def identity(job: Mapping[str, Any]) -> Identity | None:
+def job_ref(job: Mapping[str, Any]) -> JobRef | None:
     """Who a job object is, or None where it lacks a name, a namespace or a UID."""
     name, namespace, uid = (text(dig(job, "metadata", key)) for key in ("name", "namespace", "uid"))
     if not (name and namespace and uid):
         return None
     generation = integer(dig(job, "metadata", "generation")) or 0
-    return Identity(name, namespace, uid, generation, bool(dig(job, "metadata", "deletionTimestamp")))
+    return JobRef(name, namespace, uid, generation, bool(dig(job, "metadata", "deletionTimestamp")))
 
 
 def pod_name(job: str, role: Role, attempt: int, index: int) -> str:
-    """`<job>-<attempt>-<index>` for workers and spares, `<job>-prepare-<attempt>` for the prepare pod."""
+    """`<job>-prepare-<attempt>` for the prepare pod, `<job>-<attempt>-<index>` for all others."""
     return f"{job}-prepare-{attempt}" if role == "prepare" else f"{job}-{attempt}-{index}"
 
 
@@ -97,12 +97,12 @@ def name_problem(job: str, num_nodes: int) -> str | None:
     return None
 
 
-def common_labels(job: Identity) -> dict[str, str]:
+def common_labels(job: JobRef) -> dict[str, str]:
     """Labels of every object of a job."""
     return {LABEL_MANAGED_BY: MANAGER, LABEL_JOB_NAME: job.name, LABEL_JOB_UID: job.uid}
 
 
-def owner_reference(job: Identity) -> dict[str, Any]:
+def owner_reference(job: JobRef) -> dict[str, Any]:
     """Reference that makes the garbage collector delete an object with its job.
 
     No blockOwnerDeletion: it needs a permission on the job's finalizers subresource and gives nothing here.

@@ -16,7 +16,7 @@ from aurl_operator.core.names import (
     LABEL_INDEX,
     LABEL_JOB_UID,
     LABEL_ROLE,
-    Identity,
+    JobRef,
     claim_name,
     common_labels,
     config_map_name,
@@ -36,7 +36,7 @@ MUTABLE_FIELDS = frozenset({"suspend", "managed_by", "run_policy"})
 _NOT_REMEMBERED = {"suspend", "managed_by"}
 
 
-def _metadata(job: Identity, name: str) -> dict[str, Any]:
+def _metadata(job: JobRef, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "namespace": job.namespace,
@@ -45,7 +45,7 @@ def _metadata(job: Identity, name: str) -> dict[str, Any]:
     }
 
 
-def build_claim(job: Identity, template: ClaimTemplate) -> dict[str, Any]:
+def build_claim(job: JobRef, template: ClaimTemplate) -> dict[str, Any]:
     """The claim of spec.storage.claimTemplate."""
     spec: dict[str, Any] = {
         "accessModes": list(template.access_modes),
@@ -61,7 +61,7 @@ def build_claim(job: Identity, template: ClaimTemplate) -> dict[str, Any]:
     }
 
 
-def build_service(job: Identity) -> dict[str, Any]:
+def build_service(job: JobRef) -> dict[str, Any]:
     """The Service through which ranks meet: its address exists before any pod and needs no DNS."""
     return {
         "apiVersion": "v1",
@@ -84,7 +84,7 @@ def build_service(job: Identity) -> dict[str, Any]:
     }
 
 
-def build_network_policy(job: Identity) -> dict[str, Any]:
+def build_network_policy(job: JobRef) -> dict[str, Any]:
     """Who may reach the job's pods: one another on all ports, everybody else the http port alone.
 
     Rendezvous and collectives have no authentication, and the latter listen on ports of their own choice.
@@ -111,7 +111,7 @@ def cluster_ip(service: Mapping[str, Any] | None) -> str:
     return "" if address == "None" else address
 
 
-def build_config_map(job: Identity, spec: JobSpec) -> dict[str, Any]:
+def build_config_map(job: JobRef, spec: JobSpec) -> dict[str, Any]:
     """The ConfigMap with what the trainer reads and the specification that the running job was made from."""
     return {
         "apiVersion": "v1",

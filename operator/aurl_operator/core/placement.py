@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from aurl_operator.api.spec import JobSpec
 from aurl_operator.api.status import JobStatus, Scheduling
-from aurl_operator.core.conditions import Obstacle
+from aurl_operator.core.conditions import Blocker
 from aurl_operator.core.gang import Gang
 
 FIRST_PAUSE_SECONDS: Final = 10.0
@@ -61,10 +61,10 @@ def pause_seconds(uid: str, releases: int) -> float:
     return min(pause, LONGEST_PAUSE_SECONDS) * (0.5 + share)
 
 
-def waiting(status: JobStatus, now: datetime) -> tuple[Obstacle | None, float | None]:
+def waiting(status: JobStatus, now: datetime) -> tuple[Blocker | None, float | None]:
     """Whether a released gang still waits for its next try, and the seconds until then."""
     scheduling = status.scheduling
     if scheduling is None or scheduling.retry_time is None or scheduling.retry_time <= now:
         return None, None
-    obstacle = Obstacle("GangReleased", scheduling.message or "The pods did not all find room.")
-    return obstacle, (scheduling.retry_time - now).total_seconds()
+    blocker = Blocker("GangReleased", scheduling.message or "The pods did not all find room.")
+    return blocker, (scheduling.retry_time - now).total_seconds()

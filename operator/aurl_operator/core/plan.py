@@ -13,24 +13,23 @@ from typing import Any
 
 from aurl_operator.api.spec import MANAGED_BY, JobSpec, RunPolicy
 from aurl_operator.api.status import Failure, FailureClass, Launch, Nodes, Role, State
-from aurl_operator.core import badnodes, elastic, placement
-from aurl_operator.core import prerequisites as foundation
+from aurl_operator.core import badnodes, elastic, placement, prerequisites
 from aurl_operator.core.acceptance import accept
 from aurl_operator.core.actions import Children, Options, Patch, Plan
 from aurl_operator.core.budget import decide
 from aurl_operator.core.classify import Verdict, judge
 from aurl_operator.core.cleanup import after_finish
-from aurl_operator.core.conditions import Aspect, Obstacle, find
+from aurl_operator.core.conditions import Aspect, Blocker, find
 from aurl_operator.core.creation import CLAIM_RECHECK_SECONDS, Creation
 from aurl_operator.core.gang import (
     Gang,
     find_gang,
     namespace_ends,
-    pod_obstacle,
+    pod_blocker,
     size_of,
 )
 from aurl_operator.core.hang import hang, patience, still_since
-from aurl_operator.core.names import LABEL_JOB_UID, LABEL_ROLE, identity, owner_uid
+from aurl_operator.core.names import LABEL_JOB_UID, LABEL_ROLE, job_ref, owner_uid
 from aurl_operator.core.objects import (
     config_data,
     dataset_hash,
@@ -59,7 +58,7 @@ def plan(
     options: Options,
 ) -> Plan:
     """Decide what to do for a job. Never raises, whatever the objects hold; `now` is timezone-aware."""
-    who = identity(job)
+    who = job_ref(job)
     if who is None or who.deleting or dig(job, "spec", "managedBy") not in (None, MANAGED_BY):
         return Plan()
     if namespace_ends(children.refusals):
@@ -91,7 +90,7 @@ class _Round(Creation):
         if accepted.spec is None:
             return self.fail_user(accepted.reason, accepted.message)
         if accepted.reason:
-            self.obstacle = Obstacle(accepted.reason, accepted.message)
+            self.blocker = Blocker(accepted.reason, accepted.message)
         spec = accepted.spec
         self.policy = spec.run_policy
         self._note_specification(spec)
@@ -99,7 +98,7 @@ class _Round(Creation):
         if spec.suspend:
             return self._suspend(spec)
         self._ensure_objects(spec)
-        if foundation.config_ready(spec, self.children.config_map) and self.status.start_time is None:
+        if prerequisites.config_ready(spec, self.children.config_map) and self.status.start_time is None:
             self.update(start_time=self.now)
         launch = self.status.launch
         queued = launch is not None and launch.queued
@@ -130,7 +129,7 @@ class _Round(Creation):
         """Whether the prepared dataset is the one that is asked for."""
         known = find(self.status.conditions, "DatasetReady")
         prepared = self.status.dataset
-        if foundation.claim_replaced(spec, self.children, self.status):
+        if prerequisites.claim_replaced(spec, self.children, self.status):
             return  # Whatever the new claim holds, the preparation finds out.
         if known and known.status == "True" and prepared and prepared.spec_hash == dataset_hash(spec):
             self.dataset = Aspect("True", known.reason, known.message)
@@ -156,14 +155,14 @@ class _Round(Creation):
 
     def _ensure_objects(self, spec: JobSpec) -> None:
         children, policy = self.children, self.options.network_policy
-        for kind, manifest in foundation.missing(self.who, spec, children, self.status, policy):
+        for kind, manifest in prerequisites.missing(self.who, spec, children, self.status, policy):
             self.create(kind, manifest)
-        if children.config_map is not None and not foundation.config_ready(spec, children.config_map):
+        if children.config_map is not None and not prerequisites.config_ready(spec, children.config_map):
             name = children.config_map["metadata"]["name"]
             self.actions.append(Patch("ConfigMap", name, {"data": config_data(spec)}))
-        lost = foundation.own_claim_obstacle(self.who, spec, children, self.status)
-        self.hinder(lost, CLAIM_RECHECK_SECONDS)
-        self.update(claim_uid=foundation.claim_uid(spec, children, self.status))
+        lost = prerequisites.own_claim_blocker(self.who, spec, children, self.status)
+        self.block(lost, CLAIM_RECHECK_SECONDS)
+        self.update(claim_uid=prerequisites.claim_uid(spec, children, self.status))
 
     # ------------------------------------------------------------------ the gang
 
@@ -225,7 +224,7 @@ class _Round(Creation):
         return hang(self.status, report, self.status.attempt, self.now, self.options.progress_interval)
 
     def _move(self, gang: Gang, spec: JobSpec) -> Plan | None:
-        """Begin anew with more or fewer nodes, or let go of room that is too small; else mind spare pods."""
+        """Resize the gang or release a partly placed one; otherwise maintain the placeholder pods."""
         if gang.role != "worker":
             return None
         for decide_move in (elastic.resize, partial(placement.release, self.who.uid)):
@@ -234,12 +233,12 @@ class _Round(Creation):
             if move is not None:
                 self.update(**move.changes)
                 return self._begin_anew(gang, move.reason, move.message)
-        indexes, wake = elastic.spares(spec, self.status, gang, self.now)
+        indexes, wake = elastic.placeholders(spec, self.status, gang, self.now)
         self.wake(wake)
-        self.stop(pod for pod in gang.spares if pod.index not in indexes)
-        there = {pod.index for pod in gang.spares}
+        self.stop(pod for pod in gang.placeholders if pod.index not in indexes)
+        there = {pod.index for pod in gang.placeholders}
         return self.create_pods(
-            self.common(gang, spec, "spare"), (index for index in indexes if index not in there), spec
+            self.common(gang, spec, "placeholder"), (index for index in indexes if index not in there), spec
         )
 
     def _startup_overdue(self) -> Plan | None:
@@ -251,7 +250,7 @@ class _Round(Creation):
         since = scheduling.since if scheduling else launch.start_time if launch else None
         if not self.passed(since, limit):
             return None
-        known = (self.obstacle, scheduling)
+        known = (self.blocker, scheduling)
         why = next((each.message for each in known if each), "The pods did not all run.")
         return self.fail("StartupDeadlineExceeded", f"Not running after {limit} s: {why}", None)
 
@@ -277,18 +276,18 @@ class _Round(Creation):
         members = tuple(gang.members.values())
         if launch is not None and launch.avoided_nodes:
             nodes = launch.avoided_nodes
-            wait = badnodes.seconds_to_spare(members, nodes, launch.created_time, self.now)
+            wait = badnodes.seconds_until_reuse(members, nodes, launch.created_time, self.now)
             if wait == 0:
-                self.update(node_failures=badnodes.spare(self.status.node_failures, nodes))
+                self.update(node_failures=badnodes.reuse(self.status.node_failures, nodes))
                 message = (
                     f"No other node has room, so {', '.join(nodes)} may be used in spite of its failures."
                 )
-                return self._begin_anew(gang, "NodeSpared", message)
+                return self._begin_anew(gang, "AvoidedNodeReused", message)
             self.wake(wait)
         if not members:
-            self.hinder(*placement.waiting(self.status, self.now))
-        hindrance, wake = pod_obstacle(members, self.now)
-        self.hinder(hindrance)
+            self.block(*placement.waiting(self.status, self.now))
+        blocker, wake = pod_blocker(members, self.now)
+        self.block(blocker)
         self.wake(wake)
         overdue = self._startup_overdue()
         if overdue is not None:

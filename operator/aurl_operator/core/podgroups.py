@@ -8,7 +8,7 @@ from typing import Any, Final
 from aurl_operator.api.spec import JobSpec
 from aurl_operator.api.status import Role
 from aurl_operator.core.actions import Kind
-from aurl_operator.core.names import Identity, common_labels, owner_reference
+from aurl_operator.core.names import JobRef, common_labels, owner_reference
 
 VOLCANO: Final[Kind] = "PodGroup.scheduling.volcano.sh"
 SCHEDULER_PLUGINS: Final[Kind] = "PodGroup.scheduling.x-k8s.io"
@@ -20,7 +20,7 @@ _API_VERSIONS: Final = {
 
 
 @dataclass(frozen=True)
-class Marks:
+class SchedulingHints:
     """What a provider wants to see on a pod. `scheduler` yields to podTemplate.schedulerName."""
 
     labels: dict[str, str] = field(default_factory=dict)
@@ -33,20 +33,20 @@ def group_name(job: str, attempt: int) -> str:
     return f"{job}-{attempt}"
 
 
-def marks(job: Identity, spec: JobSpec, role: Role, attempt: int, size: int) -> Marks:
+def scheduling_hints(job: JobRef, spec: JobSpec, role: Role, attempt: int, size: int) -> SchedulingHints:
     """Labels, annotations and scheduler of a pod."""
     gangs, group = spec.gang_scheduling, group_name(job.name, attempt)
     match gangs.provider:
         case "Volcano" if role == "worker":
-            return Marks(annotations={"scheduling.k8s.io/group-name": group}, scheduler="volcano")
+            return SchedulingHints(annotations={"scheduling.k8s.io/group-name": group}, scheduler="volcano")
         case "SchedulerPlugins" if role == "worker":
             labels = {"scheduling.x-k8s.io/pod-group": group}
-            return Marks(labels=labels, scheduler="scheduler-plugins-scheduler")
+            return SchedulingHints(labels=labels, scheduler="scheduler-plugins-scheduler")
         case "Kueue":
             queue = {"kueue.x-k8s.io/queue-name": gangs.queue or ""}
             if role != "worker":
-                return Marks(labels=queue)
-            return Marks(
+                return SchedulingHints(labels=queue)
+            return SchedulingHints(
                 labels=queue | {"kueue.x-k8s.io/pod-group-name": group},
                 annotations={
                     "kueue.x-k8s.io/pod-group-total-count": str(size),
@@ -54,10 +54,10 @@ def marks(job: Identity, spec: JobSpec, role: Role, attempt: int, size: int) -> 
                     "kueue.x-k8s.io/retriable-in-group": "false",
                 },
             )
-    return Marks()
+    return SchedulingHints()
 
 
-def pod_group(job: Identity, spec: JobSpec, attempt: int, size: int) -> tuple[Kind, dict[str, Any]] | None:
+def pod_group(job: JobRef, spec: JobSpec, attempt: int, size: int) -> tuple[Kind, dict[str, Any]] | None:
     """The PodGroup of an attempt, None where the provider has none."""
     gangs = spec.gang_scheduling
     body: dict[str, Any] = {"minMember": size}

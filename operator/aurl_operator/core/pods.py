@@ -15,7 +15,7 @@ from aurl_operator.core.names import (
     LABEL_INDEX,
     LABEL_ROLE,
     LABEL_SIZE,
-    Identity,
+    JobRef,
     claim_name,
     common_labels,
     config_map_name,
@@ -24,7 +24,7 @@ from aurl_operator.core.names import (
 )
 from aurl_operator.core.objects import CONFIG_KEY, HTTP_PORT, RENDEZVOUS_PORT
 from aurl_operator.core.parsers import items, mapping
-from aurl_operator.core.podgroups import marks
+from aurl_operator.core.podgroups import scheduling_hints
 from aurl_operator.core.podview import CONTAINER
 
 USER: Final = 65532
@@ -36,9 +36,9 @@ _HOLD: Final = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys
 _COMMANDS: Final[dict[Role, list[str]]] = {
     "prepare": ["aurl-trainer", "launch", "prepare"],
     "worker": ["aurl-trainer", "launch", "train"],
-    "spare": ["python3", "-c", _HOLD],
+    "placeholder": ["python3", "-c", _HOLD],
 }
-_SPARE_GRACE_SECONDS: Final = 5
+_PLACEHOLDER_GRACE_SECONDS: Final = 5
 #: What may stand in a node affinity; a status that somebody wrote into must not make pods invalid.
 _LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
@@ -65,11 +65,11 @@ class Attempt:
     avoided_nodes: tuple[str, ...] = ()
 
 
-def build_pod(job: Identity, spec: JobSpec, attempt: Attempt, index: int) -> dict[str, Any]:
+def build_pod(job: JobRef, spec: JobSpec, attempt: Attempt, index: int) -> dict[str, Any]:
     """One pod of a job."""
-    overlay, spare = spec.pod_template, attempt.role == "spare"
-    grace = _SPARE_GRACE_SECONDS if spare else spec.run_policy.termination_grace_period_seconds
-    wanted = marks(job, spec, attempt.role, attempt.number, attempt.size)
+    overlay, placeholder = spec.pod_template, attempt.role == "placeholder"
+    grace = _PLACEHOLDER_GRACE_SECONDS if placeholder else spec.run_policy.termination_grace_period_seconds
+    wanted = scheduling_hints(job, spec, attempt.role, attempt.number, attempt.size)
     pod_spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -114,7 +114,7 @@ def build_pod(job: Identity, spec: JobSpec, attempt: Attempt, index: int) -> dic
     }
 
 
-def _container(job: Identity, spec: JobSpec, attempt: Attempt, index: int) -> dict[str, Any]:
+def _container(job: JobRef, spec: JobSpec, attempt: Attempt, index: int) -> dict[str, Any]:
     return {
         "name": CONTAINER,
         "image": attempt.image,
@@ -145,7 +145,7 @@ def _container(job: Identity, spec: JobSpec, attempt: Attempt, index: int) -> di
     }
 
 
-def _environment(job: Identity, spec: JobSpec, attempt: Attempt, index: int) -> list[dict[str, Any]]:
+def _environment(job: JobRef, spec: JobSpec, attempt: Attempt, index: int) -> list[dict[str, Any]]:
     workers = attempt.role == "worker"
     values = {
         "AURL_JOB_NAME": job.name,
@@ -195,7 +195,7 @@ def _resources(spec: JobSpec, role: Role) -> dict[str, dict[str, Quantity]]:
     return {kind: values for kind, values in chosen.items() if values}
 
 
-def _volumes(job: Identity, spec: JobSpec) -> list[dict[str, Any]]:
+def _volumes(job: JobRef, spec: JobSpec) -> list[dict[str, Any]]:
     claim = spec.storage.claim_name or claim_name(job.name)
     # Memory volumes count against the memory limit, which bounds them anyway.
     shared_memory = spec.resources_per_node.limits.get("memory", "1Gi")

@@ -8,8 +8,8 @@ from typing import Any
 from aurl_operator.api.spec import JobSpec
 from aurl_operator.api.status import JobStatus
 from aurl_operator.core.actions import Children, Kind
-from aurl_operator.core.conditions import Obstacle
-from aurl_operator.core.names import Identity, claim_name
+from aurl_operator.core.conditions import Blocker
+from aurl_operator.core.names import JobRef, claim_name
 from aurl_operator.core.objects import (
     build_claim,
     build_config_map,
@@ -22,7 +22,7 @@ from aurl_operator.core.parsers import dig, mapping, text
 
 
 def missing(
-    who: Identity, spec: JobSpec, children: Children, status: JobStatus, network_policy: bool
+    who: JobRef, spec: JobSpec, children: Children, status: JobStatus, network_policy: bool
 ) -> Iterator[tuple[Kind, dict[str, Any]]]:
     """The objects to create. A claim that once was there is not: its data would silently be gone."""
     if children.config_map is None:
@@ -63,9 +63,7 @@ def claim_replaced(spec: JobSpec, children: Children, status: JobStatus) -> bool
     return status.claim_uid is not None and claim_uid(spec, children, status) != status.claim_uid
 
 
-def own_claim_obstacle(
-    who: Identity, spec: JobSpec, children: Children, status: JobStatus
-) -> Obstacle | None:
+def own_claim_blocker(who: JobRef, spec: JobSpec, children: Children, status: JobStatus) -> Blocker | None:
     """Whether the claim that was made for the job, and with it all of its work, is lost or about to be."""
     if spec.storage.claim_template is None:
         return None
@@ -75,36 +73,36 @@ def own_claim_obstacle(
             return None  # It is being created; a refusal is told as such.
         saved = status.last_checkpoint
         lost = f"the dataset and the checkpoint of step {saved.step}" if saved else "what the job had saved"
-        return Obstacle(
+        return Blocker(
             "ClaimLost",
             f"PersistentVolumeClaim {name!r} was deleted and with it {lost}; restore a claim of that name, "
             "or delete the job and create it again to begin anew.",
         )
     if dig(claim, "metadata", "deletionTimestamp"):
-        return Obstacle(
+        return Blocker(
             "ClaimLost",
             f"PersistentVolumeClaim {name!r} is being deleted and vanishes with the pods that still use it; "
             "copy from the pods what is to be kept.",
         )
-    return _volume_obstacle(claim)
+    return _volume_blocker(claim)
 
 
-def named_claim_obstacle(who: Identity, spec: JobSpec, children: Children) -> Obstacle | None:
+def named_claim_blocker(who: JobRef, spec: JobSpec, children: Children) -> Blocker | None:
     """Whether the claim that the user named can be used. It is known only while pods are waited for."""
     name = spec.storage.claim_name
     if name is None:
         return None
     if children.named_claim is None:
-        return Obstacle(
+        return Blocker(
             "ClaimNotFound",
             f"spec.storage.claimName names the PersistentVolumeClaim {name!r}, which does not exist in "
             f"namespace {who.namespace!r}; create it or use claimTemplate.",
         )
-    return _volume_obstacle(children.named_claim)
+    return _volume_blocker(children.named_claim)
 
 
-def _volume_obstacle(claim: Mapping[str, Any]) -> Obstacle | None:
+def _volume_blocker(claim: Mapping[str, Any]) -> Blocker | None:
     if dig(claim, "status", "phase") != "Lost":
         return None
     name = text(dig(claim, "metadata", "name"))
-    return Obstacle("ClaimLost", f"The volume of PersistentVolumeClaim {name!r} is lost.")
+    return Blocker("ClaimLost", f"The volume of PersistentVolumeClaim {name!r} is lost.")

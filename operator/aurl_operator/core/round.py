@@ -10,9 +10,9 @@ from aurl_operator.api.spec import RunPolicy
 from aurl_operator.api.status import Failure, FailureClass, JobStatus, Nodes, State
 from aurl_operator.core.actions import Action, Children, Create, Delete, Kind, Options, Plan
 from aurl_operator.core.cleanup import clean_up
-from aurl_operator.core.conditions import Aspect, Obstacle, derive, merge
-from aurl_operator.core.gang import dismiss, is_record, refusal_obstacle, retry_at
-from aurl_operator.core.names import Identity
+from aurl_operator.core.conditions import Aspect, Blocker, derive, merge
+from aurl_operator.core.gang import dismiss, is_record, refusal_blocker, retry_at
+from aurl_operator.core.names import JobRef
 from aurl_operator.core.podview import PodView
 from aurl_operator.core.progress import ProgressReport
 from aurl_operator.core.transitions import transitions
@@ -23,7 +23,7 @@ class Round:
 
     def __init__(
         self,
-        who: Identity,
+        who: JobRef,
         status: JobStatus,
         pods: list[PodView],
         children: Children,
@@ -35,7 +35,7 @@ class Round:
         self.pods, self.children, self.progress = pods, children, progress
         self.now, self.options = now, options
         self.actions: list[Action] = []
-        self.obstacle: Obstacle | None = None
+        self.blocker: Blocker | None = None
         self.wakes: list[float] = []
         self.dataset = Aspect("Unknown", "NotPrepared", "The dataset has not been prepared yet.")
         self.policy = RunPolicy()
@@ -47,10 +47,10 @@ class Round:
         """Change fields of the new status."""
         self.status = self.status.model_copy(update=changes)
 
-    def hinder(self, obstacle: Obstacle | None, recheck: float | None = None) -> None:
+    def block(self, blocker: Blocker | None, recheck: float | None = None) -> None:
         """Note what stands in the way; the first one is told. `recheck`: seconds until to look again."""
-        if obstacle is not None:
-            self.obstacle = self.obstacle or obstacle
+        if blocker is not None:
+            self.blocker = self.blocker or blocker
             self.wake(recheck)
 
     def wake(self, seconds: float | None) -> None:
@@ -74,7 +74,7 @@ class Round:
         name = manifest["metadata"]["name"]
         refusal = self.children.refusals.get(name)
         if refusal is not None:
-            self.hinder(refusal_obstacle(kind, name, refusal))
+            self.block(refusal_blocker(kind, name, refusal))
             wait = (retry_at(refusal) - self.now).total_seconds()
             if wait > 0:
                 self.wake(wait)
@@ -100,7 +100,7 @@ class Round:
         failed: FailureClass | None = None,
     ) -> Plan:
         """The plan; `reason` and `message` explain the state."""
-        aspects = derive(state, reason, message, self.dataset, self.obstacle)
+        aspects = derive(state, reason, message, self.dataset, self.blocker)
         conditions = merge(self.old.conditions, aspects, self.who.generation, self.now)
         self.update(state=state, conditions=conditions, observed_generation=self.who.generation)
         return Plan(
@@ -131,7 +131,7 @@ class Round:
         return self.fail(reason, message, failure)
 
     def _end(self, state: State, reason: str, message: str, failed: FailureClass | None) -> Plan:
-        self.obstacle = None
+        self.blocker = None
         nodes = Nodes(desired=self.status.nodes.desired, ready=0)
         self.update(completion_time=self.now, nodes=nodes, replicas=0)
         ended = [action for action in self.actions if isinstance(action, Delete)]

@@ -35,10 +35,10 @@ def transitions(old: JobStatus, new: JobStatus) -> tuple[Event, ...]:
                 f"Rank {straggler.rank}{where} is slower than its peers, which wait for it in every step."
             )
             events.append(Event("Warning", "Straggler", message))
-    spared = {entry.node for entry in new.node_failures if entry.spared}
-    for node in sorted(spared - {entry.node for entry in old.node_failures if entry.spared}):
+    reused = {entry.node for entry in new.node_failures if entry.reused}
+    for node in sorted(reused - {entry.node for entry in old.node_failures if entry.reused}):
         message = f"Node {node} failed the job before, but the pods find no other: it is used again."
-        events.append(Event("Warning", "NodeSpared", message))
+        events.append(Event("Warning", "AvoidedNodeReused", message))
     chosen, known = (set(status.launch.avoided_nodes) if status.launch else set() for status in (new, old))
     if chosen - known:
         names = ", ".join(sorted(chosen))

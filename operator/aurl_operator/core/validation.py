@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from aurl_operator.api.base import QUANTITY_PATTERN
 from aurl_operator.api.spec import ExtraVolume, JobSpec, PodTemplate, Resources
-from aurl_operator.core.names import RESERVED_PREFIX, Identity, name_problem
+from aurl_operator.core.names import RESERVED_PREFIX, JobRef, name_problem
 from aurl_operator.core.parsers import text
 from aurl_operator.core.problems import Problem
 
@@ -40,7 +40,7 @@ def parse_spec(raw: object) -> tuple[JobSpec | None, tuple[Problem, ...]]:
         return None, (Problem("spec", "is nested too deeply"),)
 
 
-def check_spec(job: Identity, spec: JobSpec, check_config: ConfigCheck) -> tuple[Problem, ...]:
+def check_spec(job: JobRef, spec: JobSpec, check_config: ConfigCheck) -> tuple[Problem, ...]:
     """Everything that the types cannot say; empty if the specification is sound."""
     problems: list[Problem] = []
     name = name_problem(job.name, spec.elastic.max_nodes if spec.elastic else spec.num_nodes)

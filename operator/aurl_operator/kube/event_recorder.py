@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from aurl_operator.api.base import API_VERSION, KIND, format_time
 from aurl_operator.core.actions import ENDING, Event
-from aurl_operator.core.names import MANAGER, Identity
+from aurl_operator.core.names import MANAGER, JobRef
 from aurl_operator.kube.client import ApiError, Client, Unreachable
 
 log = logging.getLogger(__name__)
@@ -40,9 +40,9 @@ class EventRecorder:
         self._client = client
         self._series: OrderedDict[tuple[str, str, str], _Series] = OrderedDict()
         self._writing = False
-        self._queue: asyncio.Queue[tuple[Identity, str, Event]] = asyncio.Queue(_QUEUE)
+        self._queue: asyncio.Queue[tuple[JobRef, str, Event]] = asyncio.Queue(_QUEUE)
 
-    def record(self, job: Identity, resource_version: str, event: Event) -> None:
+    def record(self, job: JobRef, resource_version: str, event: Event) -> None:
         """Have an event written soon."""
         try:
             self._queue.put_nowait((job, resource_version, event))
@@ -72,7 +72,7 @@ class EventRecorder:
             finally:
                 self._writing = False
 
-    async def _write_patiently(self, job: Identity, resource_version: str, event: Event) -> None:
+    async def _write_patiently(self, job: JobRef, resource_version: str, event: Event) -> None:
         """Write one event; what an outage of the API server keeps from being written is tried again."""
         for delay in RETRY_SECONDS:
             try:
@@ -85,7 +85,7 @@ class EventRecorder:
                 return
         await self._write(job, resource_version, event)
 
-    async def _write(self, job: Identity, resource_version: str, event: Event) -> None:
+    async def _write(self, job: JobRef, resource_version: str, event: Event) -> None:
         now = datetime.now(UTC)
         key = (job.uid, event.reason, event.message)
         series = self._series.get(key)
@@ -111,7 +111,7 @@ class EventRecorder:
         series.written = now
 
     async def _create(
-        self, job: Identity, resource_version: str, event: Event, series: _Series, now: datetime
+        self, job: JobRef, resource_version: str, event: Event, series: _Series, now: datetime
     ) -> bool:
         """Create the Event; False where an earlier run of the operator did so."""
         manifest: dict[str, Any] = {

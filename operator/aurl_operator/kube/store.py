@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aurl_operator.core.actions import Kind
-from aurl_operator.core.names import Key, identity, owner_uid
+from aurl_operator.core.names import Key, job_ref, owner_uid
 from aurl_operator.core.parsers import dig, integer, text
 
 Object = dict[str, Any]
@@ -36,7 +36,7 @@ class Cache:
 
     def put_job(self, job: Mapping[str, Any]) -> Key | None:
         """Take a version of a job; its key if that was news."""
-        who = identity(job)
+        who = job_ref(job)
         if who is None or who.uid in self._tombstones:
             return None
         key = (who.namespace, who.name)
@@ -51,7 +51,7 @@ class Cache:
 
     def drop_job(self, job: Mapping[str, Any]) -> Key | None:
         """Forget a job that was deleted; its children stay until they are deleted too. Returns its key."""
-        who = identity(job)
+        who = job_ref(job)
         if who is None:
             return None
         self._bury(who.uid)

@@ -16,7 +16,7 @@ PAGE = (CHECKOUT / "docs/troubleshooting.md").read_text()
 SOURCES = sorted((CHECKOUT / "operator/aurl_operator").rglob("*.py"))
 #: What is called with a reason among its arguments.
 GIVEN_TO = {
-    "Acceptance", "Aspect", "Decision", "Event", "Failure", "Move", "Obstacle",
+    "Acceptance", "Aspect", "Decision", "Event", "Failure", "Move", "Blocker",
     "_begin_anew", "_failure", "fail", "fail_user", "finish",
 }  # fmt: skip
 REASON = re.compile(r"[A-Z][a-z]+([A-Z][A-Za-z]+)*|OOMKilled")

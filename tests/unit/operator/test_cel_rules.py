@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aurl_dev.cluster.paths import CHECKOUT
-from aurl_operator.core.names import identity
+from aurl_operator.core.names import job_ref
 from aurl_operator.core.validation import check_spec, parse_spec
 from aurl_operator.crd.resource import CEL_RULES
 from unit.operator.builders import make_job
@@ -45,7 +45,7 @@ def broken(new: dict[str, Any], old: dict[str, Any] | None = None) -> set[str]:
 
 def refused(spec: dict[str, Any]) -> bool:
     """Whether the operator finds fault with a spec."""
-    job = identity(make_job())
+    job = job_ref(make_job())
     typed, problems = parse_spec(spec)
     assert job is not None and typed is not None, problems
     return bool(check_spec(job, typed, lambda dataset, training: ()))

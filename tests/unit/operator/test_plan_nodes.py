@@ -106,10 +106,10 @@ def test_an_avoided_node_is_used_again_when_there_is_no_other() -> None:
     world.all_pods_end()
     world.settle()
     assert excluded(world.pods["bach-2-0"]) == []
-    assert world.events.count("NodeSpared") == 1
+    assert world.events.count("AvoidedNodeReused") == 1
     assert world.status["restarts"] == restarts
     fail_on(world, "only", 1)
-    assert excluded(world.pods["bach-3-0"]) == [], "a spared node is not avoided a second time"
+    assert excluded(world.pods["bach-3-0"]) == [], "a reused node is not avoided a second time"
 
 
 def test_nodes_are_excluded_from_each_alternative_of_the_users_affinity() -> None:

@@ -16,7 +16,7 @@ ELASTIC: Object = {"minNodes": 1, "maxNodes": 4, "growIntervalSeconds": 120}
 
 
 def workers(world: World, role: str = "worker") -> list[str]:
-    """Worker (or spare) pods that are not leaving."""
+    """Worker (or placeholder) pods that are not leaving."""
     return sorted(
         name
         for name, pod in world.pods.items()
@@ -258,26 +258,26 @@ def test_lost_capacity_that_does_not_return_shrinks_the_job_and_it_grows_back() 
     assert (world.status["replicas"], world.status["elasticNodes"]) == (1, 1)
     assert world.status["restarts"]["total"] == 1, "only the lost pod counts"
     forward(world, 119)
-    assert workers(world, "spare") == []
+    assert workers(world, "placeholder") == []
     forward(world, 2)
-    assert workers(world, "spare") == ["bach-2-1"]
+    assert workers(world, "placeholder") == ["bach-2-1"]
     assert violations(world.pods["bach-2-1"]) == ()
     forward(world, 5000)
     assert workers(world) == ["bach-2-0"], "it trains on for as long as there is no room"
     world.place(bach_2_1="node-2")
     forward(world, 1)
     assert workers(world) == ["bach-3-0", "bach-3-1"]
-    assert workers(world, "spare") == []
+    assert workers(world, "placeholder") == []
     assert "elasticNodes" not in world.status
     assert world.status["restarts"]["total"] == 1
     assert world.events.count("Resized") == 2
 
 
-def test_a_spare_pod_that_found_a_node_waits_a_moment_for_the_others() -> None:
+def test_a_placeholder_pod_that_found_a_node_waits_a_moment_for_the_others() -> None:
     world = running(elastic(1))
     world.job["spec"]["numNodes"] = 3
     world.settle()
-    assert workers(world, "spare") == ["bach-0-1", "bach-0-2"], "a raised numNodes is asked for at once"
+    assert workers(world, "placeholder") == ["bach-0-1", "bach-0-2"], "a raised numNodes is asked for at once"
     world.place(bach_0_2="node-2")
     scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": world.now.isoformat()}
     world.pods["bach-0-2"]["status"]["conditions"] = [scheduled]
@@ -342,14 +342,14 @@ def test_an_edit_in_the_middle_of_creation_never_mixes_sizes() -> None:
     assert len(sizes) <= 1
 
 
-def test_spare_pods_go_with_the_end_of_the_job() -> None:
+def test_placeholder_pods_go_with_the_end_of_the_job() -> None:
     world = running(make_job(numNodes=1, elastic=ELASTIC, runPolicy={"cleanPodPolicy": "None"}))
     world.job["spec"]["numNodes"] = 2
     world.settle()
-    assert workers(world, "spare") == ["bach-0-1"]
+    assert workers(world, "placeholder") == ["bach-0-1"]
     world.run("bach-0-1")
     world.pods["bach-0-1"]["spec"].pop("nodeName")
     world.succeed("bach-0-0", TRAINED)
     world.settle()
     assert world.state == "Succeeded"
-    assert workers(world, "spare") == []
+    assert workers(world, "placeholder") == []

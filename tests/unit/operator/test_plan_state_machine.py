@@ -97,7 +97,7 @@ class Cluster(RuleBasedStateMachine):
             name
             for name, pod in world.pods.items()
             if pod["status"]["phase"] == "Failed"
-            and pod["metadata"]["labels"]["aurl.ai/role"] != "spare"
+            and pod["metadata"]["labels"]["aurl.ai/role"] != "placeholder"
             and int(pod["metadata"]["labels"]["aurl.ai/attempt"]) >= world.status.get("attempt", 0)
             and not ("-prepare-" in name and world.status.get("dataset"))
         }
@@ -176,7 +176,7 @@ class Cluster(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_pod_succeeds(self, data: Any) -> None:
         name = self.some_pod(data, "Running")
-        if name and self.world.pods[name]["metadata"]["labels"]["aurl.ai/role"] != "spare":
+        if name and self.world.pods[name]["metadata"]["labels"]["aurl.ai/role"] != "placeholder":
             self.world.succeed(name, PREPARED if "-prepare-" in name else TRAINED)
 
     @rule(data=st.data(), failure=st.sampled_from(FAILURES))
@@ -318,7 +318,10 @@ class Cluster(RuleBasedStateMachine):
         for name, pod in world.pods.items():
             if pod["status"]["phase"] == "Pending":
                 world.run(name)
-            elif pod["status"]["phase"] == "Running" and pod["metadata"]["labels"]["aurl.ai/role"] != "spare":
+            elif (
+                pod["status"]["phase"] == "Running"
+                and pod["metadata"]["labels"]["aurl.ai/role"] != "placeholder"
+            ):
                 world.succeed(name, PREPARED if "-prepare-" in name else TRAINED)
 
 

@@ -129,7 +129,7 @@ def breaches(pod: Object) -> list[str]:
         "ports": all("hostPort" not in port for port in container["ports"]),
         "apparmor": all(v == "runtime/default" or v.startswith("localhost/") for v in apparmor),
         "seccomp annotations": "seccomp" not in str(pod["metadata"].get("annotations")),
-        "owner": pod["metadata"]["labels"]["aurl.ai/role"] in ("prepare", "worker", "spare"),
+        "owner": pod["metadata"]["labels"]["aurl.ai/role"] in ("prepare", "worker", "placeholder"),
     }
     return [name for name, kept in rules.items() if not kept]
 
@@ -142,7 +142,7 @@ def check_pods(world: World, seen: Counter[str]) -> None:
 
 
 def lives(spec: Object, seen: Counter[str]) -> None:
-    """Carry a job as far as it comes: to its preparation, its workers and, shrunk, its spare pods."""
+    """Carry a job as far as it comes: to its preparation, its workers and, shrunk, its placeholder pods."""
     world = World(make_job(**spec))
     world.settle()
     check_pods(world, seen)
@@ -174,7 +174,7 @@ def test_every_pod_of_any_specification_is_restricted() -> None:
 
     any_specification()
     # It is no test where all is refused, or nothing is.
-    assert min(seen[kind] for kind in ("prepare", "worker", "spare", "refused")) >= 5, seen
+    assert min(seen[kind] for kind in ("prepare", "worker", "placeholder", "refused")) >= 5, seen
 
 
 def test_what_a_pod_may_not_have_cannot_be_asked_for() -> None:

@@ -83,7 +83,7 @@ def test_a_pod_without_a_node_is_told_once_that_has_lasted(
     world.settle()
     world.cannot_be_scheduled("bach-prepare-0", None if since is None else after(since))
     world.settle()
-    assert world.condition("Stalled") == (("True", "Unschedulable") if told else ("False", "NoObstacle"))
+    assert world.condition("Stalled") == (("True", "Unschedulable") if told else ("False", "NotBlocked"))
     assert world.last.requeue_after == wake
     world.run("bach-prepare-0")
     world.settle()
@@ -152,7 +152,7 @@ def test_pods_wait_for_their_network_policy(wanted: bool) -> None:
     world.settle()
     assert world.network_policy is None
     assert bool(world.pods) != wanted
-    assert world.condition("Stalled") == (("True", "AdmissionDenied") if wanted else ("False", "NoObstacle"))
+    assert world.condition("Stalled") == (("True", "AdmissionDenied") if wanted else ("False", "NotBlocked"))
 
 
 def test_startup_deadline_counts_until_all_run_and_not_after() -> None:
