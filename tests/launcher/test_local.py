@@ -53,12 +53,12 @@ def test_an_interrupted_training_saves_and_the_same_command_continues(workplace:
         "a few steps",
         lambda: (log.exists() and "step=3 " in log.read_text()) or interrupted.poll() is not None,
     )
-    (url,) = re.findall("watch it at (http://[^ ]+/) ", output.read_text())  # of both roles
+    (url,) = re.findall("job page: (http://[^ ]+/) ", output.read_text())  # of both roles
     with urllib.request.urlopen(url, timeout=10) as page:
         assert b"<title>Aurl job</title>" in page.read()
     interrupted.send_signal(signal.SIGINT)
     assert interrupted.wait(DEADLINE) == 143, output.read_text()
-    assert "the same command continues from the last checkpoint" in output.read_text()
+    assert "run the same command again to resume from the last checkpoint" in output.read_text()
     assert "FilesDropped: 1 of 9 files could not be used: broken.mid" in output.read_text()
     (saved,) = (job / "checkpoints").glob("step-*")
     step = int(saved.name.removeprefix("step-"))

@@ -150,7 +150,7 @@ def test_the_page_of_a_job_that_has_ended_comes_from_its_directory(start: Start)
         [*command, str(launcher.folder)], env=clean_environment(), capture_output=True, text=True
     )
     assert nowhere.returncode == 2
-    assert "holds no history.json; name the directory" in nowhere.stderr
+    assert "has no history.json; pass the directory" in nowhere.stderr
 
 
 def test_the_page_answers_when_a_rank_is_dead_and_nobody_has_noticed(start: Start) -> None:

@@ -143,7 +143,7 @@ def test_the_average_of_the_last_checkpoints(
         assert tensor.equal(expected)
     assert json_of(capsys, "sample", "--checkpoint", tmp_path / "mean", "--count", 1)["step"] == 12
     complaint = output_of(capsys, "checkpoints", *arguments, tmp_path / "more", "--last", 4, code=2)
-    assert "has 3 healthy checkpoints and 4 are needed" in complaint
+    assert "has 3 undamaged checkpoints; 4 are needed" in complaint
     assert not (tmp_path / "more").exists()
 
 

@@ -259,15 +259,7 @@ class JobFile(Config):
 
         Raises UserError with one line per fault, each with its path in the file.
         """
-        try:
-            document = yaml.safe_load(path.read_text())
-        except OSError as error:
-            raise UserError(f"The job file {path} cannot be read: {error.strerror or error}.") from error
-        except yaml.YAMLError as error:
-            raise UserError(
-                f"The job file {path} is not valid YAML: {' '.join(str(error).split())}."
-            ) from error
-        return cls.parse(document, str(path))
+        return cls.parse(read_document(path), str(path))
 
     @classmethod
     def parse(cls, document: Any, origin: str) -> JobFile:
@@ -285,3 +277,13 @@ class JobFile(Config):
             return cls.model_validate(document)
         except ValidationError as error:
             raise UserError(f"The job file {origin} is not valid.\n{explain(error, root)}") from error
+
+
+def read_document(path: Path) -> Any:
+    """Load the YAML of a job file, not yet validated. Raises UserError if it cannot be read or parsed."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"The job file {path} cannot be read: {error.strerror or error}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The job file {path} is not valid YAML: {' '.join(str(error).split())}.") from error

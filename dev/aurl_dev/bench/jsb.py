@@ -16,8 +16,8 @@ from typing import Any
 from aurl_dev.bench import result
 from aurl_dev.bench.chorale_floor import informed_five_gram_nats
 from aurl_trainer.checkpoint.manager import CheckpointManager
-from aurl_trainer.cli import local
 from aurl_trainer.cli.jobfile import read_job
+from aurl_trainer.cli.main import run as aurl_trainer
 from aurl_trainer.data.loader import Loader
 from aurl_trainer.data.shards import Dataset
 from aurl_trainer.evaluation.likelihood import likelihood
@@ -32,16 +32,18 @@ PUBLISHED = {"NoPE": 1.163, "RoPE, 6 layers of 256": 0.5081, "PoPE": 0.4889, "be
 
 def run(data: Path, output: Path, changes: list[str]) -> dict[str, Any]:
     """Train and evaluate; raises SystemExit when the training fails."""
-    job = read_job(JOB, [f"dataset.source.raster.path={data.absolute()}", *changes])
+    changes = [f"dataset.source.raster.path={data.absolute()}", *changes]
+    training = read_job(JOB, changes).config.training
     shutil.rmtree(output, ignore_errors=True)
     begin = time.perf_counter()
-    code = local.train(job, output, http_port=0, verbose=False)
+    overrides = [word for change in changes for word in ("--set", change)]
+    code = aurl_trainer(["train", "--job", str(JOB), "--output", str(output), *overrides])
     if code:
         raise SystemExit(code)
     seconds = time.perf_counter() - begin
     newest, _ = CheckpointManager(output / "checkpoints").latest()
     assert newest is not None  # a training that succeeds saves its last step
-    saved, training = from_checkpoint(newest), job.config.training
+    saved = from_checkpoint(newest)
     dataset = Dataset.open(output / "dataset" / saved.identity["dataset"])
     device = choose_device(training.device, 0, 1)
     model = saved.model().to(device)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from aurl_trainer.cli.command import Command
+from aurl_trainer.cli.commands import COMMANDS
 from aurl_trainer.cli.main import run
 
 BARE: dict[str, Any] = {"dataset": {"source": {"directory": {"path": "midi"}}}, "training": {"steps": 200}}
@@ -32,7 +36,7 @@ WHOLE: dict[str, Any] = {
             "spec.numNodes: must be an integer",
         ),
         (yaml.safe_dump(BARE), ["steps=3"], "--set steps=3"),
-        (yaml.safe_dump(BARE), ["training.steps.x=3"], "training.steps holds no keys"),
+        (yaml.safe_dump(BARE), ["training.steps.x=3"], "training.steps has no keys"),
         (yaml.safe_dump(BARE), ["training.steps=["], "the value is not valid YAML"),
     ],
 )
@@ -81,3 +85,14 @@ def test_a_job_without_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture
     assert run(["checkpoints", action, "--job-dir", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"checkpoints": []}
     assert run(["checkpoints", action, "--job-dir", str(tmp_path / "nope")]) == 2
+
+
+def _leaves(commands: Sequence[Command]) -> Iterator[Command]:
+    for command in commands:
+        yield from _leaves(command.actions) if command.actions else [command]
+
+
+@pytest.mark.parametrize("command", list(_leaves(COMMANDS)), ids=lambda command: command.run)
+def test_every_command_names_a_function(command: Command) -> None:
+    module, _, function = command.run.partition(":")
+    assert callable(getattr(importlib.import_module(f"aurl_trainer.cli.{module}"), function))

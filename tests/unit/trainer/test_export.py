@@ -63,7 +63,7 @@ def test_damaged_checkpoints_are_named_and_left_out(
     command = ["checkpoints", "average", "--job-dir", str(tmp_path), "--last", "2", "--output"]
     assert run([*command, str(tmp_path / "mean")]) == 0
     printed = capsys.readouterr()
-    assert "skipped: step-00000003/state.json" in printed.err
+    assert "skipping a damaged checkpoint: step-00000003/state.json" in printed.err
     assert open_model(tmp_path / "mean").weights["weight"].tolist() == [1.5] * 3
 
 

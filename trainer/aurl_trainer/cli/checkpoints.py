@@ -18,14 +18,8 @@ from aurl_trainer.export.saved_model import SavedModel, from_checkpoint, open_mo
 WIDEST_VALUE = 60
 
 
-def run(options: argparse.Namespace) -> int:
-    """Do what `options.action` says and return the exit code."""
-    actions = {"list": look, "verify": look, "export": export, "average": export_average, "diff": diff}
-    return actions[options.action](options)
-
-
-def look(options: argparse.Namespace) -> int:
-    """List or verify the checkpoints of a job's directory; 1 when one is damaged."""
+def show(options: argparse.Namespace, *, verified: bool = False) -> int:
+    """List the checkpoints of a job; returns 1 if one is damaged."""
     manager = _manager(options.job_dir)
     checkpoints = manager.all()
     best = {checkpoint.step for checkpoint in manager.best(checkpoints)[:1]}
@@ -33,7 +27,7 @@ def look(options: argparse.Namespace) -> int:
     for checkpoint in checkpoints:
         entry: dict[str, Any] = {"step": checkpoint.step, "path": str(checkpoint.path)}
         try:
-            if options.action == "verify":
+            if verified:
                 manager.verify(checkpoint)
             files = checkpoint.read_json("manifest.json")["files"]
             entry["sha256"] = files["model.safetensors"]["sha256"]
@@ -47,26 +41,31 @@ def look(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"checkpoints": entries}))
     else:
-        _print_list(entries, manager.directory, verified=options.action == "verify")
+        _print_list(entries, manager.directory, verified=verified)
     return 1 if any(entry["damage"] for entry in entries) else 0
 
 
+def verify(options: argparse.Namespace) -> int:
+    """List the checkpoints of a job, checking every file against its sha256; returns 1 if one is damaged."""
+    return show(options, verified=True)
+
+
 def export(options: argparse.Namespace) -> int:
-    """Write one checkpoint as a folder that needs no job around it."""
+    """Write one checkpoint as a self-contained directory."""
     if options.checkpoint is not None:
         model = open_model(options.checkpoint, options.weights)
     else:
-        model = from_checkpoint(_healthy(options.job_dir, 1)[0], options.weights)
+        model = from_checkpoint(_undamaged(options.job_dir, 1)[0], options.weights)
     return _write(model, options.output)
 
 
 def export_average(options: argparse.Namespace) -> int:
-    """Write the mean of the last checkpoints as such a folder."""
-    return _write(average(_healthy(options.job_dir, options.last), options.weights), options.output)
+    """Write the mean of the newest checkpoints as a self-contained directory."""
+    return _write(average(_undamaged(options.job_dir, options.last), options.weights), options.output)
 
 
 def diff(options: argparse.Namespace) -> int:
-    """Print what differs between two checkpoints or exports; 1 when anything does."""
+    """Print the differences between two checkpoints or exports; returns 1 if there are any."""
     found = compare(options.a, options.b)
     if options.json:
         print(json.dumps(found.to_json()))
@@ -81,8 +80,11 @@ def _manager(job_dir: Path) -> CheckpointManager:
     return CheckpointManager(job_dir.absolute() / "checkpoints")
 
 
-def _healthy(job_dir: Path, count: int) -> list[Checkpoint]:
-    """Return the newest `count` checkpoints that pass verification, oldest first. Raises UserError."""
+def _undamaged(job_dir: Path, count: int) -> list[Checkpoint]:
+    """Return the newest `count` checkpoints that pass verification, oldest first.
+
+    Raises UserError if there are fewer.
+    """
     manager, found = _manager(job_dir), list[Checkpoint]()
     for checkpoint in reversed(manager.all()):
         if len(found) == count:
@@ -91,9 +93,9 @@ def _healthy(job_dir: Path, count: int) -> list[Checkpoint]:
             manager.verify(checkpoint)
             found.append(checkpoint)
         except DamagedCheckpointError as error:
-            print(f"aurl-trainer: skipped: {error}", file=sys.stderr)
+            print(f"aurl-trainer: skipping a damaged checkpoint: {error}", file=sys.stderr)
     if len(found) < count:
-        raise UserError(f"{manager.directory} has {len(found)} healthy checkpoints and {count} are needed.")
+        raise UserError(f"{manager.directory} has {len(found)} undamaged checkpoints; {count} are needed.")
     return found[::-1]
 
 
@@ -106,16 +108,17 @@ def _write(model: SavedModel, output: Path) -> int:
 
 def _print_list(entries: list[dict[str, Any]], directory: Path, *, verified: bool) -> None:
     if not entries:
-        print(f"no complete checkpoint in {directory}", file=sys.stderr)
+        print(f"no complete checkpoints in {directory}", file=sys.stderr)
     for entry in entries:
         if entry["damage"]:
             print(f"step {entry['step']:>9}  DAMAGED  {entry['damage']}")
             continue
         loss = entry["validation_loss"]
-        told = "" if loss is None else f"validation {loss:.4f}{' best' if entry['best'] else '     '}  "
+        best = " best" if entry["best"] else "     "
+        validation = "" if loss is None else f"validation {loss:.4f}{best}  "
         print(
-            f"step {entry['step']:>9}  {'verified  ' * verified}{entry['bytes'] / 2**20:8.1f} MiB  {told}"
-            f"sha256 {entry['sha256'][:16]}…  {entry['path']}"
+            f"step {entry['step']:>9}  {'verified  ' * verified}{entry['bytes'] / 2**20:8.1f} MiB  "
+            f"{validation}sha256 {entry['sha256'][:16]}…  {entry['path']}"
         )
 
 

@@ -1,11 +1,11 @@
-"""`aurl-trainer config`, `explain` and `schema`: the configuration, checked, explained and as a schema."""
+"""`aurl-trainer config`, `explain` and `schema`: the configuration validated, documented and as a schema."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import textwrap
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -22,23 +22,25 @@ _BOUNDS = (
 )  # fmt: skip
 
 
-def show(path: Path, changes: Sequence[str]) -> int:
-    """Check a job file and print its configuration with all defaults, as a bare file."""
-    print(
-        yaml.safe_dump(resolved(read_job(path, changes).config), sort_keys=False, allow_unicode=True), end=""
-    )
+def show(options: argparse.Namespace) -> int:
+    """Validate a job file and print its configuration with all defaults, as a bare file."""
+    configuration = resolved(read_job(options.job, options.changes).config)
+    print(yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True), end="")
     return 0
 
 
-def schema() -> int:
+def schema(_options: argparse.Namespace) -> int:
     """Print the JSON schema of `dataset` and `training`."""
     print(json.dumps(job_schema(), indent=2, ensure_ascii=False))
     return 0
 
 
-def explain(key: str) -> int:
-    """Print type, default, bounds and meaning of `key` and those under it; UserError when there is none."""
-    key = key.removeprefix("spec.")
+def explain(options: argparse.Namespace) -> int:
+    """Print type, default, bounds and description of a key and of those below it.
+
+    Raises UserError if the key does not exist.
+    """
+    key = options.key.removeprefix("spec.")
     found = False
     for root, root_schema in job_schema().items():
         for path, entry in walk(root_schema, root_schema, root):
@@ -47,12 +49,12 @@ def explain(key: str) -> int:
                 print(f"{path}  ({describe_type(entry, root_schema)})")
                 print(textwrap.indent(textwrap.fill(describe(entry, root_schema), 100), "    "))
     if not found:
-        raise UserError(f"There is no key {key!r}; `aurl-trainer explain` lists all of them.")
+        raise UserError(f"The key {key!r} does not exist; `aurl-trainer explain` lists all keys.")
     return 0
 
 
 def job_schema() -> dict[str, Any]:
-    """Return the JSON schemas of `dataset` and `training`, as pydantic makes them, with the keys of YAML."""
+    """Return pydantic's JSON schemas of `dataset` and `training`, with the keys of YAML."""
     return {
         name: model.model_json_schema(by_alias=True)
         for name, model in (("dataset", DatasetConfig), ("training", TrainingConfig))
@@ -60,7 +62,7 @@ def job_schema() -> dict[str, Any]:
 
 
 def walk(schema: dict[str, Any], root: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the path and schema of every key below `schema`; references are followed within `root`."""
+    """Yield path and schema of every key below `schema`, following references into `root`."""
     for name, entry in schema.get("properties", {}).items():
         here = f"{path}.{name}"
         yield here, entry
@@ -71,7 +73,7 @@ def walk(schema: dict[str, Any], root: dict[str, Any], path: str) -> Iterator[tu
 
 
 def describe(entry: dict[str, Any], root: dict[str, Any]) -> str:
-    """Return what a key means; pydantic leaves that to the referenced model where both would say the same."""
+    """Return the description of a key; pydantic omits it where the referenced model has the same one."""
     return str(entry.get("description") or _follow(entry, root).get("description", ""))
 
 

@@ -1,4 +1,4 @@
-"""`aurl-trainer evaluate`: judge a model, as a table or as JSON."""
+"""`aurl-trainer evaluate`: a report on a model, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from aurl_trainer.sampling.config import SamplingConfig
 
 
 def run(options: argparse.Namespace) -> int:
-    """Evaluate a checkpoint or export on the dataset that it was trained on, or on another one."""
+    """Evaluate a checkpoint or export on the dataset it was trained on, or on another one."""
     saved, home = choose_model(options)
     dataset = Dataset.open(options.dataset or home / "dataset" / saved.identity["dataset"])
     if dataset.vocabulary().fingerprint != saved.vocabulary.fingerprint:
-        raise UserError(f"The dataset {dataset.path} has another vocabulary than the model was trained with.")
+        raise UserError(
+            f"The dataset {dataset.path} has a different vocabulary than the model; "
+            "pass one that was prepared with the same dataset.tokenizer."
+        )
     split = _split(dataset, options.split)
     training = saved.configuration["training"]
     context = int(training["contextLength"])
     if options.stride is not None and not 0 < options.stride <= context:
-        raise UserError(f"--stride {options.stride}: it must be from 1 to the context length {context}.")
+        raise UserError(f"--stride {options.stride}: must be from 1 to the context length {context}.")
     sampling = SamplingConfig.model_validate(training["sample"] | {"count": max(0, options.samples)})
     report = {"job": saved.job, "step": saved.step, "weights": saved.kind} | evaluate(
         saved.model(), saved.vocabulary, dataset, sampling, context, split=split, stride=options.stride
@@ -35,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(text + "\n")
         except OSError as error:
-            raise UserError(f"The report cannot be written to {output}: {error.strerror}.") from None
+            raise UserError(f"--output {output}: the report cannot be written: {error.strerror}.") from None
     print(text if options.json else table(report))
     return 0
 
@@ -47,6 +50,6 @@ def _split(dataset: Dataset, wanted: SplitName | None) -> SplitName:
         if tokens[name]:
             return name
     raise UserError(
-        f"The dataset {dataset.path} holds no music in its {' or '.join(order)} split; "
-        "set dataset.split.validationFraction or name another dataset with --dataset."
+        f"The {' or '.join(order)} split of the dataset {dataset.path} is empty; "
+        "set dataset.split.validationFraction or pass another dataset with --dataset."
     )

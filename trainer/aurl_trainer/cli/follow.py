@@ -1,4 +1,4 @@
-"""Shows a running launch to a person: a progress bar on a terminal, a line every few seconds elsewhere."""
+"""Show a running launch: a progress bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 from typing import IO, Any
 
 LINE_INTERVAL = 5.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines when the output is not a terminal."""
 
 BAR_WIDTH = 28
 
 
 class Follower:
-    """Prints what changed since the last `/progress`; each event and checkpoint once."""
+    """Prints what changed since the last `/progress`, each event and checkpoint once."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -34,7 +34,7 @@ class Follower:
         checkpoint = progress["lastCheckpoint"]
         if checkpoint is not None and checkpoint["step"] != self._checkpoint:
             self._checkpoint = checkpoint["step"]
-            self.line(f"  checkpoint of step {checkpoint['step']}: {checkpoint['path']}")
+            self.line(f"  checkpoint at step {checkpoint['step']}: {checkpoint['path']}")
         text = preparation_text(progress) if progress["role"] == "prepare" else training_text(progress)
         if self._terminal:
             columns = shutil.get_terminal_size().columns - 1
@@ -47,7 +47,7 @@ class Follower:
             self._next_line = time.monotonic() + LINE_INTERVAL
 
     def line(self, text: str) -> None:
-        """Print a line of its own."""
+        """Print a line, clearing the bar first."""
         if self._bar_open:
             self._stream.write("\r\x1b[K")
             self._bar_open = False
@@ -55,21 +55,21 @@ class Follower:
         self._stream.flush()
 
     def finish(self, progress: dict[str, Any]) -> None:
-        """Print the last state and end the bar."""
+        """Print the final state and leave the bar."""
         text = preparation_text(progress) if progress["role"] == "prepare" else training_text(progress)
         if self._terminal or text != self._last_text:
             self.line(text)
 
 
 def bar(done: int, total: int | None) -> str:
-    """Return a bar of `BAR_WIDTH` characters; empty while the total is not known."""
+    """Return a bar of `BAR_WIDTH` characters, empty while the total is unknown."""
     share = min(1.0, done / total) if total else 0.0
     filled = round(share * BAR_WIDTH)
     return "█" * filled + "░" * (BAR_WIDTH - filled)
 
 
 def preparation_text(progress: dict[str, Any]) -> str:
-    """Return the preparation's state in one line."""
+    """Return the state of the preparation in one line."""
     preparation = progress["preparation"]
     if preparation is None:
         return "preparing the dataset"
@@ -79,7 +79,7 @@ def preparation_text(progress: dict[str, Any]) -> str:
 
 
 def training_text(progress: dict[str, Any]) -> str:
-    """Return the training's state in one line."""
+    """Return the state of the training in one line."""
     step, total = progress["step"], progress["totalSteps"]
     if total is None:
         return f"{progress['state'].lower()} …"

@@ -1,4 +1,4 @@
-"""Job files as the command line takes them: read, changed by --set, checked, resolved."""
+"""Job files on the command line: read, overridden by --set, validated, resolved."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import yaml
 
-from aurl_trainer.config import JobFile
+from aurl_trainer.config import JobFile, read_document
 from aurl_trainer.errors import UserError
 
 
 @dataclass(frozen=True)
 class LocalJob:
-    """A checked job: its name, its configuration and how many ranks it asks for."""
+    """A validated job: its name, its configuration and its number of ranks."""
 
     name: str
     config: JobFile
@@ -26,9 +26,9 @@ class LocalJob:
 def read_job(path: Path, changes: Sequence[str] = ()) -> LocalJob:
     """Read a job file or a bare file of `dataset` and `training`, and apply `changes` (`training.steps=50`).
 
-    Raises UserError with a sentence per fault, each with its path in the file.
+    Raises UserError with one sentence per error, each with its path in the file.
     """
-    document = _read(path)
+    document = read_document(path)
     whole = isinstance(document, dict) and document.get("kind") == "AurlTrainingJob"
     spec = document.get("spec") if whole else document
     for change in changes:
@@ -41,29 +41,20 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> LocalJob:
 
 
 def resolved(config: JobFile) -> dict[str, Any]:
-    """Return the configuration with every default filled in, under the keys of YAML."""
+    """Return the configuration with all defaults, under the keys of YAML."""
     return config.model_dump(mode="json", by_alias=True)
 
 
 def as_given(config: JobFile) -> dict[str, Any]:
-    """Return the keys that the user has set; a default may depend on whether it was written down."""
+    """Return only the keys the user set; some defaults depend on whether another key was set."""
     return config.model_dump(mode="json", by_alias=True, exclude_unset=True)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"The job file {path} cannot be read: {error.strerror or error}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The job file {path} is not valid YAML: {' '.join(str(error).split())}.") from None
 
 
 def _apply(spec: Any, change: str) -> None:
     key, equals, text = change.partition("=")
     parts = key.removeprefix("spec.").split(".")
     if not equals or parts[0] not in ("dataset", "training") or len(parts) < 2:
-        raise UserError(f"--set {change}: it must be KEY=VALUE with a key such as training.steps.")
+        raise UserError(f"--set {change}: write KEY=VALUE, with a key such as training.steps.")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -72,11 +63,11 @@ def _apply(spec: Any, change: str) -> None:
         ) from None
     for depth, part in enumerate(parts):
         if not isinstance(spec, dict):
-            raise UserError(f"--set {change}: {'.'.join(parts[:depth]) or 'the job file'} holds no keys.")
+            raise UserError(f"--set {change}: {'.'.join(parts[:depth]) or 'the job file'} has no keys.")
         if depth == len(parts) - 1:
             spec[part] = value
         else:
-            # `key:` without anything below it is None in YAML.
+            # YAML reads `key:` with nothing below it as None.
             spec[part] = spec.get(part) if spec.get(part) is not None else {}
             spec = spec[part]
 
@@ -91,5 +82,5 @@ def _count(path: Path, spec: Any, key: str) -> int:
 
 
 def _safe_name(name: str) -> str:
-    """Return `name` as one path component."""
+    """Return `name` with everything but letters, digits and ._- replaced: a single path component."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "job"

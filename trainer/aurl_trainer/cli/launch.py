@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-from pathlib import Path
 
 from aurl_trainer import logs
 from aurl_trainer.launcher.environment import ContractError, read_environment
 from aurl_trainer.launcher.launch import Launch, report_contract_error
-from aurl_trainer.launcher.progress import Role
 
 
-def run(role: Role, rank_script: Path | None) -> int:
-    """Launch `role` as the environment says; returns the exit code of docs/contracts.md."""
+def run(options: argparse.Namespace) -> int:
+    """Launch `options.role` as the environment describes it and return the launcher's exit code."""
     logs.setup()
     variables = dict(os.environ)
     try:
-        launch = Launch(read_environment(variables), role, variables)
-        if rank_script is not None:
-            launch.rank_command = (str(rank_script),)
+        launch = Launch(read_environment(variables), options.role, variables)
+        if options.rank_script is not None:
+            launch.rank_command = (str(options.rank_script),)
         return launch.run().process_exit_code
     except ContractError as error:
         return report_contract_error(error, variables)

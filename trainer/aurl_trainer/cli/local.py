@@ -1,7 +1,8 @@
-"""`aurl-trainer train` and `prepare`: a whole job on this machine, by the launcher that runs in the pods."""
+"""`aurl-trainer train` and `prepare`: a job on this machine, run by the same launcher as in pods."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import os
@@ -16,7 +17,7 @@ import yaml
 
 from aurl_trainer import logs
 from aurl_trainer.cli.follow import Follower
-from aurl_trainer.cli.jobfile import LocalJob, as_given
+from aurl_trainer.cli.jobfile import LocalJob, as_given, read_job
 from aurl_trainer.errors import UserError
 from aurl_trainer.launcher.environment import ContractError, read_environment
 from aurl_trainer.launcher.launch import Launch
@@ -25,14 +26,15 @@ from aurl_trainer.launcher.progress import Role
 from aurl_trainer.launcher.recorder import HISTORY_FILE
 
 GRACE_SECONDS = 120
-"""How long a Ctrl-C waits for the checkpoint; a second one does not wait."""
+"""Seconds that Ctrl-C waits for the last checkpoint; a second Ctrl-C does not wait."""
 
 LOG_TAIL = 15
+"""Lines of the log to print after a failure."""
 
 
 @dataclass
 class LocalRun:
-    """One job on this machine: where it is stored and how it talks."""
+    """One job on this machine, with its output directory and how it reports."""
 
     job: LocalJob
     output: Path
@@ -41,7 +43,7 @@ class LocalRun:
     verbose: bool
 
     def launch(self, role: Role) -> Outcome:
-        """Run one role to its end and follow it. Raises UserError when it cannot start."""
+        """Run one role to its end, showing its progress. Raises UserError if it cannot start."""
         follower = Follower(sys.stdout)
         variables = self._variables()
         log_path = self.output / "logs" / f"{role}.log"
@@ -70,9 +72,9 @@ class LocalRun:
         return outcome
 
     def _announce(self, follower: Follower, role: Role, port: int) -> None:
-        """Tell where the job's page is; the next role takes the same port, so that the page goes on."""
+        """Print the address of the job page; the next role reuses the port for pages that are open."""
         if self.http_port != port or role == "prepare":
-            follower.line(f"watch it at http://127.0.0.1:{port}/ (data: /metrics, /progress)")
+            follower.line(f"job page: http://127.0.0.1:{port}/ (also /metrics and /progress)")
         self.http_port = port
 
     def _variables(self) -> dict[str, str]:
@@ -88,7 +90,7 @@ class LocalRun:
             "AURL_RDZV_ENDPOINT": "",
             "AURL_POD_IP": "",
             "AURL_CONFIG": str(self.run_dir / "job.yaml"),
-            # Relative paths of a dataset count from where the command runs.
+            # Relative dataset paths are relative to the working directory.
             "AURL_VOLUME": str(Path.cwd()),
             "AURL_JOB_DIR": str(self.output),
             "AURL_RUN_DIR": str(self.run_dir),
@@ -106,26 +108,30 @@ class LocalRun:
         with contextlib.suppress(OSError):
             tail = log_path.read_text(errors="replace").splitlines()[-LOG_TAIL:]
             print(*(f"    {line}" for line in tail), sep="\n", file=sys.stderr)
-        print(f"aurl-trainer: the whole log is {log_path}", file=sys.stderr)
+        print(f"aurl-trainer: the full log is in {log_path}", file=sys.stderr)
 
 
-def train(job: LocalJob, output: Path | None, *, http_port: int, verbose: bool) -> int:
-    """Prepare and train; resumes from the newest checkpoint in `output`. Returns the launcher's exit code."""
-    with _local_run(job, output, http_port, verbose) as run:
-        print(f"{job.name}: {job.processes} rank{'s' * (job.processes > 1)}, stored in {shown(run.output)}")
+def train(options: argparse.Namespace) -> int:
+    """Prepare and train, resuming from the newest checkpoint in the output directory.
+
+    Returns the launcher's exit code.
+    """
+    with _local_run(options, options.http_port) as run:
+        ranks = f"{run.job.processes} rank{'s' * (run.job.processes > 1)}"
+        print(f"{run.job.name}: {ranks}, output in {shown(run.output)}")
         outcome = run.launch("prepare")
         if outcome.state == SUCCEEDED:
             outcome = run.launch("train")
             if outcome.state == INTERRUPTED:
-                print("interrupted; the same command continues from the last checkpoint")
+                print("interrupted; run the same command again to resume from the last checkpoint")
             elif outcome.state == SUCCEEDED:
                 _show_results(run.output)
         return outcome.process_exit_code
 
 
-def prepare(job: LocalJob, output: Path | None, *, verbose: bool) -> int:
+def prepare(options: argparse.Namespace) -> int:
     """Write the dataset only. Returns the launcher's exit code."""
-    with _local_run(job, output, 0, verbose) as run:
+    with _local_run(options, http_port=0) as run:
         outcome = run.launch("prepare")
         if outcome.state == SUCCEEDED:
             print(f"dataset: {shown(run.output / 'dataset')}")
@@ -133,21 +139,22 @@ def prepare(job: LocalJob, output: Path | None, *, verbose: bool) -> int:
 
 
 def shown(path: Path) -> str:
-    """Return `path` as short as it can be typed from here."""
+    """Return `path` relative to the working directory, if it is below it."""
     with contextlib.suppress(ValueError):
         return str(path.relative_to(Path.cwd()))
     return str(path)
 
 
 @contextlib.contextmanager
-def _local_run(job: LocalJob, output: Path | None, http_port: int, verbose: bool) -> Iterator[LocalRun]:
-    """Make the job's directory and a run directory; one run at a time may use the former."""
-    output = (output or Path("build/train") / job.name).absolute()
+def _local_run(options: argparse.Namespace, http_port: int) -> Iterator[LocalRun]:
+    """Create the output directory, locked against a second run, and a temporary run directory."""
+    job = read_job(options.job, options.changes)
+    output = (options.output or Path("build/train") / job.name).absolute()
     try:
         output.mkdir(parents=True, exist_ok=True)
         lock = (output / ".lock").open("w")
     except OSError as error:
-        raise UserError(f"The output directory {output} cannot be written: {error.strerror}.") from None
+        raise UserError(f"The output directory {output} is not writable: {error.strerror}.") from None
     memory = Path("/dev/shm")
     run_dir = Path(tempfile.mkdtemp(prefix="aurl-", dir=memory if os.access(memory, os.W_OK) else None))
     try:
@@ -161,13 +168,13 @@ def _local_run(job: LocalJob, output: Path | None, http_port: int, verbose: bool
             (run_dir / "job.yaml").write_text(
                 yaml.safe_dump(as_given(job.config), sort_keys=False, allow_unicode=True)
             )
-            yield LocalRun(job, output, run_dir, http_port, verbose)
+            yield LocalRun(job, output, run_dir, http_port, options.verbose)
     finally:
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def _show_results(output: Path) -> None:
-    """Print where the results lie."""
+    """Print the paths of the results and the commands that show them."""
     checkpoints = sorted((output / "checkpoints").glob("step-*"))
     if checkpoints:
         print(f"checkpoint  {shown(checkpoints[-1])}")

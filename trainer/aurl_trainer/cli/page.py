@@ -1,7 +1,8 @@
-"""`aurl-trainer page`: the page of a job that runs no more, from what it left in its directory."""
+"""`aurl-trainer page`: the page of a job that is no longer running, from the files in its directory."""
 
 from __future__ import annotations
 
+import argparse
 import signal
 import time
 from pathlib import Path
@@ -18,12 +19,15 @@ from aurl_trainer.launcher.server import JSON_TYPE, LauncherServer, json_body
 from aurl_trainer.monitor.snapshot import read_json
 
 
-def serve(job_dir: Path, port: int) -> int:
-    """Serve the page until a signal comes. Raises UserError when there is nothing to serve, or no port."""
-    job_dir = job_dir.absolute()
+def serve(options: argparse.Namespace) -> int:
+    """Serve the page until SIGINT or SIGTERM.
+
+    Raises UserError if the job left no history or the port cannot be bound.
+    """
+    job_dir, port = options.job_dir.absolute(), options.http_port
     document = read_json(job_dir / HISTORY_FILE)
     if document is None:
-        raise UserError(f"{job_dir} holds no {HISTORY_FILE}; name the directory of a job that has trained.")
+        raise UserError(f"{job_dir} has no {HISTORY_FILE}; pass the directory of a job that has trained.")
     history, shelf = restored(document), Shelf(job_dir)
     routes = {
         **jobpage.routes(),
@@ -36,9 +40,9 @@ def serve(job_dir: Path, port: int) -> int:
     except OSError as error:
         raise UserError(f"--http-port {port} cannot be bound: {error.strerror}.") from None
     ends = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # in all threads, so that only sigwait takes them
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # inherited by the server's threads; sigwait gets them
     server.start()
-    print(f"the page of {job_dir.name} is at http://127.0.0.1:{server.port}/ until Ctrl-C", flush=True)
+    print(f"serving {job_dir.name} at http://127.0.0.1:{server.port}/ until Ctrl-C", flush=True)
     try:
         signal.sigwait(ends)
     finally:
@@ -47,7 +51,7 @@ def serve(job_dir: Path, port: int) -> int:
 
 
 def last_progress(history: History, job_dir: Path) -> dict[str, Any]:
-    """Return what the job told last; of one that vanished without a word only the name is known."""
+    """Return the last `/progress` of the job; without one, a document with little more than its name."""
     if history.progress is not None:
         return history.progress
     attempt = history.attempts[-1].number if history.attempts else 0

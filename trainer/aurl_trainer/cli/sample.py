@@ -39,7 +39,7 @@ from aurl_trainer.schema import explain
 
 
 def run(options: argparse.Namespace) -> int:
-    """Sample pieces into files, or print them as JSON; then files stay only in `--output`."""
+    """Sample pieces into files, or print them as JSON, which keeps files only with `--output`."""
     saved, home = choose_model(options)
     training = saved.configuration["training"]
     config = _sampling(training["sample"], options)
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     if options.prompt is not None:
         prompt = _tokens("--prompt", options.prompt, saved.vocabulary, options.prompt_quarters)
         config = config.model_copy(update={"max_tokens": len(prompt) + config.max_tokens})
-    model = _writer(options, saved, config, int(training["contextLength"]))
+    model = _language_model(options, saved, config, int(training["contextLength"]))
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.output or (
             Path(scratch) if options.json else home / "samples" / f"step-{saved.step:08d}"
@@ -74,26 +74,26 @@ def run(options: argparse.Namespace) -> int:
 
 
 def choose_model(options: argparse.Namespace) -> tuple[SavedModel, Path]:
-    """Return the model that was named, or the job's newest healthy one, and where its samples belong."""
+    """Return the model that `--checkpoint` or `--job-dir` names, and the directory of its job or export."""
     if options.checkpoint is not None:
         path: Path = options.checkpoint.absolute()
         return open_model(path, options.weights), path if (path / EXPORT).exists() else path.parent.parent
     job_dir = options.job_dir.absolute()
     newest, complaints = CheckpointManager(job_dir / "checkpoints").latest()
     for complaint in complaints:
-        print(f"aurl-trainer: skipped: {complaint}", file=sys.stderr)
+        print(f"aurl-trainer: skipping a damaged checkpoint: {complaint}", file=sys.stderr)
     if newest is None:
-        raise UserError(f"There is no complete checkpoint under {options.job_dir}; train first.")
+        raise UserError(f"{options.job_dir} has no complete checkpoint; train first.")
     return from_checkpoint(newest, options.weights), job_dir
 
 
 def _sampling(saved: dict[str, Any], options: argparse.Namespace) -> SamplingConfig:
-    """The job's settings, changed as the command line says."""
+    """Return the job's `training.sample`, overridden by the command line."""
     changes = {"count": max(1, saved["count"])}
     for change in options.changes:
         key, equals, text = change.partition("=")
         if not equals:
-            raise UserError(f"--set {change}: it must be KEY=VALUE with a key such as temperature.")
+            raise UserError(f"--set {change}: write KEY=VALUE, with a key such as temperature.")
         changes[key] = yaml.safe_load(text)
     changes |= {key: getattr(options, key) for key in ("count", "seed") if getattr(options, key) is not None}
     try:
@@ -102,10 +102,10 @@ def _sampling(saved: dict[str, Any], options: argparse.Namespace) -> SamplingCon
         raise UserError(explain(error, "sample")) from None
 
 
-def _writer(
+def _language_model(
     options: argparse.Namespace, saved: SavedModel, config: SamplingConfig, context_length: int
 ) -> LanguageModel:
-    """The model as what writes pieces, an autoencoder with the latents that the options ask for."""
+    """Return the model to generate with; for an autoencoder, one with the latents that the options select."""
     model, spread = saved.model(), 1.0 if options.spread is None else float(options.spread)
     asked = next((name for name in ("vary", "blend", "spread") if getattr(options, name) is not None), None)
     if asked is None:
@@ -113,11 +113,11 @@ def _writer(
     if not isinstance(model, VAE):
         mode = saved.configuration["training"]["mode"]
         raise UserError(
-            f"--{asked} needs a model with latents (modes vae and vae-gan), and this one is {mode}."
+            f"--{asked} needs a model with latents (mode vae or vae-gan); this model's mode is {mode}."
         )
     if not 0 <= spread <= 100:
-        raise UserError(f"--spread {spread:g}: it must be from 0 to 100.")
-    model.eval()  # latents are those of the whole encoder, without dropout
+        raise UserError(f"--spread {spread:g}: must be from 0 to 100.")
+    model.eval()  # encode without dropout
 
     def piece(path: Path) -> Tensor:
         tokens = _tokens(f"--{asked}", path, saved.vocabulary)[:context_length]
@@ -128,7 +128,7 @@ def _writer(
         source = VariationSource(model, piece(options.vary), config.seed, spread)
     elif options.blend is not None:
         if options.spread is not None:
-            raise UserError("--spread has no effect with --blend: leave it out.")
+            raise UserError("--spread has no effect with --blend: remove it.")
         first, second = (posterior_means(model, piece(path)) for path in options.blend)
         source = BlendSource(first, second, np.linspace(0.0, 1.0, config.count).tolist())
     else:
@@ -137,7 +137,7 @@ def _writer(
 
 
 def _latent_origin(options: argparse.Namespace) -> dict[str, Any]:
-    """What the MIDI file tells of where its latents are from: names of files, not where they lie."""
+    """Return the origin of the latents, for the MIDI file: file names without their directories."""
     origin: dict[str, Any] = {}
     if options.vary is not None:
         origin["variationOf"] = options.vary.name
