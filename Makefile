@@ -67,12 +67,16 @@ dashboards: env  ## write the Grafana dashboards of the chart from charts/dashbo
 	$(BIN)/python charts/dashboards
 screenshots: env  ## pictures of the dashboards from what a Prometheus has scraped (PROMETHEUS=directory)
 	$(BIN)/python -m aurl_dev.screenshots --prometheus $(PROMETHEUS)
-generate: env  ## write the CRD, the job reference and the operator's copy of the schema from the typed models
+CONTRACT := operator/aurl_operator/api/trainer_contract.py
+CONTRACT_SOURCE := { echo '\# Written by `make generate` from trainer/aurl_trainer/contract.py; do not edit.'; cat trainer/aurl_trainer/contract.py; }
+generate: env  ## write the CRD, the job reference and the operator's copies of schema and contract
 	$(BIN)/python -m aurl_trainer schema > operator/aurl_operator/schema/job.json.tmp
 	mv operator/aurl_operator/schema/job.json.tmp operator/aurl_operator/schema/job.json
+	$(CONTRACT_SOURCE) > $(CONTRACT)
 	$(BIN)/python -m aurl_operator.crd
 generate-check: env  ## fail when a generated file is stale
 	diff -u operator/aurl_operator/schema/job.json <($(BIN)/python -m aurl_trainer schema) || { echo 'operator/aurl_operator/schema/job.json is stale: run `make generate`'; exit 1; }
+	diff -u $(CONTRACT) <($(CONTRACT_SOURCE)) || { echo '$(CONTRACT) is stale: run `make generate`'; exit 1; }
 	$(BIN)/python -m aurl_operator.crd --check
 	$(BIN)/python charts/dashboards --check
 images: env  ## build the operator and trainer images from images/ (IMAGES=trainer-cuda: that with PyTorch for CUDA)

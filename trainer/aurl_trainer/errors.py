@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from aurl_trainer.contract import ReportedClass
+
 
 class AurlError(Exception):
     """Base of the trainer's own errors; the message is one sentence that names the place and the cure."""
 
-    failure_class: ClassVar[str] = "Unknown"
+    failure_class: ClassVar[ReportedClass] = "Unknown"
 
 
 class UserError(AurlError):

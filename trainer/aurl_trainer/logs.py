@@ -17,12 +17,14 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import IO, Any, Final
 
+from aurl_trainer.contract import Variable
+
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _IDENTITY: Final = {
-    "namespace": "AURL_JOB_NAMESPACE",
-    "job": "AURL_JOB_NAME",
-    "attempt": "AURL_ATTEMPT",
-    "nodeRank": "AURL_NODE_RANK",
+    "namespace": Variable.JOB_NAMESPACE,
+    "job": Variable.JOB_NAME,
+    "attempt": Variable.ATTEMPT,
+    "nodeRank": Variable.NODE_RANK,
     "rank": "RANK",
 }
 _NUMBERS: Final = ("attempt", "nodeRank", "rank")
@@ -40,7 +42,7 @@ def setup(
     for printed in (sys.stdout, sys.stderr):
         _write_whole_lines(printed)
     stream = stream if stream is not None else sys.stderr
-    chosen = environment.get("AURL_LOG_FORMAT") or ("text" if stream.isatty() else "json")
+    chosen = environment.get(Variable.LOG_FORMAT) or ("text" if stream.isatty() else "json")
     handler = logging.StreamHandler(stream)
     handler.setFormatter(TextFormatter(environment) if chosen == "text" else JsonFormatter(environment))
     root = logging.getLogger()

@@ -32,6 +32,7 @@ from aurl_trainer.checkpoint.manager import CheckpointManager
 from aurl_trainer.checkpoint.state import Identity, Progress
 from aurl_trainer.checkpoint.writer import CheckpointWriter, give_shards
 from aurl_trainer.config import JobFile
+from aurl_trainer.contract import Variable
 from aurl_trainer.data.curriculum import Curriculum
 from aurl_trainer.data.prepare import prepare
 from aurl_trainer.distributed.runtime import Distributed, Layout
@@ -501,10 +502,10 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     answer_with_stacks(run_dir, layout.rank)
     with record_failure(run_dir, layout.rank):
         reporter = RankReporter.from_environment(environment)
-        job = JobFile.load(Path(_required(environment, "AURL_CONFIG")))
-        volume = Path(_required(environment, "AURL_VOLUME"))
-        identity = (_required(environment, f"AURL_JOB_{name}") for name in ("NAMESPACE", "NAME"))
-        job_dir = Path(environment.get("AURL_JOB_DIR") or volume.joinpath(*identity))
+        job = JobFile.load(Path(_required(environment, Variable.CONFIG)))
+        volume = Path(_required(environment, Variable.VOLUME))
+        identity = (_required(environment, name) for name in (Variable.JOB_NAMESPACE, Variable.JOB_NAME))
+        job_dir = Path(environment.get(Variable.JOB_DIR) or volume.joinpath(*identity))
         hooks = load_hooks(job.training.hooks, volume)
         device = choose_device(job.training.device, layout.local_rank, layout.world_size)
         # The launcher has prepared the dataset; this checks it once for all ranks.

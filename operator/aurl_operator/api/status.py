@@ -7,13 +7,12 @@ from typing import Literal
 from pydantic import AliasChoices, Field
 
 from aurl_operator.api.base import Model, Time
+from aurl_operator.api.trainer_contract import ReportedClass
 
 State = Literal[
     "Pending", "Preparing", "Starting", "Running", "Restarting", "Suspended", "Succeeded", "Failed"
 ]
-FailureClass = Literal[
-    "UserError", "OutOfMemory", "Divergence", "Hang", "Infrastructure", "Preemption", "Unknown"
-]
+FailureClass = Literal[ReportedClass, "Preemption"]
 ConditionStatus = Literal["True", "False", "Unknown"]
 ConditionType = Literal[
     "Succeeded", "Failed", "Running", "DatasetReady", "Suspended", "Reconciling", "Stalled"

@@ -13,6 +13,14 @@ from signal import Signals
 from typing import Final, get_args
 
 from aurl_operator.api.status import Failure, FailureClass, Role
+from aurl_operator.api.trainer_contract import (
+    EXIT_CODES,
+    FAILED,
+    INTERRUPTED,
+    INTERRUPTED_EXIT_CODE,
+    ProgressKey,
+    TerminationKey,
+)
 from aurl_operator.core.parsers import integer, text
 from aurl_operator.core.podview import PodView, Terminated
 
@@ -27,7 +35,10 @@ SIGKILL = 9
 _PREEMPTED: Final = frozenset(
     {"PreemptionByScheduler", "PreemptionByKubeScheduler", "Preempting", "Preempted", "StoppedByQueue"}
 )
-_EXIT_CLASSES: Final[dict[int, FailureClass]] = {2: "UserError", 3: "Divergence", 124: "Hang"}
+#: 137 is left out: SIGKILL from outside gives it too, and the kubelet names the memory limit (OOMKilled).
+_EXIT_CLASSES: Final[dict[int, FailureClass]] = {
+    code: name for name, code in EXIT_CODES.items() if name != "OutOfMemory"
+}
 _CURES: Final[dict[str, str]] = {
     "OutOfMemory": "raise spec.resourcesPerNode.limits.memory or use a smaller batch",
 }
@@ -78,7 +89,7 @@ def _cause(pod: PodView, now: datetime) -> Cause | None:
         return None
     if not pod.leaving and pod.phase not in ("Failed", "Unknown"):
         return None
-    reported = ended is not None and ended.report.get("state") == "Failed"
+    reported = ended is not None and ended.report.get(TerminationKey.STATE) == FAILED
     at = (ended.finished if ended else None) or pod.left or now
     if reported and ended is not None:
         failure = _reported(pod, ended, now)
@@ -125,22 +136,22 @@ def _lost(name: str, role: Role, attempt: int, now: datetime) -> Cause:
 def _reported(pod: PodView, ended: Terminated, now: datetime) -> Failure:
     """The launcher's own account of the first failed rank."""
     report = ended.report
-    named = report.get("class")
+    named = report.get(TerminationKey.CLASS)
     failure_class: FailureClass = named if named in CLASSES else "Unknown"
-    exception = text(report.get("exception"), 256)
-    message = text(report.get("message")) or exception or "the launcher gave no message"
-    exit_code = integer(report.get("exitCode"), low=-(2**31), high=2**31)
+    exception = text(report.get(TerminationKey.EXCEPTION), 256)
+    message = text(report.get(TerminationKey.MESSAGE)) or exception or "the launcher gave no message"
+    exit_code = integer(report.get(TerminationKey.EXIT_CODE), low=-(2**31), high=2**31)
     return _failure(
         pod,
         now,
         failure_class,
         failure_class,
         message,
-        rank=integer(report.get("rank")),
+        rank=integer(report.get(TerminationKey.RANK)),
         exit_code=ended.exit_code if exit_code is None else exit_code,
-        signal=_signal(report.get("signal")),
+        signal=_signal(report.get(TerminationKey.SIGNAL)),
         exception=exception or None,
-        step=integer(report.get("step")),
+        step=integer(report.get(ProgressKey.STEP)),
     )
 
 
@@ -156,7 +167,7 @@ def _from_exit(pod: PodView, ended: Terminated, now: datetime) -> Failure:
     code = ended.exit_code
     last_line = ended.message.splitlines()[-1][:512] if ended.message and not ended.report else ""
     tail = f": {last_line}" if last_line else ""
-    if ended.report.get("state") == "Interrupted" or code == 143:
+    if ended.report.get(TerminationKey.STATE) == INTERRUPTED or code == INTERRUPTED_EXIT_CODE:
         message = f"Pod {pod.name} was interrupted by SIGTERM from outside"
         return _failure(pod, now, "Infrastructure", "Interrupted", message, exit_code=code)
     if ended.reason == "OOMKilled":

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from aurl_operator.api.status import Failure, JobStatus
+from aurl_operator.api.trainer_contract import FINISHED, ProgressKey
 from aurl_operator.core.parsers import integer
 from aurl_operator.core.progress import ProgressReport
 
@@ -45,9 +46,9 @@ def hang(
     if report is None or (now - report.read_at).total_seconds() > max(FRESH_SECONDS, 3 * interval):
         return None
     progress, since = status.progress, still_since(status)
-    step = integer(report.body.get("step"))
+    step = integer(report.body.get(ProgressKey.STEP))
     known = progress.step if progress else None
-    if since is None or report.body.get("state") == "Finished" or step != known:
+    if since is None or report.body.get(ProgressKey.STATE) == FINISHED or step != known:
         return None
     seconds = (now - since).total_seconds()
     where = f"at step {step}" if step is not None else "before its first step"

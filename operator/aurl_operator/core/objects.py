@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from aurl_operator.api.spec import ClaimTemplate, JobSpec
+from aurl_operator.api.trainer_contract import CONFIG_FILE, HTTP_PORT, RENDEZVOUS_PORT
 from aurl_operator.core.names import (
     LABEL_INDEX,
     LABEL_JOB_UID,
@@ -26,9 +27,6 @@ from aurl_operator.core.names import (
 )
 from aurl_operator.core.parsers import dig, text
 
-RENDEZVOUS_PORT = 29400
-HTTP_PORT = 9402
-CONFIG_KEY = "job.yaml"
 ACCEPTED_KEY = "spec.json"
 #: Fields of every specification that may change while the job runs.
 MUTABLE_FIELDS = frozenset({"suspend", "managed_by", "run_policy"})
@@ -126,7 +124,7 @@ def config_data(spec: JobSpec) -> dict[str, str]:
     document = {"dataset": spec.dataset, "training": spec.training}
     accepted = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_NOT_REMEMBERED)
     return {
-        CONFIG_KEY: _as_yaml(json.dumps(document, sort_keys=True)),
+        CONFIG_FILE: _as_yaml(json.dumps(document, sort_keys=True)),
         ACCEPTED_KEY: json.dumps(accepted, sort_keys=True, separators=(",", ":")),
     }
 

@@ -10,6 +10,16 @@ from typing import Any, Final
 from aurl_operator.api.base import Quantity
 from aurl_operator.api.spec import ExtraVolume, JobSpec
 from aurl_operator.api.status import Role
+from aurl_operator.api.trainer_contract import (
+    CONFIG_DIR,
+    CONFIG_FILE,
+    HTTP_PORT,
+    METRICS_PATH,
+    RENDEZVOUS_PORT,
+    RUN_DIR,
+    VOLUME_DIR,
+    Variable,
+)
 from aurl_operator.core.names import (
     LABEL_ATTEMPT,
     LABEL_INDEX,
@@ -22,15 +32,11 @@ from aurl_operator.core.names import (
     owner_reference,
     pod_name,
 )
-from aurl_operator.core.objects import CONFIG_KEY, HTTP_PORT, RENDEZVOUS_PORT
 from aurl_operator.core.parsers import items, mapping
 from aurl_operator.core.podgroups import scheduling_hints
 from aurl_operator.core.podview import CONTAINER
 
 USER: Final = 65532
-VOLUME_PATH: Final = "/mnt/aurl"
-RUN_PATH: Final = "/run/aurl"
-CONFIG_PATH: Final = "/etc/aurl"
 #: Holds a place until it is asked to leave, which it does at once: PID 1 has no default handlers.
 _HOLD: Final = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit()); signal.pause()"
 _COMMANDS: Final[dict[Role, list[str]]] = {
@@ -98,7 +104,7 @@ def build_pod(job: JobRef, spec: JobSpec, attempt: Attempt, index: int) -> dict[
     annotations = {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(HTTP_PORT),
-        "prometheus.io/path": "/metrics",
+        "prometheus.io/path": METRICS_PATH,
     }
     return {
         "apiVersion": "v1",
@@ -135,11 +141,11 @@ def _container(job: JobRef, spec: JobSpec, attempt: Attempt, index: int) -> dict
         # Where the launcher could not even write its report, the last lines of the log are the message.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {"name": "config", "mountPath": CONFIG_PATH, "readOnly": True},
-            {"name": "data", "mountPath": VOLUME_PATH},
+            {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
+            {"name": "data", "mountPath": VOLUME_DIR},
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "shm", "mountPath": "/dev/shm"},
-            {"name": "run", "mountPath": RUN_PATH},
+            {"name": "run", "mountPath": RUN_DIR},
             *(_extra_mount(volume) for volume in spec.pod_template.volumes),
         ],
     }
@@ -147,36 +153,39 @@ def _container(job: JobRef, spec: JobSpec, attempt: Attempt, index: int) -> dict
 
 def _environment(job: JobRef, spec: JobSpec, attempt: Attempt, index: int) -> list[dict[str, Any]]:
     workers = attempt.role == "worker"
-    values = {
-        "AURL_JOB_NAME": job.name,
-        "AURL_JOB_NAMESPACE": job.namespace,
-        "AURL_JOB_UID": job.uid,
-        "AURL_ATTEMPT": str(attempt.number),
-        "AURL_NODE_RANK": str(index),
-        "AURL_NUM_NODES": str(attempt.size),
-        "AURL_NPROC_PER_NODE": str(spec.num_proc_per_node if workers else 1),
-        "AURL_CONFIG": f"{CONFIG_PATH}/{CONFIG_KEY}",
-        "AURL_VOLUME": VOLUME_PATH,
-        "AURL_RUN_DIR": RUN_PATH,
-        "AURL_HTTP_PORT": str(HTTP_PORT),
-        "AURL_GRACE_SECONDS": str(spec.run_policy.termination_grace_period_seconds),
+    values: dict[str, str] = {
+        Variable.JOB_NAME: job.name,
+        Variable.JOB_NAMESPACE: job.namespace,
+        Variable.JOB_UID: job.uid,
+        Variable.ATTEMPT: str(attempt.number),
+        Variable.NODE_RANK: str(index),
+        Variable.NUM_NODES: str(attempt.size),
+        Variable.NPROC_PER_NODE: str(spec.num_proc_per_node if workers else 1),
+        Variable.CONFIG: f"{CONFIG_DIR}/{CONFIG_FILE}",
+        Variable.VOLUME: VOLUME_DIR,
+        Variable.RUN_DIR: RUN_DIR,
+        Variable.HTTP_PORT: str(HTTP_PORT),
+        Variable.GRACE_SECONDS: str(spec.run_policy.termination_grace_period_seconds),
         # The root file system is read-only; libraries that want to cache find a place here.
         "HOME": "/tmp",
     }
     if workers:
-        values["AURL_RDZV_ENDPOINT"] = rendezvous_endpoint(attempt.service_ip)
-        values["AURL_OUT_OF_MEMORY_RESTARTS"] = str(attempt.out_of_memory_restarts)
+        values[Variable.RDZV_ENDPOINT] = rendezvous_endpoint(attempt.service_ip)
+        values[Variable.OUT_OF_MEMORY_RESTARTS] = str(attempt.out_of_memory_restarts)
         if spec.run_policy.hang_deadline_seconds is not None:
-            values["AURL_HANG_SECONDS"] = str(spec.run_policy.hang_deadline_seconds)
-    fields = {
-        "AURL_POD_IP": "status.podIP",
-        "AURL_NODE_NAME": "spec.nodeName",
-        "AURL_POD_NAME": "metadata.name",
+            values[Variable.HANG_SECONDS] = str(spec.run_policy.hang_deadline_seconds)
+    fields: dict[str, str] = {
+        Variable.POD_IP: "status.podIP",
+        Variable.NODE_NAME: "spec.nodeName",
+        Variable.POD_NAME: "metadata.name",
     }
     return [
         *({"name": v.name, "value": v.value} for v in spec.pod_template.env if v.name not in values),
-        *({"name": name, "value": value} for name, value in values.items()),
-        *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
+        *({"name": str(name), "value": value} for name, value in values.items()),
+        *(
+            {"name": str(name), "valueFrom": {"fieldRef": {"fieldPath": path}}}
+            for name, path in fields.items()
+        ),
     ]
 
 
@@ -204,7 +213,7 @@ def _volumes(job: JobRef, spec: JobSpec) -> list[dict[str, Any]]:
             "name": "config",
             "configMap": {
                 "name": config_map_name(job.name),
-                "items": [{"key": CONFIG_KEY, "path": CONFIG_KEY}],
+                "items": [{"key": CONFIG_FILE, "path": CONFIG_FILE}],
             },
         },
         {"name": "data", "persistentVolumeClaim": {"claimName": claim}},

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from aurl_operator.api.base import parse_time
 from aurl_operator.api.status import Checkpoint, Dataset, JobStatus, Progress
+from aurl_operator.api.trainer_contract import CheckpointKey, DatasetKey, ProgressKey, TerminationKey
 from aurl_operator.core.parsers import dig, integer, mapping, number, text
 from aurl_operator.core.podview import PodView
 
@@ -32,22 +33,22 @@ def read_progress(body: Mapping[str, Any], before: Progress | None, now: datetim
 
     A report with steps out of order (more than planned, negative) is not believed.
     """
-    step, total = integer(body.get("step")), integer(body.get("totalSteps"))
+    step, total = integer(body.get(ProgressKey.STEP)), integer(body.get(ProgressKey.TOTAL_STEPS))
     if step is None or (total is not None and step > total):
         return before
-    start = integer(body.get("startStep"))
-    tokens = number(body.get("tokensPerSecond"))
+    start = integer(body.get(ProgressKey.START_STEP))
+    tokens = number(body.get(ProgressKey.TOKENS_PER_SECOND))
     known: dict[str, Any] = {
         "step": step,
         "total_steps": total,
         "start_step": start,
         "percentage": step * 100 // total if total else None,
-        "loss": _rounded(body.get("loss")),
-        "initial_loss": _rounded(body.get("initialLoss")),
-        "validation_loss": _rounded(body.get("validationLoss")),
+        "loss": _rounded(body.get(ProgressKey.LOSS)),
+        "initial_loss": _rounded(body.get(ProgressKey.INITIAL_LOSS)),
+        "validation_loss": _rounded(body.get(ProgressKey.VALIDATION_LOSS)),
         "tokens_per_second": integer(float(round(tokens))) if tokens is not None else None,
-        "samples_per_second": _rounded(body.get("samplesPerSecond")),
-        "first_step_time": parse_time(body.get("firstStepAt")),
+        "samples_per_second": _rounded(body.get(ProgressKey.SAMPLES_PER_SECOND)),
+        "first_step_time": parse_time(body.get(ProgressKey.FIRST_STEP_AT)),
         "last_step_time": now if before is None or before.step != step else before.last_step_time,
         "last_updated_time": now,
     }
@@ -64,7 +65,8 @@ def _rounded(value: object) -> float | None:
 
 def _remaining(body: Mapping[str, Any], step: int, total: int | None, start: int | None) -> int | None:
     """Seconds to the last step at the mean speed since the attempt's first step."""
-    first, updated = parse_time(body.get("firstStepAt")), parse_time(body.get("updatedAt"))
+    first = parse_time(body.get(ProgressKey.FIRST_STEP_AT))
+    updated = parse_time(body.get(ProgressKey.UPDATED_AT))
     if total is None or start is None or first is None or updated is None:
         return None
     done, seconds = step - start - 1, (updated - first).total_seconds()
@@ -75,27 +77,31 @@ def _remaining(body: Mapping[str, Any], step: int, total: int | None, start: int
 
 def read_checkpoint(body: Mapping[str, Any], before: Checkpoint | None) -> Checkpoint | None:
     """The newest checkpoint that a report names, or the one known before."""
-    named = body.get("lastCheckpoint")
-    step = integer(dig(named, "step"))
+    named = body.get(ProgressKey.LAST_CHECKPOINT)
+    step = integer(dig(named, CheckpointKey.STEP))
     if step is None:
         return before
-    found = Checkpoint(step=step, path=text(dig(named, "path"), 512), time=parse_time(dig(named, "time")))
+    found = Checkpoint(
+        step=step,
+        path=text(dig(named, CheckpointKey.PATH), 512),
+        time=parse_time(dig(named, CheckpointKey.TIME)),
+    )
     return before if before == found else found
 
 
 def read_dataset(report: Mapping[str, Any], spec_hash: str) -> Dataset:
     """What the prepare pod's termination message tells of the dataset."""
-    body = mapping(report.get("dataset"))
-    names = body.get("droppedNames")
+    body = mapping(report.get(TerminationKey.DATASET))
+    names = body.get(DatasetKey.DROPPED_NAMES)
     return Dataset(
-        fingerprint=text(body.get("fingerprint"), 128) or None,
-        path=text(body.get("path"), 512) or None,
-        files=integer(body.get("files")),
-        dropped=integer(body.get("dropped")),
+        fingerprint=text(body.get(DatasetKey.FINGERPRINT), 128) or None,
+        path=text(body.get(DatasetKey.PATH), 512) or None,
+        files=integer(body.get(DatasetKey.FILES)),
+        dropped=integer(body.get(DatasetKey.DROPPED)),
         dropped_names=[text(n, 256) for n in names[:_NAMES_SHOWN] if text(n)]
         if isinstance(names, list)
         else [],
-        train_tokens=integer(body.get("trainTokens")),
+        train_tokens=integer(body.get(DatasetKey.TRAIN_TOKENS)),
         spec_hash=spec_hash,
     )
 

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Final
 
 from aurl_operator.api.status import Straggler
+from aurl_operator.api.trainer_contract import ProgressKey
 from aurl_operator.core.parsers import number
 from aurl_operator.core.progress import ProgressReport
 
@@ -17,7 +18,7 @@ RELEASE_SHARE: Final = 0.9
 
 def read_paces(report: ProgressReport | None, world_size: int) -> list[float] | None:
     """Seconds of own work per step by rank, None where the report does not tell them for every rank."""
-    told = report.body.get("computeSeconds") if report else None
+    told = report.body.get(ProgressKey.COMPUTE_SECONDS) if report else None
     if not isinstance(told, list) or len(told) != world_size or world_size < 2:
         return None
     paces = [number(value) for value in told]

@@ -15,13 +15,14 @@ from pydantic import ValidationError
 
 from aurl_operator.api.base import QUANTITY_PATTERN
 from aurl_operator.api.spec import ExtraVolume, JobSpec, PodTemplate, Resources
+from aurl_operator.api.trainer_contract import CONFIG_DIR, RUN_DIR, VARIABLE_PREFIX, VOLUME_DIR
 from aurl_operator.core.names import RESERVED_PREFIX, JobRef, name_problem
 from aurl_operator.core.parsers import text
 from aurl_operator.core.problems import Problem
 
 ConfigCheck = Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Problem, ...]]
 
-TAKEN_PATHS: Final = ("/etc/aurl", "/mnt/aurl", "/run/aurl", "/tmp", "/dev")
+TAKEN_PATHS: Final = (CONFIG_DIR, VOLUME_DIR, RUN_DIR, "/tmp", "/dev")
 TAKEN_VOLUMES: Final = frozenset({"config", "data", "tmp", "shm", "run"})
 #: Annotations that weaken the pod's sandbox on servers that still read them.
 _SANDBOX_ANNOTATIONS: Final = ("seccomp.security.alpha.kubernetes.io/", "container.seccomp.security.alpha")
@@ -146,7 +147,7 @@ def _overlay(overlay: PodTemplate) -> list[Problem]:
         if weakens_apparmor or key.startswith(_SANDBOX_ANNOTATIONS):
             problems.append(Problem(f"{root}.annotations.{key}", "would weaken the pod's sandbox"))
     for i, variable in enumerate(overlay.env):
-        if variable.name.startswith("AURL_"):
+        if variable.name.startswith(VARIABLE_PREFIX):
             problems.append(Problem(f"{root}.env[{i}].name", f"{variable.name} belongs to the operator"))
     names = [volume.name for volume in overlay.volumes]
     for i, volume in enumerate(overlay.volumes):

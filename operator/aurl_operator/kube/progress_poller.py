@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import aiohttp
 
+from aurl_operator.api.trainer_contract import HTTP_PORT, PROGRESS_PATH, ProgressKey
 from aurl_operator.core.names import Key
-from aurl_operator.core.objects import HTTP_PORT
 from aurl_operator.core.progress import ProgressReport
 
 CONCURRENCY: Final = 32
@@ -92,7 +92,7 @@ class ProgressPoller:
         try:
             address = ipaddress.ip_address(target.ip)
             host = f"[{address}]" if address.version == 6 else str(address)
-            url = f"http://{host}:{HTTP_PORT}/progress"
+            url = f"http://{host}:{HTTP_PORT}{PROGRESS_PATH}"
             async with self._session.get(url, allow_redirects=False) as response:
                 if response.status != 200:
                     return None
@@ -104,6 +104,6 @@ class ProgressPoller:
                 body = json.loads(raw)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError):
             return None
-        if not isinstance(body, dict) or body.get("attempt", target.attempt) != target.attempt:
+        if not isinstance(body, dict) or body.get(ProgressKey.ATTEMPT, target.attempt) != target.attempt:
             return None
         return body

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import IO, Any, Final
 
+from aurl_operator.api.trainer_contract import Variable
+
 #: Keys that a caller may attach with `extra=`, in the order in which they are written.
 _EXTRA: Final = ("namespace", "job", "attempt", "rank", "step", "reason", "resource", "code", "seconds")
 
@@ -58,7 +60,7 @@ def set_up_logging(
     `AURL_LOG_FORMAT` is `json` or `text`; without it a terminal gets text and everything else JSON lines.
     """
     stream = stream if stream is not None else sys.stderr
-    chosen = environment.get("AURL_LOG_FORMAT") or ("text" if stream.isatty() else "json")
+    chosen = environment.get(Variable.LOG_FORMAT) or ("text" if stream.isatty() else "json")
     handler = logging.StreamHandler(stream)
     handler.setFormatter(TextFormatter() if chosen == "text" else JsonFormatter())
     root = logging.getLogger()

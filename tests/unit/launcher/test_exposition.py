@@ -7,9 +7,9 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from aurl_trainer.contract import LaunchRole
 from aurl_trainer.launcher.environment import read_environment
 from aurl_trainer.launcher.exposition import Reading, render
-from aurl_trainer.launcher.progress import Role
 from aurl_trainer.launcher.rundir import RunDirectory
 from aurl_trainer.monitor.snapshot import (
     CheckpointRecord,
@@ -24,7 +24,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def scrape(
-    seen: RunDirectory, *, role: Role = "train", node_rank: int = 0, state: str = "Training"
+    seen: RunDirectory, *, role: LaunchRole = "train", node_rank: int = 0, state: str = "Training"
 ) -> Samples:
     environment = read_environment(
         {

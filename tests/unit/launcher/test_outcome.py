@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from aurl_trainer.contract import ReportedClass
 from aurl_trainer.launcher.outcome import decide
 from aurl_trainer.launcher.rundir import RankDeath, RunDirectory
 from aurl_trainer.monitor.failure import Failure
 
 
-def failure(rank: int | None, failure_class: str, time: float, *, peer: bool = False) -> Failure:
+def failure(rank: int | None, failure_class: ReportedClass, time: float, *, peer: bool = False) -> Failure:
     return Failure(rank, failure_class, "SomeError", f"cause {rank}", time=time, peer_lost=peer)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from aurl_trainer.contract import PodState
 from aurl_trainer.launcher.outcome import decide
 from aurl_trainer.launcher.rundir import RunDirectory
 from aurl_trainer.launcher.stacks import save_stacks
@@ -17,7 +18,7 @@ from aurl_trainer.launcher.stall import UNFINISHED, Stall, StallWatch
 from aurl_trainer.monitor.snapshot import RankSnapshot
 
 
-def ranks(*steps: int, state: str = "Training", pid: int = 1) -> dict[int, RankSnapshot]:
+def ranks(*steps: int, state: PodState = "Training", pid: int = 1) -> dict[int, RankSnapshot]:
     return {
         rank: RankSnapshot(rank, rank, len(steps), pid, state=state, step=step)
         for rank, step in enumerate(steps)
@@ -36,7 +37,7 @@ def test_a_standstill_is_counted_from_the_last_new_step_of_each_rank() -> None:
 
 
 @pytest.mark.parametrize("state", ["Saving", "Finished", "Failed"])
-def test_only_ranks_that_owe_steps_can_stand_still(state: str) -> None:
+def test_only_ranks_that_owe_steps_can_stand_still(state: PodState) -> None:
     watch = StallWatch()
     watch.look(ranks(9, state=state), range(1), 0)
     assert watch.look(ranks(9, state=state), range(1), 10_000) is None

@@ -7,8 +7,9 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aurl_trainer.launcher.outcome import FAILED, Outcome
-from aurl_trainer.launcher.termination import LIMIT, build, encode
+from aurl_trainer.contract import FAILED, TERMINATION_MESSAGE_LIMIT
+from aurl_trainer.launcher.outcome import Outcome
+from aurl_trainer.launcher.termination import build, encode
 
 wild_text = st.text(st.characters(), max_size=9000)
 
@@ -30,7 +31,7 @@ def test_any_content_fits_and_keeps_what_the_operator_classifies_by(
         "lastCheckpoint": {"step": 5, "path": path, "time": "2026-01-01T00:00:00Z"},
     }
     encoded = encode(build(outcome, progress, {"files": 3, "droppedNames": names}))
-    assert len(encoded) <= LIMIT
+    assert len(encoded) <= TERMINATION_MESSAGE_LIMIT
     message = json.loads(encoded.decode("utf-8"))
     assert (message["state"], message["class"], message["rank"], message["exitCode"]) == (
         "Failed",

@@ -18,11 +18,11 @@ import yaml
 from aurl_trainer import logs
 from aurl_trainer.cli.follow import Follower
 from aurl_trainer.cli.jobfile import LocalJob, as_given, read_job
+from aurl_trainer.contract import CONFIG_FILE, FAILED, INTERRUPTED, SUCCEEDED, LaunchRole, Variable
 from aurl_trainer.errors import UserError
 from aurl_trainer.launcher.environment import ContractError, read_environment
 from aurl_trainer.launcher.launch import Launch
-from aurl_trainer.launcher.outcome import FAILED, INTERRUPTED, SUCCEEDED, Outcome
-from aurl_trainer.launcher.progress import Role
+from aurl_trainer.launcher.outcome import Outcome
 from aurl_trainer.launcher.recorder import HISTORY_FILE
 
 GRACE_SECONDS = 120
@@ -42,7 +42,7 @@ class LocalRun:
     http_port: int
     verbose: bool
 
-    def launch(self, role: Role) -> Outcome:
+    def launch(self, role: LaunchRole) -> Outcome:
         """Run one role to its end, showing its progress. Raises UserError if it cannot start."""
         follower = Follower(sys.stdout)
         variables = self._variables()
@@ -65,13 +65,13 @@ class LocalRun:
             try:
                 outcome = launch.run()
             except ContractError as error:
-                raise UserError(str(error).replace("AURL_HTTP_PORT", "--http-port")) from None
+                raise UserError(str(error).replace(Variable.HTTP_PORT, "--http-port")) from None
         follower.finish(launch.progress())
         if outcome.state == FAILED:
             self._explain(outcome, log_path)
         return outcome
 
-    def _announce(self, follower: Follower, role: Role, port: int) -> None:
+    def _announce(self, follower: Follower, role: LaunchRole, port: int) -> None:
         """Print the address of the job page; the next role reuses the port for pages that are open."""
         if self.http_port != port or role == "prepare":
             follower.line(f"job page: http://127.0.0.1:{port}/ (also /metrics and /progress)")
@@ -80,25 +80,25 @@ class LocalRun:
     def _variables(self) -> dict[str, str]:
         return {
             **os.environ,
-            "AURL_JOB_NAME": self.job.name,
-            "AURL_JOB_NAMESPACE": "local",
-            "AURL_JOB_UID": f"{self.job.name}-{os.getpid()}",
-            "AURL_ATTEMPT": "0",
-            "AURL_NODE_RANK": "0",
-            "AURL_NUM_NODES": "1",
-            "AURL_NPROC_PER_NODE": str(self.job.processes),
-            "AURL_RDZV_ENDPOINT": "",
-            "AURL_POD_IP": "",
-            "AURL_CONFIG": str(self.run_dir / "job.yaml"),
+            Variable.JOB_NAME: self.job.name,
+            Variable.JOB_NAMESPACE: "local",
+            Variable.JOB_UID: f"{self.job.name}-{os.getpid()}",
+            Variable.ATTEMPT: "0",
+            Variable.NODE_RANK: "0",
+            Variable.NUM_NODES: "1",
+            Variable.NPROC_PER_NODE: str(self.job.processes),
+            Variable.RDZV_ENDPOINT: "",
+            Variable.POD_IP: "",
+            Variable.CONFIG: str(self.run_dir / CONFIG_FILE),
             # Relative dataset paths are relative to the working directory.
-            "AURL_VOLUME": str(Path.cwd()),
-            "AURL_JOB_DIR": str(self.output),
-            "AURL_RUN_DIR": str(self.run_dir),
-            "AURL_HTTP_PORT": str(self.http_port),
-            "AURL_GRACE_SECONDS": str(GRACE_SECONDS),
-            "AURL_LINGER_SECONDS": "0",
-            "AURL_TERMINATION_LOG": str(self.run_dir / "termination-message.json"),
-            "AURL_LOG_FORMAT": os.environ.get("AURL_LOG_FORMAT", "text"),
+            Variable.VOLUME: str(Path.cwd()),
+            Variable.JOB_DIR: str(self.output),
+            Variable.RUN_DIR: str(self.run_dir),
+            Variable.HTTP_PORT: str(self.http_port),
+            Variable.GRACE_SECONDS: str(GRACE_SECONDS),
+            Variable.LINGER_SECONDS: "0",
+            Variable.TERMINATION_LOG: str(self.run_dir / "termination-message.json"),
+            Variable.LOG_FORMAT: os.environ.get(Variable.LOG_FORMAT, "text"),
         }
 
     def _explain(self, outcome: Outcome, log_path: Path) -> None:
@@ -165,7 +165,7 @@ def _local_run(options: argparse.Namespace, http_port: int) -> Iterator[LocalRun
                 raise UserError(
                     f"Another run is using {output}; wait for it or choose another --output."
                 ) from None
-            (run_dir / "job.yaml").write_text(
+            (run_dir / CONFIG_FILE).write_text(
                 yaml.safe_dump(as_given(job.config), sort_keys=False, allow_unicode=True)
             )
             yield LocalRun(job, output, run_dir, http_port, options.verbose)

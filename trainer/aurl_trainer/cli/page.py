@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from aurl_trainer.contract import PROGRESS_PATH, Variable
 from aurl_trainer.errors import UserError
 from aurl_trainer.launcher import jobpage, progress
 from aurl_trainer.launcher.artifacts import Shelf, read_sample
@@ -31,7 +32,7 @@ def serve(options: argparse.Namespace) -> int:
     history, shelf = restored(document), Shelf(job_dir)
     routes = {
         **jobpage.routes(),
-        "/progress": (JSON_TYPE, lambda: json_body(last_progress(history, job_dir))),
+        PROGRESS_PATH: (JSON_TYPE, lambda: json_body(last_progress(history, job_dir))),
         "/history": (JSON_TYPE, lambda: json_body(history.document())),
         "/shelf": (JSON_TYPE, lambda: json_body(shelf.contents())),
     }
@@ -57,9 +58,9 @@ def last_progress(history: History, job_dir: Path) -> dict[str, Any]:
     attempt = history.attempts[-1].number if history.attempts else 0
     environment = read_environment(
         {
-            "AURL_JOB_NAME": job_dir.name, "AURL_JOB_NAMESPACE": job_dir.parent.name,
-            "AURL_ATTEMPT": str(attempt), "AURL_VOLUME": str(job_dir),
-            "AURL_RUN_DIR": str(job_dir), "AURL_CONFIG": str(job_dir),
+            Variable.JOB_NAME: job_dir.name, Variable.JOB_NAMESPACE: job_dir.parent.name,
+            Variable.ATTEMPT: str(attempt), Variable.VOLUME: str(job_dir),
+            Variable.RUN_DIR: str(job_dir), Variable.CONFIG: str(job_dir),
         }
     )  # fmt: skip
     began = history.attempts[-1].started_at if history.attempts else time.time()

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_HTTP_PORT = 9402
+from aurl_trainer.contract import HTTP_PORT, Variable
+
 DEFAULT_GRACE_SECONDS = 30.0
 DEFAULT_LINGER_SECONDS = 10.0
 TERMINATION_LOG = Path("/dev/termination-log")
@@ -64,44 +65,44 @@ class LaunchEnvironment:
 
 def read_environment(variables: Mapping[str, str]) -> LaunchEnvironment:
     """Return the checked contract; raises ContractError in one sentence for the first fault."""
-    num_nodes = _integer(variables, "AURL_NUM_NODES", least=1, default=1)
-    node_rank = _integer(variables, "AURL_NODE_RANK", least=0, default=0 if num_nodes == 1 else None)
+    num_nodes = _integer(variables, Variable.NUM_NODES, least=1, default=1)
+    node_rank = _integer(variables, Variable.NODE_RANK, least=0, default=0 if num_nodes == 1 else None)
     if node_rank >= num_nodes:
         raise ContractError(
             f"AURL_NODE_RANK is {node_rank} but must be less than AURL_NUM_NODES, which is {num_nodes}."
         )
-    rendezvous = variables.get("AURL_RDZV_ENDPOINT") or None
+    rendezvous = variables.get(Variable.RDZV_ENDPOINT) or None
     if rendezvous is not None:
         _check_endpoint(rendezvous)
     elif num_nodes > 1:
         raise ContractError(
             "AURL_RDZV_ENDPOINT is not set; with more than one node it must be <address>:<port> of node 0."
         )
-    job_name = variables.get("AURL_JOB_NAME") or "local"
-    namespace = variables.get("AURL_JOB_NAMESPACE") or "local"
-    volume = Path(_text(variables, "AURL_VOLUME"))
-    run_dir = Path(_text(variables, "AURL_RUN_DIR"))
-    local_address = variables.get("AURL_POD_IP") or None
+    job_name = variables.get(Variable.JOB_NAME) or "local"
+    namespace = variables.get(Variable.JOB_NAMESPACE) or "local"
+    volume = Path(_text(variables, Variable.VOLUME))
+    run_dir = Path(_text(variables, Variable.RUN_DIR))
+    local_address = variables.get(Variable.POD_IP) or None
     if local_address is not None:
         _check_address(local_address)
     return LaunchEnvironment(
         job_name=job_name,
         namespace=namespace,
-        job_uid=variables.get("AURL_JOB_UID") or job_name,
-        attempt=_integer(variables, "AURL_ATTEMPT", least=0, default=0),
+        job_uid=variables.get(Variable.JOB_UID) or job_name,
+        attempt=_integer(variables, Variable.ATTEMPT, least=0, default=0),
         node_rank=node_rank,
         num_nodes=num_nodes,
-        procs_per_node=_integer(variables, "AURL_NPROC_PER_NODE", least=1, default=1),
+        procs_per_node=_integer(variables, Variable.NPROC_PER_NODE, least=1, default=1),
         rendezvous=rendezvous,
         local_address=local_address,
-        config=Path(_text(variables, "AURL_CONFIG")),
+        config=Path(_text(variables, Variable.CONFIG)),
         volume=volume,
-        job_dir=Path(variables.get("AURL_JOB_DIR") or volume / namespace / job_name),
+        job_dir=Path(variables.get(Variable.JOB_DIR) or volume / namespace / job_name),
         run_dir=run_dir,
-        http_port=_integer(variables, "AURL_HTTP_PORT", least=0, most=65535, default=DEFAULT_HTTP_PORT),
-        grace_seconds=_seconds(variables, "AURL_GRACE_SECONDS", DEFAULT_GRACE_SECONDS),
-        linger_seconds=_seconds(variables, "AURL_LINGER_SECONDS", DEFAULT_LINGER_SECONDS),
-        hang_seconds=_seconds(variables, "AURL_HANG_SECONDS", 0) or None,
+        http_port=_integer(variables, Variable.HTTP_PORT, least=0, most=65535, default=HTTP_PORT),
+        grace_seconds=_seconds(variables, Variable.GRACE_SECONDS, DEFAULT_GRACE_SECONDS),
+        linger_seconds=_seconds(variables, Variable.LINGER_SECONDS, DEFAULT_LINGER_SECONDS),
+        hang_seconds=_seconds(variables, Variable.HANG_SECONDS, 0) or None,
         termination_log=_termination_log(variables, run_dir),
     )
 
@@ -162,7 +163,7 @@ def _check_address(address: str) -> None:
 
 
 def _termination_log(variables: Mapping[str, str], run_dir: Path) -> Path:
-    named = variables.get("AURL_TERMINATION_LOG")
+    named = variables.get(Variable.TERMINATION_LOG)
     if named:
         return Path(named)
     # The kubelet makes this file for every container; elsewhere the message lies beside the ranks' files.

@@ -15,8 +15,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from aurl_trainer import __version__
+from aurl_trainer.contract import LaunchRole
 from aurl_trainer.launcher.environment import LaunchEnvironment
-from aurl_trainer.launcher.progress import Role
 from aurl_trainer.launcher.rundir import RunDirectory
 from aurl_trainer.monitor.goodput import BADPUT_CAUSES
 from aurl_trainer.monitor.snapshot import (
@@ -41,7 +41,7 @@ class Reading:
 class TrainerCollector(Collector):
     """Turns a reading of the run directory into metric families."""
 
-    def __init__(self, environment: LaunchEnvironment, role: Role, read: Callable[[], Reading]) -> None:
+    def __init__(self, environment: LaunchEnvironment, role: LaunchRole, read: Callable[[], Reading]) -> None:
         self._environment, self._role, self._read = environment, role, read
 
     def collect(self) -> Iterator[Metric]:
@@ -62,7 +62,7 @@ class TrainerCollector(Collector):
             yield from _job_families(self._environment, main, (main and main.job) or JobSnapshot())
 
 
-def render(environment: LaunchEnvironment, role: Role, read: Callable[[], Reading]) -> bytes:
+def render(environment: LaunchEnvironment, role: LaunchRole, read: Callable[[], Reading]) -> bytes:
     """Return the exposition in Prometheus' text format."""
     return generate_latest(TrainerCollector(environment, role, read))
 

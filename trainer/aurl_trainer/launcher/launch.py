@@ -20,14 +20,26 @@ from pathlib import Path
 from typing import IO, Any
 
 from aurl_trainer import logs
+from aurl_trainer.contract import (
+    EXIT_CODES,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    METRICS_PATH,
+    PROGRESS_PATH,
+    SUCCEEDED,
+    EndState,
+    LaunchRole,
+    PodState,
+    Variable,
+)
 from aurl_trainer.launcher import jobpage, progress, rundir, stacks, termination
 from aurl_trainer.launcher.artifacts import Shelf, read_sample
 from aurl_trainer.launcher.environment import ContractError, LaunchEnvironment
 from aurl_trainer.launcher.history import History
-from aurl_trainer.launcher.outcome import FAILED, INTERRUPTED, SUCCEEDED, Outcome, decide
+from aurl_trainer.launcher.outcome import Outcome, decide
 from aurl_trainer.launcher.output import ChildOutput
 from aurl_trainer.launcher.processes import Child, SignalInbox, kill_leftovers, signal_all
-from aurl_trainer.launcher.progress import Role
 from aurl_trainer.launcher.recorder import Recorder
 from aurl_trainer.launcher.server import JSON_TYPE, METRICS_TYPE, LauncherServer, json_body
 from aurl_trainer.launcher.stall import UNFINISHED, Stall, StallWatch
@@ -51,7 +63,7 @@ the same standstill a moment sooner or later, and their ranks must still be ther
 RANK_MODULE = "aurl_trainer.train"
 PREPARE_MODULE = "aurl_trainer.launcher.prepare"
 
-_STATE_AT_END = {SUCCEEDED: "Finished", FAILED: "Failed", INTERRUPTED: "Saving"}
+_STATE_AT_END: Mapping[EndState, PodState] = {SUCCEEDED: FINISHED, FAILED: "Failed", INTERRUPTED: "Saving"}
 
 
 @dataclass
@@ -63,7 +75,7 @@ class Launch:
     """
 
     environment: LaunchEnvironment
-    role: Role
+    role: LaunchRole
     variables: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     rank_command: Sequence[str] = ("-m", RANK_MODULE)
     output: IO[bytes] | None = None
@@ -72,7 +84,7 @@ class Launch:
 
     def __post_init__(self) -> None:
         self._started_at = time.time()
-        self._state: str | None = None
+        self._state: PodState | None = None
         self._asked: set[int] = set()
         self._watch = StallWatch()
         self._stall: Stall | None = None
@@ -124,10 +136,10 @@ class Launch:
         shelf = Shelf(environment.job_dir)
         routes = {
             **jobpage.routes(),
-            "/progress": (JSON_TYPE, lambda: json_body(self.progress())),
+            PROGRESS_PATH: (JSON_TYPE, lambda: json_body(self.progress())),
             "/history": (JSON_TYPE, self._history),
             "/shelf": (JSON_TYPE, lambda: json_body(shelf.contents())),
-            "/metrics": (METRICS_TYPE, self._metrics),
+            METRICS_PATH: (METRICS_TYPE, self._metrics),
             "/healthz": ("text/plain; charset=utf-8", lambda: b"ok\n"),
         }
         folders = {"/samples/": lambda name: read_sample(environment.job_dir, name)}
@@ -342,8 +354,8 @@ class Launch:
         return {
             **child,
             **self.variables,
-            "AURL_RUN_DIR": str(environment.run_dir),
-            "AURL_JOB_DIR": str(environment.job_dir),
+            Variable.RUN_DIR: str(environment.run_dir),
+            Variable.JOB_DIR: str(environment.job_dir),
         }
 
 
@@ -388,9 +400,15 @@ def free_port() -> int:
 
 def report_contract_error(error: ContractError, variables: Mapping[str, str]) -> int:
     """Tell a broken contract as far as that is possible, and return the exit code."""
-    outcome = Outcome(FAILED, str(error), failure_class="UserError", exit_code=2, exception="ContractError")
+    outcome = Outcome(
+        FAILED,
+        str(error),
+        failure_class="UserError",
+        exit_code=EXIT_CODES["UserError"],
+        exception="ContractError",
+    )
     log.error(f"launcher: {error}")
-    named = variables.get("AURL_TERMINATION_LOG")
+    named = variables.get(Variable.TERMINATION_LOG)
     path = Path(named) if named else Path("/dev/termination-log")
     if named or path.exists():
         termination.ignore_unwritable(path, termination.build(outcome, {}, None))

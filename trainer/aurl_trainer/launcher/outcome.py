@@ -5,13 +5,19 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, replace
 
+from aurl_trainer.contract import (
+    EXIT_CODES,
+    FAILED,
+    INTERRUPTED,
+    INTERRUPTED_EXIT_CODE,
+    SUCCEEDED,
+    EndState,
+    ReportedClass,
+)
 from aurl_trainer.launcher.rundir import RankDeath, RunDirectory
 from aurl_trainer.launcher.stall import Stall
 from aurl_trainer.monitor.failure import Failure
 
-SUCCEEDED, FAILED, INTERRUPTED = "Succeeded", "Failed", "Interrupted"
-
-_EXIT_CODES = {"UserError": 2, "Divergence": 3, "OutOfMemory": 137, "Hang": 124}
 _HINTS: dict[int, str] = {
     signal.SIGBUS: "; that is often a full /dev/shm",
     signal.SIGILL: "; PyTorch was built for another CPU",
@@ -22,9 +28,9 @@ _HINTS: dict[int, str] = {
 class Outcome:
     """The end of a launch; the root cause's fields are None unless `state` is Failed."""
 
-    state: str
+    state: EndState
     message: str
-    failure_class: str | None = None
+    failure_class: ReportedClass | None = None
     rank: int | None = None
     exit_code: int | None = None
     signal: str | None = None
@@ -36,9 +42,9 @@ class Outcome:
         if self.state == SUCCEEDED:
             return 0
         if self.state == INTERRUPTED:
-            return 128 + signal.SIGTERM
-        if self.failure_class in _EXIT_CODES:
-            return _EXIT_CODES[self.failure_class]
+            return INTERRUPTED_EXIT_CODE
+        if self.failure_class is not None and self.failure_class in EXIT_CODES:
+            return EXIT_CODES[self.failure_class]
         return self.exit_code if self.signal and self.exit_code else 1
 
 
@@ -65,7 +71,7 @@ def decide(
         return Outcome(SUCCEEDED, complete if expected else "The dataset is ready.")
     if stall is not None:
         return Outcome(
-            FAILED, stall.sentence, failure_class="Hang", rank=stall.rank, exit_code=_EXIT_CODES["Hang"]
+            FAILED, stall.sentence, failure_class="Hang", rank=stall.rank, exit_code=EXIT_CODES["Hang"]
         )
     # What happens after SIGTERM is a consequence of it: peers leave, connections break.
     failures = [
@@ -109,7 +115,7 @@ def _from_failure(failure: Failure) -> Outcome:
         message,
         failure_class=failure.failure_class,
         rank=failure.rank,
-        exit_code=_EXIT_CODES.get(failure.failure_class, 1),
+        exit_code=EXIT_CODES.get(failure.failure_class, 1),
         exception=failure.exception,
     )
 
@@ -117,7 +123,8 @@ def _from_failure(failure: Failure) -> Outcome:
 def _from_signal(rank: int | None, number: int, oom_kills: int) -> Outcome:
     who = "The preparation" if rank is None else f"Rank {rank}"
     name = signal_name(number)
-    failure_class, reason = "Unknown", f"{who} was killed by {name}{_HINTS.get(number, '')}."
+    failure_class: ReportedClass = "Unknown"
+    reason = f"{who} was killed by {name}{_HINTS.get(number, '')}."
     if number == signal.SIGKILL and oom_kills > 0:
         failure_class = "OutOfMemory"
         reason = f"{who} was killed by the kernel because the container reached its memory limit."

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from aurl_trainer import logs
 from aurl_trainer.config import JobFile
+from aurl_trainer.contract import DatasetKey, Variable
 from aurl_trainer.data.prepare import Prepared, prepare
 from aurl_trainer.errors import UserError
 from aurl_trainer.monitor.failure import record_failure
@@ -57,12 +58,12 @@ class PreparationReporter:
             message = f"{of} could not be used: {names}"[:MAX_MESSAGE]
             self.snapshot.events.append(Event(time.time(), "FilesDropped", None, message))
         self.snapshot.dataset = {
-            "fingerprint": prepared.fingerprint,
-            "path": path.as_posix(),
-            "files": prepared.files,
-            "dropped": prepared.dropped,
-            "droppedNames": prepared.dropped_names,
-            "trainTokens": prepared.train_tokens,
+            DatasetKey.FINGERPRINT: prepared.fingerprint,
+            DatasetKey.PATH: path.as_posix(),
+            DatasetKey.FILES: prepared.files,
+            DatasetKey.DROPPED: prepared.dropped,
+            DatasetKey.DROPPED_NAMES: prepared.dropped_names,
+            DatasetKey.TRAIN_TOKENS: prepared.train_tokens,
         }
         self.publish()
 
@@ -70,12 +71,12 @@ class PreparationReporter:
 def main() -> int:
     """Prepare the dataset of the job that the environment names; returns the exit code."""
     logs.setup()
-    run_dir, volume = Path(os.environ["AURL_RUN_DIR"]), Path(os.environ["AURL_VOLUME"])
+    run_dir, volume = Path(os.environ[Variable.RUN_DIR]), Path(os.environ[Variable.VOLUME])
     try:
         with record_failure(run_dir, None):
             reporter = PreparationReporter(run_dir)
-            job = JobFile.load(Path(os.environ["AURL_CONFIG"]))
-            job_dir = Path(os.environ["AURL_JOB_DIR"])
+            job = JobFile.load(Path(os.environ[Variable.CONFIG]))
+            job_dir = Path(os.environ[Variable.JOB_DIR])
             reporter.finish(prepare(job.dataset, job_dir, volume, reporter.progress), volume)
             accounts = GoodputFile(job_dir, reporter.snapshot.started_at)
             accounts.settle({"preparation": reporter.snapshot.updated_at - reporter.snapshot.started_at})

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
+from aurl_trainer.contract import CheckpointKey, LaunchRole, ProgressKey
 from aurl_trainer.launcher.environment import LaunchEnvironment
 from aurl_trainer.launcher.rundir import RunDirectory
 from aurl_trainer.monitor.snapshot import CheckpointRecord, Event, JobSnapshot
-
-Role = Literal["train", "prepare"]
 
 MAX_EVENTS = 50
 
 
 def build(
     environment: LaunchEnvironment,
-    role: Role,
+    role: LaunchRole,
     seen: RunDirectory,
     *,
     state: str | None,
@@ -30,44 +29,44 @@ def build(
     if seen.preparation is not None:
         updates.append(seen.preparation.updated_at)
     return {
-        "job": environment.job_name,
-        "namespace": environment.namespace,
-        "attempt": environment.attempt,
-        "nodeRank": environment.node_rank,
-        "worldSize": environment.world_size,
-        "role": role,
-        "mode": job.mode or None,
-        "precision": job.precision or None,
-        "state": state or current_state(role, seen),
-        "step": max((rank.step for rank in seen.ranks.values()), default=0),
-        "totalSteps": job.total_steps or None,
-        "startStep": job.start_step,
-        "loss": finite(job.loss),
-        "initialLoss": finite(job.initial_loss),
-        "validationLoss": finite(job.validation_loss),
+        ProgressKey.JOB: environment.job_name,
+        ProgressKey.NAMESPACE: environment.namespace,
+        ProgressKey.ATTEMPT: environment.attempt,
+        ProgressKey.NODE_RANK: environment.node_rank,
+        ProgressKey.WORLD_SIZE: environment.world_size,
+        ProgressKey.ROLE: role,
+        ProgressKey.MODE: job.mode or None,
+        ProgressKey.PRECISION: job.precision or None,
+        ProgressKey.STATE: state or current_state(role, seen),
+        ProgressKey.STEP: max((rank.step for rank in seen.ranks.values()), default=0),
+        ProgressKey.TOTAL_STEPS: job.total_steps or None,
+        ProgressKey.START_STEP: job.start_step,
+        ProgressKey.LOSS: finite(job.loss),
+        ProgressKey.INITIAL_LOSS: finite(job.initial_loss),
+        ProgressKey.VALIDATION_LOSS: finite(job.validation_loss),
         "validationLossEma": finite(job.ema_validation_loss),
         "lossTerms": {name: finite(value) for name, value in job.loss_terms.items()},
         "evaluation": {name: finite(value) for name, value in job.evaluation.items()},
         "learningRate": finite(job.learning_rate),
         "gradientNorm": finite(job.gradient_norm),
-        "tokensPerSecond": finite(job.tokens_per_second),
-        "samplesPerSecond": finite(job.samples_per_second),
+        ProgressKey.TOKENS_PER_SECOND: finite(job.tokens_per_second),
+        ProgressKey.SAMPLES_PER_SECOND: finite(job.samples_per_second),
         "mfu": finite(job.mfu),
         "goodputRatio": finite(job.goodput_ratio),
-        "tokensTotal": job.tokens_before + job.tokens,
-        "computeSeconds": [finite(seconds) for seconds in job.compute_seconds],
-        "lastCheckpoint": _checkpoint(job.last_checkpoint),
-        "startedAt": timestamp(started_at),
-        "firstStepAt": timestamp(job.first_step_at),
-        "updatedAt": timestamp(max(updates, default=None)),
-        "heartbeatAgeSeconds": heartbeat_age(seen, now),
-        "stopReason": job.stop_reason,
-        "preparation": _preparation(seen) if role == "prepare" else None,
-        "events": _events(seen),
+        ProgressKey.TOKENS_TOTAL: job.tokens_before + job.tokens,
+        ProgressKey.COMPUTE_SECONDS: [finite(seconds) for seconds in job.compute_seconds],
+        ProgressKey.LAST_CHECKPOINT: _checkpoint(job.last_checkpoint),
+        ProgressKey.STARTED_AT: timestamp(started_at),
+        ProgressKey.FIRST_STEP_AT: timestamp(job.first_step_at),
+        ProgressKey.UPDATED_AT: timestamp(max(updates, default=None)),
+        ProgressKey.HEARTBEAT_AGE_SECONDS: heartbeat_age(seen, now),
+        ProgressKey.STOP_REASON: job.stop_reason,
+        ProgressKey.PREPARATION: _preparation(seen) if role == "prepare" else None,
+        ProgressKey.EVENTS: _events(seen),
     }
 
 
-def current_state(role: Role, seen: RunDirectory) -> str:
+def current_state(role: LaunchRole, seen: RunDirectory) -> str:
     """Return the state of this pod as its first rank (or its preparation) reports it."""
     if role == "prepare":
         return seen.preparation.state if seen.preparation is not None else "Preparing"
@@ -104,7 +103,11 @@ def plain_json(value: Any) -> Any:
 def _checkpoint(record: CheckpointRecord | None) -> dict[str, Any] | None:
     if record is None:
         return None
-    return {"step": record.step, "path": record.path, "time": timestamp(record.time)}
+    return {
+        CheckpointKey.STEP: record.step,
+        CheckpointKey.PATH: record.path,
+        CheckpointKey.TIME: timestamp(record.time),
+    }
 
 
 def _preparation(seen: RunDirectory) -> dict[str, Any] | None:

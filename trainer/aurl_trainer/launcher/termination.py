@@ -7,36 +7,40 @@ import json
 from pathlib import Path
 from typing import Any
 
+from aurl_trainer.contract import TERMINATION_MESSAGE_LIMIT, ProgressKey, TerminationKey
 from aurl_trainer.launcher.outcome import Outcome
 from aurl_trainer.launcher.progress import plain_json
 
-LIMIT = 4096
-"""The kubelet cuts a longer message off, wherever that falls."""
-
 _FROM_PROGRESS = (
-    "step", "totalSteps", "initialLoss", "loss", "validationLoss", "tokensPerSecond", "samplesPerSecond",
-    "lastCheckpoint",
-)  # fmt: skip
+    ProgressKey.STEP,
+    ProgressKey.TOTAL_STEPS,
+    ProgressKey.INITIAL_LOSS,
+    ProgressKey.LOSS,
+    ProgressKey.VALIDATION_LOSS,
+    ProgressKey.TOKENS_PER_SECOND,
+    ProgressKey.SAMPLES_PER_SECOND,
+    ProgressKey.LAST_CHECKPOINT,
+)
 
 
 def build(outcome: Outcome, progress: dict[str, Any], dataset: dict[str, Any] | None) -> dict[str, Any]:
     """Return the message as an object; `progress` is the last `/progress`, `dataset` what was prepared."""
     message: dict[str, Any] = {
-        "state": outcome.state,
-        "class": outcome.failure_class,
-        "rank": outcome.rank,
-        "exitCode": outcome.exit_code,
-        "signal": outcome.signal,
-        "exception": outcome.exception,
-        "message": outcome.message,
+        TerminationKey.STATE: outcome.state,
+        TerminationKey.CLASS: outcome.failure_class,
+        TerminationKey.RANK: outcome.rank,
+        TerminationKey.EXIT_CODE: outcome.exit_code,
+        TerminationKey.SIGNAL: outcome.signal,
+        TerminationKey.EXCEPTION: outcome.exception,
+        TerminationKey.MESSAGE: outcome.message,
     }
     message.update({key: progress.get(key) for key in _FROM_PROGRESS})
     if dataset is not None:
-        message["dataset"] = dataset
+        message[TerminationKey.DATASET] = dataset
     return message
 
 
-def encode(message: dict[str, Any], limit: int = LIMIT) -> bytes:
+def encode(message: dict[str, Any], limit: int = TERMINATION_MESSAGE_LIMIT) -> bytes:
     """Return the message as UTF-8 JSON of at most `limit` bytes; what is longest is shortened first.
 
     Non-finite numbers become null. Raises ValueError when not even an object of empty values fits.

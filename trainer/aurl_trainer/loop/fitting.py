@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 from aurl_trainer.config import TrainingConfig
+from aurl_trainer.contract import Variable
 from aurl_trainer.data.curriculum import Curriculum
 from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.errors import OutOfMemoryError, UserError
@@ -49,7 +50,7 @@ class MemoryPlan:
 
 def out_of_memory_restarts(environment: Mapping[str, str] = os.environ) -> int:
     """Return how often the operator has restarted this job for want of memory. Raises UserError."""
-    text = environment.get("AURL_OUT_OF_MEMORY_RESTARTS", "").strip() or "0"
+    text = environment.get(Variable.OUT_OF_MEMORY_RESTARTS, "").strip() or "0"
     if not (text.isascii() and text.isdigit()):
         raise UserError(f"AURL_OUT_OF_MEMORY_RESTARTS is {text!r} but must be an integer of at least 0.")
     return int(text)

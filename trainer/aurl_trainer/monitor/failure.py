@@ -15,10 +15,12 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final, get_args
 
+from aurl_trainer.contract import ReportedClass, Variable
 from aurl_trainer.monitor.snapshot import read_json, write_json
 
-CLASSES = ("UserError", "OutOfMemory", "Divergence", "Hang", "Infrastructure", "Unknown")
+CLASSES: Final[tuple[ReportedClass, ...]] = get_args(ReportedClass)
 
 MAX_MESSAGE = 1000
 MAX_LINES = 20
@@ -43,7 +45,7 @@ class Failure:
     """Why a rank failed; `rank` None means the preparation, `peer_lost` that another process died first."""
 
     rank: int | None
-    failure_class: str
+    failure_class: ReportedClass
     exception: str | None
     message: str
     lines: list[str] = field(default_factory=list)
@@ -90,7 +92,7 @@ def _message(exception: BaseException) -> str:
     return one_sentence(str(exception)) or type(exception).__name__
 
 
-def classify(exception: BaseException) -> tuple[str, bool]:
+def classify(exception: BaseException) -> tuple[ReportedClass, bool]:
     """Return the class of `exception` and whether it only reports a lost peer.
 
     Exceptions of our own carry their class as `failure_class`; others are known by type, and torch's
@@ -98,7 +100,7 @@ def classify(exception: BaseException) -> tuple[str, bool]:
     """
     own = getattr(exception, "failure_class", None)
     if own in CLASSES:
-        return str(own), bool(getattr(exception, "peer_lost", False))
+        return own, bool(getattr(exception, "peer_lost", False))
     name, text = type(exception).__name__, str(exception).lower()
     if (
         isinstance(exception, MemoryError)
@@ -123,7 +125,7 @@ def classify(exception: BaseException) -> tuple[str, bool]:
     return "Unknown", False
 
 
-def _classify_os_error(error: OSError) -> str:
+def _classify_os_error(error: OSError) -> ReportedClass:
     """A full or forbidden volume is the user's to cure, a lost one the infrastructure's."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
         return "UserError"
@@ -153,5 +155,5 @@ def read_failures(run_dir: Path) -> list[Failure]:
 
 def run_directory() -> Path | None:
     """Return the run directory that the environment names, or None."""
-    value = os.environ.get("AURL_RUN_DIR")
+    value = os.environ.get(Variable.RUN_DIR)
     return Path(value) if value else None

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from aurl_trainer.contract import FINISHED, PodState, Variable
 from aurl_trainer.monitor.goodput import GoodputFile
 from aurl_trainer.monitor.snapshot import (
     CHECKPOINT_RESULTS,
@@ -83,7 +84,7 @@ class RankReporter:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> RankReporter:
         """Make this process's reporter from AURL_RUN_DIR, AURL_VOLUME and torchrun's variables."""
-        run_dir, volume = environment.get("AURL_RUN_DIR"), environment.get("AURL_VOLUME")
+        run_dir, volume = environment.get(Variable.RUN_DIR), environment.get(Variable.VOLUME)
         return cls(
             Path(run_dir) if run_dir else None,
             rank=int(environment.get("RANK", "0")),
@@ -137,7 +138,7 @@ class RankReporter:
         self.rewound(start_step)
         self.publish()
 
-    def state(self, name: str) -> None:
+    def state(self, name: PodState) -> None:
         """Enter `Starting`, `Training`, `Saving`, `Finished` or `Failed`; published at once."""
         if name not in STATES:
             raise ValueError(f"unknown state {name!r}: it must be one of {', '.join(STATES)}")
@@ -328,7 +329,7 @@ class RankReporter:
         with contextlib.suppress(OSError):
             write_snapshot(self._file, snapshot)
 
-    def close(self, state: str = "Finished") -> None:
+    def close(self, state: PodState = FINISHED) -> None:
         """Publish the last values under the final state."""
         self._next_accounts = 0.0
         self.state(state)

@@ -11,12 +11,13 @@ import json
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
+from aurl_trainer.contract import PodState
 from aurl_trainer.stability.anomaly import ACTIONS
 
 PHASES = ("init", "restore", "compile", "step", "data_wait", "evaluation", "checkpoint", "sample", "other")
-STATES = ("Starting", "Preparing", "Training", "Saving", "Finished", "Failed")
+STATES: Final[tuple[PodState, ...]] = get_args(PodState)
 SKIP_REASONS = ("nonfinite", "spike")
 CHECKPOINT_RESULTS = ("saved", "failed", "damaged")
 MEMORY_PHASES = (
@@ -112,7 +113,7 @@ class RankSnapshot:
     local_rank: int
     world_size: int
     pid: int
-    state: str = "Starting"
+    state: PodState = "Starting"
     step: int = 0
     started_at: float = 0.0
     updated_at: float = 0.0
@@ -132,7 +133,7 @@ class PreparationSnapshot:
 
     started_at: float
     updated_at: float
-    state: str = "Preparing"
+    state: PodState = "Preparing"
     files_done: int = 0
     files_total: int | None = None
     files_dropped: int = 0
