@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from api.api_harness import Playground, wait_for
-from api.operator_process import OperatorProcess
 from aurl_dev.cluster import system
 from aurl_dev.cluster.api import Api, ApiError
 from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.operator_process import OperatorProcess
 from aurl_operator.crd import resource
 
 CRD_FILE = Path(__file__).resolve().parents[2] / "charts/aurl-operator/files/crd.yaml"

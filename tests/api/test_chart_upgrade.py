@@ -15,12 +15,12 @@ import yaml
 
 from api.api_harness import TRAINED, Object, Playground, wait_for
 from api.conftest import CRD_NAME, CRD_PATH
-from api.operator_process import OperatorProcess
 from api.service_account import write_kubeconfig
 from aurl_dev.cluster import helm
 from aurl_dev.cluster.api import Api
 from aurl_dev.cluster.chart import CHART
 from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.operator_process import OperatorProcess
 
 pytestmark = pytest.mark.api
 

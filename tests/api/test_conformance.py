@@ -16,9 +16,9 @@ import pytest
 from api.api_harness import JOB, TRAINED, Playground, environment, wait_for
 from api.conftest import CRD_FILE
 from api.launcher import launcher
-from api.operator_process import OperatorProcess
 from aurl_dev.cluster.api import ApiError
 from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.operator_process import OperatorProcess
 from aurl_operator.api.status import State
 
 pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]

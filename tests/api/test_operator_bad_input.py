@@ -14,8 +14,8 @@ import pytest
 
 from api.api_harness import Playground, wait_for
 from api.conftest import CRD_NAME, CRD_PATH
-from api.operator_process import OperatorProcess
 from aurl_dev.cluster.api import Api
+from aurl_dev.operator_process import OperatorProcess
 
 pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
 

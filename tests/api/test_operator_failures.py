@@ -8,7 +8,7 @@ import pytest
 
 from api.api_harness import Object, Playground, environment, wait_for
 from api.launcher import launcher
-from api.operator_process import OperatorProcess
+from aurl_dev.operator_process import OperatorProcess
 
 pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
 

@@ -15,8 +15,8 @@ import pytest
 
 from api.api_harness import JOB, Object, Playground, wait_for
 from api.conftest import defined, loose_definition
-from api.operator_process import OperatorProcess
 from aurl_dev.cluster.api import Api
+from aurl_dev.operator_process import OperatorProcess
 
 pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
 

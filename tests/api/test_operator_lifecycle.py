@@ -7,7 +7,7 @@ import yaml
 
 from api.api_harness import TRAINED, Playground, environment, wait_for
 from api.launcher import launcher
-from api.operator_process import TRAINER_IMAGE, OperatorProcess
+from aurl_dev.operator_process import TRAINER_IMAGE, OperatorProcess
 from aurl_operator.core.podsecurity import violations
 
 pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]

@@ -9,7 +9,7 @@ import pytest
 
 from api.api_harness import Object, Playground, wait_for
 from api.launcher import launcher
-from api.operator_process import OperatorProcess
+from aurl_dev.operator_process import OperatorProcess
 
 pytestmark = pytest.mark.api
 

@@ -11,8 +11,8 @@ import pytest
 
 from api.api_harness import TRAINED, Playground, wait_for
 from api.fault_proxy import FaultProxy
-from api.operator_process import OperatorProcess
 from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.operator_process import OperatorProcess
 
 pytestmark = pytest.mark.api
 

@@ -22,10 +22,10 @@ from helm_python import Chart
 
 from api.api_harness import JOB, Playground, wait_for
 from api.conftest import Kubectl, defined, loose_definition
-from api.operator_process import OperatorProcess
 from aurl_dev.cluster import pki
 from aurl_dev.cluster.api import Api, ApiError
 from aurl_dev.cluster.control_plane import ApiServer, free_ports
+from aurl_dev.operator_process import OperatorProcess
 
 pytestmark = pytest.mark.api
 

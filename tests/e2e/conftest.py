@@ -13,7 +13,7 @@ from aurl_dev.cluster.images import Image
 from aurl_dev.cluster.provider import Cluster
 from aurl_dev.demo import install
 from aurl_dev.demo.kube import Kube
-from e2e.prometheus import Prometheus, running
+from aurl_dev.prometheus import Prometheus, running
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from aurl_dev.cluster.images import Image
 from aurl_dev.demo.follow import follow
 from aurl_dev.demo.kube import Kube, Object, condition, wait_for
 from aurl_dev.demo.volume import run_on_volume
-from e2e.jobs import small
+from aurl_dev.jobs import small
 
 pytestmark = pytest.mark.cluster
 

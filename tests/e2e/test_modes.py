@@ -14,7 +14,7 @@ from aurl_dev.cluster.paths import CHECKOUT
 from aurl_dev.demo.follow import follow
 from aurl_dev.demo.kube import Kube
 from aurl_dev.demo.volume import run_on_volume
-from e2e.prometheus import Prometheus
+from aurl_dev.prometheus import Prometheus
 
 pytestmark = pytest.mark.cluster
 

@@ -19,8 +19,8 @@ from aurl_dev.demo import story
 from aurl_dev.demo.follow import Story, follow
 from aurl_dev.demo.kube import Kube, condition, wait_for
 from aurl_dev.demo.volume import run_on_volume
-from e2e.jobs import small
-from e2e.prometheus import Prometheus
+from aurl_dev.jobs import small
+from aurl_dev.prometheus import Prometheus
 
 pytestmark = pytest.mark.cluster
 

@@ -21,8 +21,8 @@ from rich.console import Console
 from aurl_dev.cluster.paths import CHECKOUT
 from aurl_dev.demo.follow import follow
 from aurl_dev.demo.kube import Kube, wait_for
-from e2e.jobs import small
-from e2e.prometheus import Prometheus
+from aurl_dev.jobs import small
+from aurl_dev.prometheus import Prometheus
 from e2e.test_modes import shortened
 
 pytestmark = pytest.mark.cluster

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from launcher.chromium import Browser, browser
+from aurl_dev.chromium import Browser, browser
 from launcher.harness import RunningLauncher, eventually, finished, history, steps
 from launcher.music import JOB, write_scales
 

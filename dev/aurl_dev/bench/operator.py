@@ -35,11 +35,11 @@ from typing import Any, Final
 
 import yaml
 
-from api.operator_process import OperatorProcess
 from aurl_dev.bench import recovery, result
 from aurl_dev.bench.apiclient import ApiClient, PodWatch
 from aurl_dev.bench.memory import memory_mib
 from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.operator_process import OperatorProcess
 from aurl_operator.api.base import GROUP, PLURAL, VERSION
 from aurl_operator.core.objects import dataset_hash
 from aurl_operator.core.validation import parse_spec

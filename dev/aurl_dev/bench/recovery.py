@@ -11,7 +11,7 @@ from typing import Any, Final
 from aurl_dev.cluster import provider
 from aurl_dev.demo import install
 from aurl_dev.demo.kube import Kube, Object, wait_for
-from e2e.jobs import small
+from aurl_dev.jobs import small
 
 NAMESPACE: Final = "bench-recovery"
 REPEATS: Final = 3

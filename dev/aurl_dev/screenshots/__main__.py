@@ -25,10 +25,10 @@ from typing import Any
 
 import requests
 
+from aurl_dev.chromium import FLAGS
 from aurl_dev.cluster import system
 from aurl_dev.cluster.paths import CHECKOUT
-from e2e.prometheus import Prometheus
-from launcher.chromium import FLAGS
+from aurl_dev.prometheus import Prometheus
 
 HERE = Path(__file__).parent
 DASHBOARDS = CHECKOUT / "charts/aurl-operator/dashboards"
