@@ -13,7 +13,8 @@ from typing import Any
 import requests
 
 from aurl_dev.cluster import system
-from launcher.harness import eventually, free_port
+from aurl_dev.ports import free_port
+from aurl_dev.waiting import wait_for
 
 PACKAGES = ("chromium", "chromium-driver")
 
@@ -100,7 +101,7 @@ def browser(folder: Path) -> Iterator[Browser]:
             [str(system.program("chromedriver")), f"--port={port}"], stdout=log, stderr=log
         )
     try:
-        eventually("chromedriver", lambda: _ready(driver), 60)
+        wait_for("chromedriver", lambda: _ready(driver), 60)
         wanted = {
             "browserName": "chrome",
             "goog:loggingPrefs": {"browser": "ALL"},

@@ -1,4 +1,4 @@
-"""Job documents of the end-to-end tests: real music and a real model, small enough to end within seconds."""
+"""Job documents for tests and benchmarks on a cluster: real music and a real model, trained in seconds."""
 
 from __future__ import annotations
 
@@ -39,12 +39,17 @@ spec:
 
 
 def small(name: str, **changes: Any) -> dict[str, Any]:
-    """The small job under another name; `changes` go into spec by dotted path with `__` between the parts.
+    """Return the small job under another name, with changes to its spec as `changed` takes them."""
+    return changed({**SMALL, "metadata": {"name": name}}, **changes)
 
-    A value of None removes the key: `small("x", storage__claimTemplate=None, storage__claimName="y")`.
+
+def changed(job: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return a copy of a job with changes to its spec.
+
+    Keys are paths with `__` between the parts, and None removes a key:
+    `changed(job, storage__claimTemplate=None, storage__claimName="music")`.
     """
-    job: dict[str, Any] = deepcopy(SMALL)
-    job["metadata"]["name"] = name
+    job = deepcopy(job)
     for path, value in changes.items():
         *parents, last = path.split("__")
         owner = job["spec"]

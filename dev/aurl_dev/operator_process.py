@@ -16,7 +16,7 @@ from typing import IO, Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from aurl_dev.cluster.control_plane import free_ports
+from aurl_dev.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINER_IMAGE = "registry.test/aurl-trainer:test"
@@ -59,7 +59,7 @@ class OperatorProcess:
 
     def start(self, *, wait: bool = True) -> None:
         """Start it; wait until it has seen the whole cluster."""
-        (self.port,) = free_ports(1)
+        self.port = free_port()
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("AURL_")},
             "KUBECONFIG": str(self._kubeconfig),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -16,7 +15,9 @@ import requests
 import yaml
 
 from aurl_dev.cluster import system
-from aurl_dev.demo.kube import Kube, Object, wait_for
+from aurl_dev.kube import Kube, Object
+from aurl_dev.ports import free_port
+from aurl_dev.waiting import wait_for
 
 SCRAPE_SECONDS = 2
 
@@ -82,9 +83,7 @@ def keep_discovering(kube: Kube, file: Path, stop: threading.Event) -> None:
 def running(kubeconfig: Path, directory: Path) -> Iterator[Prometheus]:
     """Start Prometheus on a free port with its state in `directory`; stop exactly it in the end."""
     system.ensure(("prometheus",), print)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     config = directory / "prometheus.yml"
     discovered = directory / "pods.json"
     discovered.write_text("[]")
@@ -93,7 +92,9 @@ def running(kubeconfig: Path, directory: Path) -> Iterator[Prometheus]:
     timing = {"scrape_interval": every, "scrape_timeout": every}
     config.write_text(yaml.safe_dump({"global": timing, "scrape_configs": [pods]}))
     stop = threading.Event()
-    discovery = threading.Thread(target=keep_discovering, args=(Kube(kubeconfig), discovered, stop))
+    discovery = threading.Thread(
+        target=keep_discovering, args=(Kube(kubeconfig, retries=3), discovered, stop)
+    )
     discovery.start()
     with (directory / "prometheus.log").open("wb") as log:
         server = subprocess.Popen(
@@ -108,7 +109,7 @@ def running(kubeconfig: Path, directory: Path) -> Iterator[Prometheus]:
         )
     try:
         prometheus = Prometheus(f"http://{address}")
-        wait_for("Prometheus to be ready", 30, lambda: _ready(prometheus.url))
+        wait_for("Prometheus to be ready", lambda: _ready(prometheus.url))
         yield prometheus
     finally:
         stop.set()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
-from aurl_dev.cluster.api import Api, ApiError
-
-Object = dict[str, Any]
-T = TypeVar("T")
+from aurl_dev.jobs import changed
+from aurl_dev.kube import ApiError, Kube, Object, condition
+from aurl_dev.waiting import wait_for
 
 SECONDS = 30.0
 JOB: Object = {
@@ -45,26 +42,15 @@ TRAINED: Object = {
 }
 
 
-def wait_for(what: str, look: Callable[[], T | None], seconds: float = SECONDS) -> T:
-    """Look until something true comes of it."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"
-        time.sleep(0.03)
-
-
 def environment(pod: dict[str, Any]) -> dict[str, Any]:
     """Literal environment of a pod's container."""
     return {e["name"]: e.get("value") for e in pod["spec"]["containers"][0]["env"]}
 
 
-class Playground:
+class JobNamespace:
     """One namespace."""
 
-    def __init__(self, api: Api, namespace: str) -> None:
+    def __init__(self, api: Kube, namespace: str) -> None:
         self.api, self.namespace = api, namespace
         self._core = f"/api/v1/namespaces/{namespace}"
         self._networking = f"/apis/networking.k8s.io/v1/namespaces/{namespace}"
@@ -73,18 +59,9 @@ class Playground:
     # ---------------------------------------------------------------- the user
 
     def create_job(self, name: str, **changes: Any) -> Object:
-        """Create a job; `changes` go into spec by dotted path with `__` between parts, None removes."""
-        job = copy.deepcopy(JOB)
-        job["metadata"] = {"name": name, "namespace": self.namespace}
-        for path, value in changes.items():
-            *parents, last = path.split("__")
-            owner = job["spec"]
-            for parent in parents:
-                owner = owner.setdefault(parent, {})
-            if value is None:
-                owner.pop(last, None)
-            else:
-                owner[last] = value
+        """Create a job, with changes to its spec as `changed` takes them."""
+        metadata = {"name": name, "namespace": self.namespace}
+        job = changed({**JOB, "metadata": metadata}, **changes)
         return self.api.request("POST", self._jobs, job)
 
     def patch_job(self, name: str, spec: Object) -> None:
@@ -110,8 +87,7 @@ class Playground:
 
     def condition(self, name: str, kind: str) -> Object:
         """One condition of a job, empty while there is none."""
-        conditions = self.status(name).get("conditions", [])
-        return next((dict(each) for each in conditions if each["type"] == kind), {})
+        return condition(self.job(name), kind)
 
     def state(self, name: str, state: str, seconds: float = SECONDS) -> Object:
         """Wait until the job is in a state; its status."""

@@ -7,29 +7,24 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from api.api_harness import Playground, wait_for
+from api.api_harness import JobNamespace
+from aurl_dev import crd
 from aurl_dev.cluster import system
-from aurl_dev.cluster.api import Api, ApiError
 from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.kube import Kube
 from aurl_dev.operator_process import OperatorProcess
-from aurl_operator.crd import resource
 
-CRD_FILE = Path(__file__).resolve().parents[2] / "charts/aurl-operator/files/crd.yaml"
-CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-CRD_NAME = "aurltrainingjobs.aurl.ai"
 Kubectl = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
-def api(api_server: ApiServer) -> Api:
+def api(api_server: ApiServer) -> Kube:
     """The administrator's client."""
-    return Api(api_server.kubeconfig)
+    return Kube(api_server.kubeconfig)
 
 
 @pytest.fixture(scope="module")
@@ -57,35 +52,23 @@ def kubectl(api_server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @contextmanager
-def defined(api: Api, definition: dict[str, Any]) -> Iterator[None]:
+def defined(api: Kube, definition: dict[str, Any]) -> Iterator[None]:
     """The kind, for the time of a `with`."""
-
-    def create() -> bool:
-        try:
-            api.request("POST", CRD_PATH, definition)
-        except ApiError as error:
-            # An earlier module's definition may still be on its way out.
-            if error.code != 409:
-                raise
-            return False
-        return True
-
-    wait_for("the CRD to be created", create)
-    wait_for("the kind to be served", lambda: api.status("/apis/aurl.ai/v1alpha1/aurltrainingjobs") == 200)
+    crd.create(api, definition)
     yield
-    api.delete(f"{CRD_PATH}/{CRD_NAME}")
+    api.delete(crd.PATH)
 
 
 @pytest.fixture(scope="module")
-def job_kind(api: Api) -> Iterator[None]:
+def job_kind(api: Kube) -> Iterator[None]:
     """The CRD as the chart has it for this server."""
-    with defined(api, yaml.safe_load(resource.without_cel(CRD_FILE.read_text()))):
+    with defined(api, crd.load()):
         yield
 
 
 def loose_definition() -> dict[str, Any]:
-    """A definition that takes anything as spec and status, as an older one might."""
-    definition: dict[str, Any] = yaml.safe_load(resource.without_cel(CRD_FILE.read_text()))
+    """A CRD that takes anything as spec and status, as an older one might."""
+    definition = crd.load()
     (version,) = definition["spec"]["versions"]
     anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     properties = {"spec": anything, "status": anything}
@@ -107,13 +90,9 @@ def operator(
 
 
 @pytest.fixture
-def ground(api: Api, job_kind: None) -> Iterator[Playground]:
+def ns(api: Kube, job_kind: None) -> Iterator[JobNamespace]:
     """A namespace of the test's own."""
     name = f"t-{uuid.uuid4().hex[:8]}"
-    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-    wait_for(
-        "the default service account",
-        lambda: api.status(f"/api/v1/namespaces/{name}/serviceaccounts/default") == 200,
-    )
-    yield Playground(api, name)
+    api.ensure_namespace(name)
+    yield JobNamespace(api, name)
     api.delete(f"/api/v1/namespaces/{name}")

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 import tempfile
 import threading
-from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,6 +19,8 @@ from typing import Any, Literal, TypeVar
 import aiohttp
 from aiohttp import web
 from yarl import URL
+
+from aurl_dev import kubeconfig as kubeconfigs
 
 T = TypeVar("T")
 
@@ -68,9 +68,7 @@ class FaultProxy:
     """Serves on a free loopback port in a thread of its own, for the time of a `with`."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        config = json.loads(kubeconfig.read_text())
-        self._server = config["clusters"][0]["cluster"]["server"]
-        self._cluster, self._user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+        self._access = kubeconfigs.read(kubeconfig)
         self._rules: list[Rule] = []
         self._streams: set[_Stream] = set()
         self._transports: set[asyncio.Transport] = set()
@@ -183,15 +181,8 @@ class FaultProxy:
         return self._do(do())
 
     async def _start(self) -> int:
-        authority = b64decode(self._cluster["certificate-authority-data"]).decode()
-        tls = ssl.create_default_context(cadata=authority)
-        pair = Path(self._directory.name) / "pair.pem"
-        pair.write_bytes(
-            b64decode(self._user["client-certificate-data"]) + b64decode(self._user["client-key-data"])
-        )
-        tls.load_cert_chain(pair)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=tls),
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._access.tls),
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
         )
@@ -227,7 +218,7 @@ class FaultProxy:
         if rule is not None and fault == "slow":
             await asyncio.sleep(rule.seconds)
         headers = {name: value for name, value in request.headers.items() if name not in _DROPPED}
-        url = f"{self._server}{request.raw_path}"
+        url = f"{self._access.server}{request.raw_path}"
         async with self._session.request(
             request.method,
             URL(url, encoded=True),

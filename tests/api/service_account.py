@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from aurl_dev.cluster.api import Api
+from aurl_dev.kube import Kube
 
 
 def write_kubeconfig(admin: Path, namespace: str, account: str, path: Path) -> Path:
     """Write a kubeconfig that has exactly the rights of a service account, for an hour."""
-    answer = Api(admin).request(
+    answer = Kube(admin).request(
         "POST",
         f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token",
         {"spec": {"expirationSeconds": 3600}},

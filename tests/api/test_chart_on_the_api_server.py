@@ -12,10 +12,10 @@ from helm_python import Chart
 from kubernetes import client, config
 from kubernetes.client import ApiException
 
-from api.api_harness import wait_for
 from aurl_dev.cluster import helm, system
 from aurl_dev.cluster.chart import CHART, switches
 from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.waiting import wait_for
 
 pytestmark = pytest.mark.api
 

@@ -6,20 +6,22 @@ from typing import Any
 
 import pytest
 
-from api.api_harness import Object, Playground, environment, wait_for
+from api.api_harness import JobNamespace, environment
 from api.launcher import launcher
+from aurl_dev.kube import Object
 from aurl_dev.operator_process import OperatorProcess
+from aurl_dev.waiting import wait_for
 
 pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
 
 
-def running(ground: Playground, job: str, nodes: int = 1, **changes: Any) -> None:
+def running(ns: JobNamespace, job: str, nodes: int = 1, **changes: Any) -> None:
     """A job whose workers run; the first one on a node called far."""
-    ground.create_job(job, numNodes=nodes, **changes)
-    ground.prepare(job)
-    ground.wait_pods(job, *(f"{job}-0-{index}" for index in range(nodes)))
-    ground.bind(f"{job}-0-0", node="far")
-    ground.train(job, nodes=nodes)
+    ns.create_job(job, numNodes=nodes, **changes)
+    ns.prepare(job)
+    ns.wait_pods(job, *(f"{job}-0-{index}" for index in range(nodes)))
+    ns.bind(f"{job}-0-0", node="far")
+    ns.train(job, nodes=nodes)
 
 
 def told(**report: Any) -> Object:
@@ -61,75 +63,73 @@ ENDS: dict[str, tuple[Object, Object]] = {
 }
 
 
-def test_every_end_of_a_worker_has_a_class_a_node_and_a_sentence(ground: Playground) -> None:
+def test_every_end_of_a_worker_has_a_class_a_node_and_a_sentence(ns: JobNamespace) -> None:
     for job in ENDS:
-        running(ground, job, runPolicy={"backoffLimit": 3})
+        running(ns, job, runPolicy={"backoffLimit": 3})
     for job, (end, _) in ENDS.items():
         pod = f"{job}-0-0"
         if "pod" in end:
             status = {"phase": "Failed", "reason": end["pod"], "message": "Somebody else needs the room."}
-            path = f"/api/v1/namespaces/{ground.namespace}/pods/{pod}/status"
-            ground.api.request("PATCH", path, {"status": status})
+            path = f"/api/v1/namespaces/{ns.namespace}/pods/{pod}/status"
+            ns.api.request("PATCH", path, {"status": status})
         else:
-            ground.fail(pod, **end)
+            ns.fail(pod, **end)
     for job, (_, expected) in ENDS.items():
-        failure = ground.failure(job)
+        failure = ns.failure(job)
         assert expected.items() <= failure.items(), (job, failure)
         assert (failure["node"], failure["pod"], failure["attempt"]) == ("far", f"{job}-0-0", 0)
         assert failure["message"].endswith(".")
         if job == "user":
-            assert ground.state(job, "Failed")["restarts"]["total"] == 0
+            assert ns.state(job, "Failed")["restarts"]["total"] == 0
         else:
-            ground.wait_pods(job, f"{job}-1-0")
-            assert ground.status(job)["restarts"]["byClass"] == {expected["class"]: 1}
+            ns.wait_pods(job, f"{job}-1-0")
+            assert ns.status(job)["restarts"]["byClass"] == {expected["class"]: 1}
     # The trainer is told, and takes a smaller micro-batch.
-    memory = environment(ground.pods("memory")["memory-1-0"])
+    memory = environment(ns.pods("memory")["memory-1-0"])
     assert memory["AURL_OUT_OF_MEMORY_RESTARTS"] == "1"
-    assert environment(ground.pods("hang")["hang-1-0"])["AURL_OUT_OF_MEMORY_RESTARTS"] == "0"
+    assert environment(ns.pods("hang")["hang-1-0"])["AURL_OUT_OF_MEMORY_RESTARTS"] == "0"
 
 
-def test_a_node_that_failed_a_job_repeatedly_is_avoided(ground: Playground) -> None:
+def test_a_node_that_failed_a_job_repeatedly_is_avoided(ns: JobNamespace) -> None:
     policy = {"nodeAvoidance": {"afterFailures": 2, "seconds": 3600}, "backoffLimit": 9}
-    running(ground, "spotted", runPolicy=policy)
+    running(ns, "spotted", runPolicy=policy)
     report = told(**{"class": "Unknown"}, message="bus error")
-    ground.fail("spotted-0-0", 1, report)
-    ground.wait_pods("spotted", "spotted-1-0")
-    assert "affinity" not in ground.pods("spotted")["spotted-1-0"]["spec"]
-    ground.bind("spotted-1-0", node="far")
-    ground.train("spotted", attempt=1, nodes=1)
-    ground.fail("spotted-1-0", 1, {**report, "lastCheckpoint": {"step": 2}})
-    pod = ground.wait_pods("spotted", "spotted-2-0")["spotted-2-0"]
+    ns.fail("spotted-0-0", 1, report)
+    ns.wait_pods("spotted", "spotted-1-0")
+    assert "affinity" not in ns.pods("spotted")["spotted-1-0"]["spec"]
+    ns.bind("spotted-1-0", node="far")
+    ns.train("spotted", attempt=1, nodes=1)
+    ns.fail("spotted-1-0", 1, {**report, "lastCheckpoint": {"step": 2}})
+    pod = ns.wait_pods("spotted", "spotted-2-0")["spotted-2-0"]
     required = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     (term,) = required["nodeSelectorTerms"]
     (expression,) = term["matchExpressions"]
     assert (expression["key"], expression["operator"]) == ("kubernetes.io/hostname", "NotIn")
     assert expression["values"] == ["far"]
-    status = ground.status("spotted")
+    status = ns.status("spotted")
     assert [(n["node"], n["failures"]) for n in status["nodeFailures"]] == [("far", 2)]
-    assert "far" in ground.event("spotted", "NodesAvoided")["message"]
+    assert "far" in ns.event("spotted", "NodesAvoided")["message"]
 
 
-def test_a_rank_that_is_slower_than_its_peers_is_marked(
-    ground: Playground, operator: OperatorProcess
-) -> None:
-    ground.create_job("uneven", numNodes=3, runPolicy={"stragglerFactor": 2})
-    ground.prepare("uneven")
-    ground.wait_pods("uneven", *(f"uneven-0-{index}" for index in range(3)))
-    ground.bind("uneven-0-2", node="slow")
+def test_a_rank_that_is_slower_than_its_peers_is_marked(ns: JobNamespace, operator: OperatorProcess) -> None:
+    ns.create_job("uneven", numNodes=3, runPolicy={"stragglerFactor": 2})
+    ns.prepare("uneven")
+    ns.wait_pods("uneven", *(f"uneven-0-{index}" for index in range(3)))
+    ns.bind("uneven-0-2", node="slow")
     answer: Object = {"attempt": 0, "state": "Training", "step": 10, "totalSteps": 400}
     answer["computeSeconds"] = [0.1, 0.11, 0.5]
-    labels = frozenset({"job_namespace": ground.namespace, "job_name": "uneven"}.items())
+    labels = frozenset({"job_namespace": ns.namespace, "job_name": "uneven"}.items())
     with launcher("127.0.0.16", answer):
-        ground.run("uneven-0-0", ip="127.0.0.16")
-        ground.run("uneven-0-1", ip="127.0.0.17")
-        ground.run("uneven-0-2", ip="127.0.0.18")
-        (slow,) = wait_for("the mark", lambda: ground.status("uneven").get("stragglers"))
+        ns.run("uneven-0-0", ip="127.0.0.16")
+        ns.run("uneven-0-1", ip="127.0.0.17")
+        ns.run("uneven-0-2", ip="127.0.0.18")
+        (slow,) = wait_for("the mark", lambda: ns.status("uneven").get("stragglers"))
         assert (slow["rank"], slow["node"], slow["slowdown"]) == (2, "slow", 4.8)
         metric = ("aurl_operator_job_stragglers", labels)
         wait_for("the metric", lambda: operator.metrics().get(metric) == 1)
-        assert "Rank 2 on node slow" in ground.event("uneven", "Straggler")["message"]
+        assert "Rank 2 on node slow" in ns.event("uneven", "Straggler")["message"]
         answer |= {"step": 20, "computeSeconds": [0.1, 0.11, 0.12]}
-        wait_for("the mark to go", lambda: not ground.status("uneven").get("stragglers"))
+        wait_for("the mark to go", lambda: not ns.status("uneven").get("stragglers"))
         wait_for("the metric to fall", lambda: operator.metrics().get(metric) == 0)
 
 
@@ -148,7 +148,7 @@ def test_a_rank_that_is_slower_than_its_peers_is_marked(
     ids=["SchedulerPlugins", "Kueue"],
 )
 def test_what_other_gang_schedulers_are_given(
-    ground: Playground,
+    ns: JobNamespace,
     gangs: Object,
     group: str | None,
     version: str | None,
@@ -167,12 +167,12 @@ def test_what_other_gang_schedulers_are_given(
         }
         spec = {"group": group, "scope": "Namespaced", "names": names, "versions": [served]}
         definition: Object = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
-        ground.api.request("POST", definitions, {**definition, "metadata": metadata, "spec": spec})
+        ns.api.request("POST", definitions, {**definition, "metadata": metadata, "spec": spec})
     try:
-        ground.create_job("group", gangScheduling=gangs)
-        ground.prepare("group")
-        ground.train("group")
-        pods = [ground.pods("group")[f"group-0-{index}"] for index in range(2)]
+        ns.create_job("group", gangScheduling=gangs)
+        ns.prepare("group")
+        ns.train("group")
+        pods = [ns.pods("group")[f"group-0-{index}"] for index in range(2)]
         for pod in pods:
             assert pod["spec"]["schedulerName"] == scheduler
             labels, annotations = pod["metadata"]["labels"], pod["metadata"]["annotations"]
@@ -184,13 +184,13 @@ def test_what_other_gang_schedulers_are_given(
                 assert annotations["kueue.x-k8s.io/pod-group-total-count"] == "2"
                 assert annotations["kueue.x-k8s.io/retriable-in-group"] == "false"
         if group:
-            path = f"/apis/{group}/{version}/namespaces/{ground.namespace}/podgroups"
-            (made,) = ground.api.get(path)["items"]
+            path = f"/apis/{group}/{version}/namespaces/{ns.namespace}/podgroups"
+            (made,) = ns.api.get(path)["items"]
             assert (made["metadata"]["name"], made["spec"]) == ("group-0", body)
         else:
-            prepare = ground.pods("group")["group-prepare-0"]["metadata"]["labels"]
+            prepare = ns.pods("group")["group-prepare-0"]["metadata"]["labels"]
             assert prepare["kueue.x-k8s.io/queue-name"] == "team"
             assert "kueue.x-k8s.io/pod-group-name" not in prepare
     finally:
         if group:
-            ground.api.delete(f"{definitions}/podgroups.{group}")
+            ns.api.delete(f"{definitions}/podgroups.{group}")

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.api_harness import Playground, wait_for
+from api.api_harness import JobNamespace
 from api.fault_proxy import FaultProxy
 from aurl_dev.cluster.control_plane import ApiServer
 from aurl_dev.operator_process import OperatorProcess
+from aurl_dev.waiting import wait_for
 
 pytestmark = pytest.mark.api
 
@@ -48,105 +49,105 @@ def healed(proxy: FaultProxy, operator: OperatorProcess) -> Iterator[None]:
     assert operator.metric("aurl_operator_reconciles_total", result="error") == 0
 
 
-def brought_up(ground: Playground, job: str, nodes: int = 2) -> None:
+def brought_up(ns: JobNamespace, job: str, nodes: int = 2) -> None:
     """A job gets through, with no pod too many and no restart."""
-    ground.prepare(job)
-    ground.train(job, nodes=nodes)
-    assert len(ground.pods(job)) == nodes + 1
-    assert ground.status(job)["restarts"]["total"] == 0
-    assert ground.status(job)["attempt"] == 0
+    ns.prepare(job)
+    ns.train(job, nodes=nodes)
+    assert len(ns.pods(job)) == nodes + 1
+    assert ns.status(job)["restarts"]["total"] == 0
+    assert ns.status(job)["attempt"] == 0
 
 
 def test_server_errors_for_a_while_are_survived(
-    ground: Playground, proxy: FaultProxy, operator: OperatorProcess
+    ns: JobNamespace, proxy: FaultProxy, operator: OperatorProcess
 ) -> None:
-    ground.create_job("before", numNodes=1)
-    ground.wait_pods("before", "before-prepare-0")
+    ns.create_job("before", numNodes=1)
+    ns.wait_pods("before", "before-prepare-0")
     rule = proxy.add("answer", code=500)
     proxy.cut()
-    ground.create_job("during", numNodes=1)
+    ns.create_job("during", numNodes=1)
     ends = time.monotonic() + OUTAGE
     wait_for("the outage to end", lambda: time.monotonic() > ends, OUTAGE + 10)
     assert rule.hits > 0
     # A server that is away is not cured by a restart of the operator.
     assert operator.get("/healthz") == (200, "ok")
     proxy.heal()
-    brought_up(ground, "before", nodes=1)
-    brought_up(ground, "during", nodes=1)
-    assert ground.event("during", "Preparing")["type"] == "Normal"
+    brought_up(ns, "before", nodes=1)
+    brought_up(ns, "during", nodes=1)
+    assert ns.event("during", "Preparing")["type"] == "Normal"
 
 
-def test_retry_after_is_obeyed(ground: Playground, proxy: FaultProxy) -> None:
-    path = f"/namespaces/{ground.namespace}/pods"
+def test_retry_after_is_obeyed(ns: JobNamespace, proxy: FaultProxy) -> None:
+    path = f"/namespaces/{ns.namespace}/pods"
     proxy.add("answer", "POST", containing=path, code=429, headers={"Retry-After": "2"}, times=1)
-    ground.create_job("throttled", numNodes=1)
-    brought_up(ground, "throttled", nodes=1)
+    ns.create_job("throttled", numNodes=1)
+    brought_up(ns, "throttled", nodes=1)
     times = [at for at, method, where in proxy.requests if method == "POST" and where.endswith(path)]
     assert times[1] - times[0] >= 2
 
 
-def test_conflicts_are_resolved(ground: Playground, proxy: FaultProxy) -> None:
-    rule = proxy.add("answer", "PATCH", containing=f"{ground.namespace}/aurl", code=409, times=4)
-    ground.create_job("contested")
-    brought_up(ground, "contested")
+def test_conflicts_are_resolved(ns: JobNamespace, proxy: FaultProxy) -> None:
+    rule = proxy.add("answer", "PATCH", containing=f"{ns.namespace}/aurl", code=409, times=4)
+    ns.create_job("contested")
+    brought_up(ns, "contested")
     assert rule.times == 0
 
 
-def test_a_lost_answer_makes_no_duplicates(ground: Playground, proxy: FaultProxy) -> None:
-    rule = proxy.add("lose_answer", "POST", containing=f"/{ground.namespace}/", times=8)
-    ground.create_job("unheard", numNodes=6)
-    brought_up(ground, "unheard", nodes=6)
+def test_a_lost_answer_makes_no_duplicates(ns: JobNamespace, proxy: FaultProxy) -> None:
+    rule = proxy.add("lose_answer", "POST", containing=f"/{ns.namespace}/", times=8)
+    ns.create_job("unheard", numNodes=6)
+    brought_up(ns, "unheard", nodes=6)
     assert rule.times == 0
 
 
-def test_cut_connections_are_survived(ground: Playground, proxy: FaultProxy) -> None:
-    ground.create_job("severed", numNodes=8)
+def test_cut_connections_are_survived(ns: JobNamespace, proxy: FaultProxy) -> None:
+    ns.create_job("severed", numNodes=8)
     proxy.cut()
-    ground.prepare("severed")
+    ns.prepare("severed")
     proxy.cut()
-    wait_for("the first workers", lambda: len(ground.pods("severed")) > 2)
+    wait_for("the first workers", lambda: len(ns.pods("severed")) > 2)
     proxy.cut()
-    ground.train("severed", nodes=8)
-    assert len(ground.pods("severed")) == 9
-    assert ground.status("severed")["restarts"]["total"] == 0
+    ns.train("severed", nodes=8)
+    assert len(ns.pods("severed")) == 9
+    assert ns.status("severed")["restarts"]["total"] == 0
 
 
 def test_blocked_connections_are_survived(
-    ground: Playground, proxy: FaultProxy, operator: OperatorProcess
+    ns: JobNamespace, proxy: FaultProxy, operator: OperatorProcess
 ) -> None:
     """As behind a firewall that has forgotten them: they stay open, nothing is answered, none is cut."""
-    ground.create_job("blocked")
-    ground.prepare("blocked")
+    ns.create_job("blocked")
+    ns.prepare("blocked")
     workers = ("blocked-0-0", "blocked-0-1")
-    ground.wait_pods("blocked", *workers)
+    ns.wait_pods("blocked", *workers)
     rule = proxy.add("hang", containing="/namespaces/", times=3)
     assert proxy.deafen("") > 0
     for name in workers:
-        ground.run(name)
-    ground.state("blocked", "Running", 35)
+        ns.run(name)
+    ns.state("blocked", "Running", 35)
     assert rule.hits > 0
-    assert ground.status("blocked")["restarts"]["total"] == 0
-    assert len(ground.pods("blocked")) == 3
+    assert ns.status("blocked")["restarts"]["total"] == 0
+    assert len(ns.pods("blocked")) == 3
 
 
-def test_slow_answers_only_slow_things_down(ground: Playground, proxy: FaultProxy) -> None:
+def test_slow_answers_only_slow_things_down(ns: JobNamespace, proxy: FaultProxy) -> None:
     proxy.add("slow", seconds=0.2)
-    ground.create_job("slowly")
-    brought_up(ground, "slowly")
+    ns.create_job("slowly")
+    brought_up(ns, "slowly")
 
 
 def test_a_deletion_in_a_gap_of_the_watch_is_noticed_by_the_resync(
-    ground: Playground, proxy: FaultProxy
+    ns: JobNamespace, proxy: FaultProxy
 ) -> None:
-    ground.create_job("gap", numNodes=1)
-    brought_up(ground, "gap", nodes=1)
+    ns.create_job("gap", numNodes=1)
+    brought_up(ns, "gap", nodes=1)
     wait_for("the watch of pods", lambda: proxy.watches(PODS_WATCH))
     assert proxy.deafen(PODS_WATCH) > 0
-    ground.delete("pods", "gap-0-0")
+    ns.delete("pods", "gap-0-0")
     gone = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410}
     proxy.tell(PODS_WATCH, {"type": "ERROR", "object": gone})
-    ground.wait_pods("gap", "gap-1-0")
-    assert ground.status("gap")["restarts"]["byClass"] == {"Infrastructure": 1}
+    ns.wait_pods("gap", "gap-1-0")
+    assert ns.status("gap")["restarts"]["byClass"] == {"Infrastructure": 1}
 
 
 @pytest.mark.parametrize(
@@ -158,18 +159,18 @@ def test_a_deletion_in_a_gap_of_the_watch_is_noticed_by_the_resync(
     ids=["pods", "jobs"],
 )
 def test_an_error_within_a_watch_does_not_end_the_operator(
-    watch: str, told: str, ground: Playground, proxy: FaultProxy, operator: OperatorProcess
+    watch: str, told: str, ns: JobNamespace, proxy: FaultProxy, operator: OperatorProcess
 ) -> None:
     wait_for("the watch", lambda: proxy.watches(watch))
     broken = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "etcd", "code": 500}
     proxy.tell(watch, {"type": "ERROR", "object": broken})
     wait_for("the watch to end", lambda: told in operator.log())
-    ground.create_job("anew")
-    brought_up(ground, "anew")
+    ns.create_job("anew")
+    brought_up(ns, "anew")
 
 
 def test_conformance_a_watch_that_is_silently_dead_is_noticed(
-    ground: Playground, proxy: FaultProxy, operator: OperatorProcess
+    ns: JobNamespace, proxy: FaultProxy, operator: OperatorProcess
 ) -> None:
     wait_for("the watch of pods", lambda: proxy.watches(PODS_WATCH))
     proxy.add("hang", containing=PODS_WATCH)
@@ -181,8 +182,8 @@ def test_conformance_a_watch_that_is_silently_dead_is_noticed(
 
     wait_for("the health page to tell it", told)
     # The resync replaces the watch meanwhile, only slower.
-    ground.create_job("unwatched", numNodes=1)
-    brought_up(ground, "unwatched", nodes=1)
+    ns.create_job("unwatched", numNodes=1)
+    brought_up(ns, "unwatched", nodes=1)
     proxy.heal()
     proxy.cut()
     wait_for("the health page to be content", lambda: operator.get("/healthz") == (200, "ok"))

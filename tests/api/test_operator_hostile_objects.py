@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from api.api_harness import JOB, Object, Playground, wait_for
+from api.api_harness import JOB, JobNamespace
 from api.conftest import defined, loose_definition
-from aurl_dev.cluster.api import Api
+from aurl_dev.kube import Kube, Object
 from aurl_dev.operator_process import OperatorProcess
+from aurl_dev.waiting import wait_for
 
 pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
 
@@ -53,7 +54,7 @@ STATUSES: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def job_kind(api: Api) -> Iterator[None]:
+def job_kind(api: Kube) -> Iterator[None]:
     """A server that checks nothing itself, not even what its scale subresource reads."""
     definition = loose_definition()
     del definition["spec"]["versions"][0]["subresources"]["scale"]
@@ -62,60 +63,60 @@ def job_kind(api: Api) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def unimpressed(ground: Playground, operator: OperatorProcess) -> Iterator[None]:
+def unimpressed(ns: JobNamespace, operator: OperatorProcess) -> Iterator[None]:
     """The operator lives, has made no mistake, and the next job gets through."""
     yield
-    ground.create_job("next", numNodes=1)
-    ground.prepare("next")
-    ground.train("next", nodes=1)
+    ns.create_job("next", numNodes=1)
+    ns.prepare("next")
+    ns.train("next", nodes=1)
     assert operator.metric("aurl_operator_reconciles_total", result="error") == 0
     assert operator.get("/healthz") == (200, "ok")
 
 
-def create(ground: Playground, name: str, spec: object, **metadata: Any) -> Object:
+def create(ns: JobNamespace, name: str, spec: object, **metadata: Any) -> Object:
     """A job with any specification."""
-    path = f"/apis/aurl.ai/v1alpha1/namespaces/{ground.namespace}/aurltrainingjobs"
-    return ground.api.request("POST", path, {**JOB, "metadata": {"name": name, **metadata}, "spec": spec})
+    path = f"/apis/aurl.ai/v1alpha1/namespaces/{ns.namespace}/aurltrainingjobs"
+    return ns.api.request("POST", path, {**JOB, "metadata": {"name": name, **metadata}, "spec": spec})
 
 
-def test_specifications_that_make_no_sense_fail_at_once_with_a_sentence(ground: Playground) -> None:
+def test_specifications_that_make_no_sense_fail_at_once_with_a_sentence(ns: JobNamespace) -> None:
     for name, spec in SPECS.items():
-        create(ground, name, spec)
+        create(ns, name, spec)
     for name in SPECS:
-        status = ground.state(name, "Failed")
+        status = ns.state(name, "Failed")
         assert status["lastFailure"]["class"] == "UserError", name
-        message = ground.condition(name, "Failed")["message"]
+        message = ns.condition(name, "Failed")["message"]
         assert message.startswith("The specification is invalid: spec"), (name, message)
         assert len(message) < 2000, name
-        assert ground.children(name) == [], name
+        assert ns.children(name) == [], name
 
 
-def test_a_manager_that_makes_no_sense_is_somebody_else(ground: Playground) -> None:
+def test_a_manager_that_makes_no_sense_is_somebody_else(ns: JobNamespace) -> None:
     for name, manager in (("number", 5), ("object", {"a": 1}), ("list", [])):
-        create(ground, name, {**SOUND, "managedBy": manager})
-    ground.create_job("ours", numNodes=1)
-    ground.state("ours", "Preparing")
+        create(ns, name, {**SOUND, "managedBy": manager})
+    ns.create_job("ours", numNodes=1)
+    ns.state("ours", "Preparing")
     for name in ("number", "object", "list"):
-        assert ground.status(name) == {}
-        assert ground.children(name) == []
+        assert ns.status(name) == {}
+        assert ns.children(name) == []
 
 
-def test_statuses_that_make_no_sense_neither_stop_nor_finish_a_job(ground: Playground) -> None:
-    jobs = f"/apis/aurl.ai/v1alpha1/namespaces/{ground.namespace}/aurltrainingjobs"
+def test_statuses_that_make_no_sense_neither_stop_nor_finish_a_job(ns: JobNamespace) -> None:
+    jobs = f"/apis/aurl.ai/v1alpha1/namespaces/{ns.namespace}/aurltrainingjobs"
     for name, status in STATUSES.items():
-        create(ground, name, {**SOUND, "suspend": True})
-        ground.state(name, "Suspended")
-        ground.api.request("PATCH", f"{jobs}/{name}/status", {"status": status})
-        ground.patch_job(name, {"suspend": False})
+        create(ns, name, {**SOUND, "suspend": True})
+        ns.state(name, "Suspended")
+        ns.api.request("PATCH", f"{jobs}/{name}/status", {"status": status})
+        ns.patch_job(name, {"suspend": False})
     for name in STATUSES:
-        pods = wait_for(f"the preparation of {name}", partial(ground.pods, name))
+        pods = wait_for(f"the preparation of {name}", partial(ns.pods, name))
         (pod,) = pods
         assert pod.startswith(f"{name}-prepare-")
-        assert ground.status(name)["restarts"]["total"] == 0, name
-        assert ground.condition(name, "Failed")["status"] == "Unknown", name
+        assert ns.status(name)["restarts"]["total"] == 0, name
+        assert ns.condition(name, "Failed")["status"] == "Unknown", name
 
 
-def test_annotations_and_labels_of_a_job_change_nothing(ground: Playground) -> None:
+def test_annotations_and_labels_of_a_job_change_nothing(ns: JobNamespace) -> None:
     labels = {"aurl.ai/job-name": "other", "aurl.ai/job-uid": "x", "aurl.ai/attempt": "x", "team": ""}
     annotations = {
         "kubectl.kubernetes.io/last-applied-configuration": "{not json",
@@ -123,16 +124,16 @@ def test_annotations_and_labels_of_a_job_change_nothing(ground: Playground) -> N
         "kopf.zalando.org/last-handled-configuration": "[" * 1000,
         "large": "x" * 200_000,
     }
-    create(ground, "decorated", SOUND, labels=labels, annotations=annotations)
-    ground.prepare("decorated")
-    ground.train("decorated")
-    assert len(ground.pods("decorated")) == 3
+    create(ns, "decorated", SOUND, labels=labels, annotations=annotations)
+    ns.prepare("decorated")
+    ns.train("decorated")
+    assert len(ns.pods("decorated")) == 3
 
 
-def test_children_that_others_made_or_spoiled_are_no_members(ground: Playground) -> None:
-    uid = ground.create_job("lured", numNodes=1)["metadata"]["uid"]
-    ground.prepare("lured")
-    ground.train("lured", nodes=1)
+def test_children_that_others_made_or_spoiled_are_no_members(ns: JobNamespace) -> None:
+    uid = ns.create_job("lured", numNodes=1)["metadata"]["uid"]
+    ns.prepare("lured")
+    ns.train("lured", nodes=1)
     owner = {
         "apiVersion": "aurl.ai/v1alpha1",
         "kind": "AurlTrainingJob",
@@ -152,17 +153,17 @@ def test_children_that_others_made_or_spoiled_are_no_members(ground: Playground)
         for owners in ([owner], []):
             name = f"lure-{number}-{len(owners)}"
             metadata = {"name": name, "labels": {**ours, **labels}, "ownerReferences": owners}
-            ground.create("pods", {"metadata": metadata, "spec": spec})
+            ns.create("pods", {"metadata": metadata, "spec": spec})
     # One that looks like a worker of a later attempt, but that nobody owns.
     worker = {"aurl.ai/attempt": "7", "aurl.ai/role": "worker", "aurl.ai/replica-index": "0"}
-    ground.create("pods", {"metadata": {"name": "lure-later", "labels": {**ours, **worker}}, "spec": spec})
-    core = f"/api/v1/namespaces/{ground.namespace}"
+    ns.create("pods", {"metadata": {"name": "lure-later", "labels": {**ours, **worker}}, "spec": spec})
+    core = f"/api/v1/namespaces/{ns.namespace}"
     data = {"data": {"spec.json": "[" * 1000, "job.yaml": "\u202e"}}
-    ground.api.request("PATCH", f"{core}/configmaps/lured-config", data)
+    ns.api.request("PATCH", f"{core}/configmaps/lured-config", data)
     wait_for(
         "the ConfigMap to be mended",
-        lambda: "steps" in ground.api.get(f"{core}/configmaps/lured-config")["data"]["job.yaml"],
+        lambda: "steps" in ns.api.get(f"{core}/configmaps/lured-config")["data"]["job.yaml"],
     )
-    status = ground.status("lured")
+    status = ns.status("lured")
     assert (status["state"], status["attempt"], status["restarts"]["total"]) == ("Running", 0, 0)
-    assert "deletionTimestamp" not in ground.pods("lured")["lured-0-0"]["metadata"]
+    assert "deletionTimestamp" not in ns.pods("lured")["lured-0-0"]["metadata"]

@@ -5,36 +5,37 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from api.api_harness import TRAINED, Playground, environment, wait_for
+from api.api_harness import TRAINED, JobNamespace, environment
 from api.launcher import launcher
 from aurl_dev.operator_process import TRAINER_IMAGE, OperatorProcess
+from aurl_dev.waiting import wait_for
 from aurl_operator.core.podsecurity import violations
 
 pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
 
 
-def test_from_creation_to_success(ground: Playground, operator: OperatorProcess) -> None:
-    uid = ground.create_job("happy")["metadata"]["uid"]
-    status = ground.state("happy", "Preparing")
+def test_from_creation_to_success(ns: JobNamespace, operator: OperatorProcess) -> None:
+    uid = ns.create_job("happy")["metadata"]["uid"]
+    status = ns.state("happy", "Preparing")
     types = [c["type"] for c in status["conditions"]]
     assert types == ["Succeeded", "Failed", "Running", "DatasetReady", "Suspended", "Reconciling", "Stalled"]
-    assert ground.condition("happy", "Succeeded")["status"] == "Unknown"
-    assert ground.children("happy") == [
+    assert ns.condition("happy", "Succeeded")["status"] == "Unknown"
+    assert ns.children("happy") == [
         "configmaps/happy-config",
         "networkpolicies/happy-pods",
         "persistentvolumeclaims/happy-data",
         "pods/happy-prepare-0",
         "services/happy-rdzv",
     ]
-    config = ground.api.get(f"/api/v1/namespaces/{ground.namespace}/configmaps/happy-config")
+    config = ns.api.get(f"/api/v1/namespaces/{ns.namespace}/configmaps/happy-config")
     document = yaml.safe_load(config["data"]["job.yaml"])
     assert document["training"]["steps"] == 400
     assert (
         document["dataset"]["source"] == {"music21Corpus": {"collection": "chorales"}} or document["dataset"]
     )
-    ground.prepare("happy")
-    pods = ground.wait_pods("happy", "happy-0-0", "happy-0-1")
-    service = ground.api.get(f"/api/v1/namespaces/{ground.namespace}/services/happy-rdzv")
+    ns.prepare("happy")
+    pods = ns.wait_pods("happy", "happy-0-0", "happy-0-1")
+    service = ns.api.get(f"/api/v1/namespaces/{ns.namespace}/services/happy-rdzv")
     address = service["spec"]["clusterIP"]
     for index in (0, 1):
         pod = pods[f"happy-0-{index}"]
@@ -64,105 +65,105 @@ def test_from_creation_to_success(ground: Playground, operator: OperatorProcess)
         "updatedAt": "2026-01-01T00:01:00Z",
     }
     with launcher("127.0.0.11", answer):
-        ground.run("happy-0-0", ip="127.0.0.11")
-        ground.run("happy-0-1", ip="127.0.0.12")
-        status = ground.state("happy", "Running")
+        ns.run("happy-0-0", ip="127.0.0.11")
+        ns.run("happy-0-1", ip="127.0.0.12")
+        status = ns.state("happy", "Running")
         assert status["nodes"] == {"desired": 2, "ready": 2}
-        progress = wait_for("progress", lambda: dict(ground.status("happy").get("progress") or {}))
+        progress = wait_for("progress", lambda: dict(ns.status("happy").get("progress") or {}))
         assert (progress["step"], progress["percentage"], progress["loss"]) == (120, 30, 2.5)
         assert progress["tokensPerSecond"] == 5000
         assert progress["estimatedRemainingSeconds"] == round(280 * 60 / 119)
-        assert ground.status("happy")["lastCheckpoint"]["step"] == 100
-        labels = {"job_namespace": ground.namespace, "job_name": "happy"}
+        assert ns.status("happy")["lastCheckpoint"]["step"] == 100
+        labels = {"job_namespace": ns.namespace, "job_name": "happy"}
         # Seen here before the operator has its own answer, perhaps.
         steps = ("aurl_operator_job_step", frozenset(labels.items()))
         wait_for("the metric", lambda: operator.metrics().get(steps) == 120)
         assert operator.metric("aurl_operator_job_state", **labels, state="Running") == 1
-    ground.succeed("happy-0-1", TRAINED)
-    ground.succeed("happy-0-0", TRAINED)
-    status = ground.state("happy", "Succeeded")
-    assert ground.condition("happy", "Succeeded")["status"] == "True"
-    assert ground.condition("happy", "Failed")["status"] == "False"
+    ns.succeed("happy-0-1", TRAINED)
+    ns.succeed("happy-0-0", TRAINED)
+    status = ns.state("happy", "Succeeded")
+    assert ns.condition("happy", "Succeeded")["status"] == "True"
+    assert ns.condition("happy", "Failed")["status"] == "False"
     assert status["progress"]["step"] == 400
     assert status["lastCheckpoint"]["step"] == 400
     assert status["dataset"]["fingerprint"] == "f00d"
     assert status["completionTime"]
-    wait_for("the Service to go", lambda: "services/happy-rdzv" not in ground.children("happy"))
-    assert sorted(ground.pods("happy")) == ["happy-0-0", "happy-0-1", "happy-prepare-0"]
+    wait_for("the Service to go", lambda: "services/happy-rdzv" not in ns.children("happy"))
+    assert sorted(ns.pods("happy")) == ["happy-0-0", "happy-0-1", "happy-prepare-0"]
     for reason in ("Preparing", "DatasetReady", "Starting", "Running", "Succeeded"):
-        assert ground.event("happy", reason)["type"] == "Normal"
-    assert "a.mid" in ground.event("happy", "DatasetReady")["message"]
+        assert ns.event("happy", reason)["type"] == "Normal"
+    assert "a.mid" in ns.event("happy", "DatasetReady")["message"]
 
 
-def test_a_deleted_worker_does_not_consume_the_backoff_limit(ground: Playground) -> None:
-    ground.create_job("struck", runPolicy__backoffLimit=0)
-    ground.prepare("struck")
-    ground.train("struck")
-    ground.delete("pods", "struck-0-1")
-    ground.wait_pods("struck", "struck-1-0", "struck-1-1")
-    status = ground.status("struck")
+def test_a_deleted_worker_does_not_consume_the_backoff_limit(ns: JobNamespace) -> None:
+    ns.create_job("struck", runPolicy__backoffLimit=0)
+    ns.prepare("struck")
+    ns.train("struck")
+    ns.delete("pods", "struck-0-1")
+    ns.wait_pods("struck", "struck-1-0", "struck-1-1")
+    status = ns.status("struck")
     assert status["restarts"]["byClass"] == {"Infrastructure": 1}
     assert status["lastFailure"]["pod"] == "struck-0-1"
-    ground.train("struck", attempt=1)
-    assert ground.condition("struck", "DatasetReady")["status"] == "True"
+    ns.train("struck", attempt=1)
+    assert ns.condition("struck", "DatasetReady")["status"] == "True"
 
 
-def test_the_only_worker_vanishes_again_and_again(ground: Playground) -> None:
+def test_the_only_worker_vanishes_again_and_again(ns: JobNamespace) -> None:
     """One event is all that is heard of it: nobody else would have the job looked at again."""
-    ground.create_job("alone", numNodes=1)
-    ground.prepare("alone")
+    ns.create_job("alone", numNodes=1)
+    ns.prepare("alone")
     for attempt in (0, 1):
-        ground.train("alone", nodes=1, attempt=attempt)
-        ground.delete("pods", f"alone-{attempt}-0")
-        ground.wait_pods("alone", f"alone-{attempt + 1}-0")
+        ns.train("alone", nodes=1, attempt=attempt)
+        ns.delete("pods", f"alone-{attempt}-0")
+        ns.wait_pods("alone", f"alone-{attempt + 1}-0")
 
 
-def test_time_to_live(ground: Playground) -> None:
-    ground.create_job("brief", runPolicy__ttlSecondsAfterFinished=1, numNodes=1)
-    ground.prepare("brief")
-    ground.train("brief", nodes=1)
-    ground.succeed("brief-0-0", TRAINED)
-    jobs = f"/apis/aurl.ai/v1alpha1/namespaces/{ground.namespace}/aurltrainingjobs"
-    wait_for("the job to be deleted", lambda: ground.api.status(f"{jobs}/brief") == 404)
+def test_time_to_live(ns: JobNamespace) -> None:
+    ns.create_job("brief", runPolicy__ttlSecondsAfterFinished=1, numNodes=1)
+    ns.prepare("brief")
+    ns.train("brief", nodes=1)
+    ns.succeed("brief-0-0", TRAINED)
+    jobs = f"/apis/aurl.ai/v1alpha1/namespaces/{ns.namespace}/aurltrainingjobs"
+    wait_for("the job to be deleted", lambda: ns.api.status(f"{jobs}/brief") == 404)
 
 
-def test_a_lost_claim_is_told_and_never_silently_made_anew(ground: Playground) -> None:
-    ground.create_job("bereft", numNodes=1)
-    ground.prepare("bereft")
-    ground.train("bereft", nodes=1)
+def test_a_lost_claim_is_told_and_never_silently_made_anew(ns: JobNamespace) -> None:
+    ns.create_job("bereft", numNodes=1)
+    ns.prepare("bereft")
+    ns.train("bereft", nodes=1)
     # Only a pod that has a node uses its claim.
-    ground.bind("bereft-0-0")
+    ns.bind("bereft-0-0")
     claims = "persistentvolumeclaims"
-    ground.delete(claims, "bereft-data")
+    ns.delete(claims, "bereft-data")
     # A claim in use stays until its pods have ended: now there is still time to copy what it holds.
-    assert "is being deleted" in ground.stalled("bereft", "ClaimLost")["message"]
-    assert ground.status("bereft")["state"] == "Running"
-    ground.delete("pods", "bereft-0-0")
-    ground.confirm_gone("bereft-0-0")
-    ground.delete("pods", "bereft-prepare-0")
+    assert "is being deleted" in ns.stalled("bereft", "ClaimLost")["message"]
+    assert ns.status("bereft")["state"] == "Running"
+    ns.delete("pods", "bereft-0-0")
+    ns.confirm_gone("bereft-0-0")
+    ns.delete("pods", "bereft-prepare-0")
 
     def told() -> bool:
-        return "was deleted and with it" in ground.condition("bereft", "Stalled")["message"]
+        return "was deleted and with it" in ns.condition("bereft", "Stalled")["message"]
 
     wait_for("the loss to be told", told)
-    assert ground.objects(claims) == []
-    assert ground.pods("bereft") == {}
-    assert ground.event("bereft", "ClaimLost")["type"] == "Warning"
+    assert ns.objects(claims) == []
+    assert ns.pods("bereft") == {}
+    assert ns.event("bereft", "ClaimLost")["type"] == "Warning"
     # A claim of that name, restored from wherever, cures it.
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
-    restored = ground.create(claims, {"metadata": {"name": "bereft-data"}, "spec": spec})
-    ground.prepare("bereft", attempt=1)
-    ground.train("bereft", attempt=1, nodes=1)
-    assert ground.condition("bereft", "Stalled")["status"] == "False"
-    assert ground.status("bereft")["claimUid"] == restored["metadata"]["uid"]
+    restored = ns.create(claims, {"metadata": {"name": "bereft-data"}, "spec": spec})
+    ns.prepare("bereft", attempt=1)
+    ns.train("bereft", attempt=1, nodes=1)
+    assert ns.condition("bereft", "Stalled")["status"] == "False"
+    assert ns.status("bereft")["claimUid"] == restored["metadata"]["uid"]
 
 
-def test_others_reach_only_the_metrics_of_a_job(ground: Playground) -> None:
-    uid = ground.create_job("guarded")["metadata"]["uid"]
-    ground.prepare("guarded")
-    (policy,) = ground.objects("networkpolicies")
+def test_others_reach_only_the_metrics_of_a_job(ns: JobNamespace) -> None:
+    uid = ns.create_job("guarded")["metadata"]["uid"]
+    ns.prepare("guarded")
+    (policy,) = ns.objects("networkpolicies")
     # The workers may be there as well by now.
-    pod = ground.pods("guarded")["guarded-prepare-0"]
+    pod = ns.pods("guarded")["guarded-prepare-0"]
     assert int(policy["metadata"]["resourceVersion"]) < int(pod["metadata"]["resourceVersion"])
     own = {"matchLabels": {"aurl.ai/job-uid": uid}}
     assert policy["spec"] == {
@@ -170,38 +171,38 @@ def test_others_reach_only_the_metrics_of_a_job(ground: Playground) -> None:
         "policyTypes": ["Ingress"],
         "ingress": [{"from": [{"podSelector": own}]}, {"ports": [{"port": 9402, "protocol": "TCP"}]}],
     }
-    ground.delete("networkpolicies", "guarded-pods")
-    wait_for("the policy to come back", lambda: ground.objects("networkpolicies"))
+    ns.delete("networkpolicies", "guarded-pods")
+    wait_for("the policy to come back", lambda: ns.objects("networkpolicies"))
 
 
-def test_a_training_that_stands_still_is_restarted_within_its_budget(ground: Playground) -> None:
-    ground.create_job("frozen", numNodes=1, runPolicy={"hangDeadlineSeconds": 2, "backoffLimit": 1})
-    ground.prepare("frozen")
+def test_a_training_that_stands_still_is_restarted_within_its_budget(ns: JobNamespace) -> None:
+    ns.create_job("frozen", numNodes=1, runPolicy={"hangDeadlineSeconds": 2, "backoffLimit": 1})
+    ns.prepare("frozen")
     answer = {"attempt": 0, "state": "Training", "step": 5, "totalSteps": 400, "startStep": 0}
     with launcher("127.0.0.13", answer):
-        ground.wait_pods("frozen", "frozen-0-0")
-        ground.run("frozen-0-0", ip="127.0.0.13")
-        ground.wait_pods("frozen", "frozen-1-0")
-        status = ground.status("frozen")
+        ns.wait_pods("frozen", "frozen-0-0")
+        ns.run("frozen-0-0", ip="127.0.0.13")
+        ns.wait_pods("frozen", "frozen-1-0")
+        status = ns.status("frozen")
         assert status["restarts"]["byClass"] == {"Hang": 1}
         assert "stands still at step 5" in status["lastFailure"]["message"]
         answer["attempt"] = 1
-        ground.run("frozen-1-0", ip="127.0.0.13")
-        ground.state("frozen", "Failed")
-    assert ground.condition("frozen", "Failed")["reason"] == "BackoffLimitExceeded"
-    assert "stands still" in ground.event("frozen", "BackoffLimitExceeded")["message"]
+        ns.run("frozen-1-0", ip="127.0.0.13")
+        ns.state("frozen", "Failed")
+    assert ns.condition("frozen", "Failed")["reason"] == "BackoffLimitExceeded"
+    assert "stands still" in ns.event("frozen", "BackoffLimitExceeded")["message"]
 
 
-def test_a_running_job_cannot_be_changed_but_suspended(ground: Playground) -> None:
-    ground.create_job("fixed")
-    ground.prepare("fixed")
-    ground.train("fixed")
-    ground.patch_job("fixed", {"numNodes": 3})
-    stalled = ground.stalled("fixed", "ChangeRefused")
+def test_a_running_job_cannot_be_changed_but_suspended(ns: JobNamespace) -> None:
+    ns.create_job("fixed")
+    ns.prepare("fixed")
+    ns.train("fixed")
+    ns.patch_job("fixed", {"numNodes": 3})
+    stalled = ns.stalled("fixed", "ChangeRefused")
     assert "spec.numNodes" in stalled["message"]
-    assert ground.status("fixed")["state"] == "Running"
-    ground.patch_job("fixed", {"numNodes": 2})
-    wait_for("the refusal to end", lambda: ground.condition("fixed", "Stalled")["status"] == "False")
+    assert ns.status("fixed")["state"] == "Running"
+    ns.patch_job("fixed", {"numNodes": 2})
+    wait_for("the refusal to end", lambda: ns.condition("fixed", "Stalled")["status"] == "False")
 
 
 def test_pages_of_the_operator(operator: OperatorProcess) -> None:

@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from api.api_harness import Object, Playground, wait_for
+from api.api_harness import JobNamespace
 from api.launcher import launcher
+from aurl_dev.kube import Object
 from aurl_dev.operator_process import OperatorProcess
+from aurl_dev.waiting import wait_for
 
 pytestmark = pytest.mark.api
 
@@ -28,7 +30,7 @@ def told(attempt: int) -> Object:
     }
 
 
-def test_the_life_of_a_job_is_counted_and_timed(ground: Playground, operator: OperatorProcess) -> None:
+def test_the_life_of_a_job_is_counted_and_timed(ns: JobNamespace, operator: OperatorProcess) -> None:
     before = operator.metrics()
 
     def grown(name: str, **labels: str) -> float:
@@ -38,26 +40,26 @@ def test_the_life_of_a_job_is_counted_and_timed(ground: Playground, operator: Op
     def reaches(wanted: float, name: str, **labels: str) -> None:
         wait_for(f"{name} {labels} to be {wanted}", lambda: grown(name, **labels) == wanted)
 
-    ground.create_job("measured", numNodes=1, runPolicy={"backoffLimit": 1})
-    ground.prepare("measured")
+    ns.create_job("measured", numNodes=1, runPolicy={"backoffLimit": 1})
+    ns.prepare("measured")
     with launcher("127.0.0.19", told(0)):
-        ground.wait_pods("measured", "measured-0-0")
-        ground.run("measured-0-0", ip="127.0.0.19")
+        ns.wait_pods("measured", "measured-0-0")
+        ns.run("measured-0-0", ip="127.0.0.19")
         reaches(1, "submit_to_pods_created_seconds_count")
         reaches(1, "submit_to_first_step_seconds_count")
         reaches(1, "jobs", state="Running")
     assert 0 <= grown("submit_to_pods_created_seconds_sum") < 60
     assert 0 < grown("submit_to_first_step_seconds_sum") < 60
-    ground.fail("measured-0-0", 3, DIVERGED)
-    ground.wait_pods("measured", "measured-1-0")
+    ns.fail("measured-0-0", 3, DIVERGED)
+    ns.wait_pods("measured", "measured-1-0")
     with launcher("127.0.0.20", told(1)):
         reaches(1, "recovery_seconds_count", until="pods_created")
-        ground.run("measured-1-0", ip="127.0.0.20")
+        ns.run("measured-1-0", ip="127.0.0.20")
         reaches(1, "recovery_seconds_count", until="first_step")
         reaches(1, "restarts_total", **{"class": "Divergence"})
     assert grown("failures_total", **{"class": "Divergence"}) == 0
-    ground.fail("measured-1-0", 3, DIVERGED)
-    ground.state("measured", "Failed")
+    ns.fail("measured-1-0", 3, DIVERGED)
+    ns.state("measured", "Failed")
     reaches(1, "failures_total", **{"class": "Divergence"})
     reaches(1, "jobs", state="Failed")
     reaches(0, "jobs", state="Running")
@@ -71,11 +73,11 @@ def test_the_life_of_a_job_is_counted_and_timed(ground: Playground, operator: Op
     assert operator.metric(f"{PREFIX}leader") == 1
 
 
-def test_the_state_of_the_operator_itself_is_told(ground: Playground, operator: OperatorProcess) -> None:
+def test_the_state_of_the_operator_itself_is_told(ns: JobNamespace, operator: OperatorProcess) -> None:
     began = datetime.now(UTC).timestamp()
-    ground.create_job("seen", numNodes=1)
-    ground.prepare("seen")
-    ground.train("seen", nodes=1)
+    ns.create_job("seen", numNodes=1)
+    ns.prepare("seen")
+    ns.train("seen", nodes=1)
 
     def fresh(name: str) -> Callable[[], bool]:
         return lambda: operator.metric(f"{PREFIX}{name}", resource="pods") >= began

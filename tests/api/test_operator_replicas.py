@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from api.api_harness import TRAINED, Playground, wait_for
+from api.api_harness import TRAINED, JobNamespace
 from api.fault_proxy import FaultProxy
 from aurl_dev.cluster.control_plane import ApiServer
 from aurl_dev.operator_process import OperatorProcess
+from aurl_dev.waiting import wait_for
 
 pytestmark = pytest.mark.api
 
@@ -42,33 +43,33 @@ def same_kubeconfigs(api_server: ApiServer) -> tuple[Path, Path]:
     return api_server.kubeconfig, api_server.kubeconfig
 
 
-def holder(ground: Playground) -> str:
+def holder(ns: JobNamespace) -> str:
     """Who holds the lease."""
-    path = f"/apis/coordination.k8s.io/v1/namespaces/{ground.namespace}/leases/aurl"
-    return str(ground.api.get(path)["spec"].get("holderIdentity", ""))
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{ns.namespace}/leases/aurl"
+    return str(ns.api.get(path)["spec"].get("holderIdentity", ""))
 
 
-def uids(ground: Playground, job: str) -> dict[str, str]:
+def uids(ns: JobNamespace, job: str) -> dict[str, str]:
     """The UIDs of a job's pods."""
-    return {name: pod["metadata"]["uid"] for name, pod in ground.pods(job).items()}
+    return {name: pod["metadata"]["uid"] for name, pod in ns.pods(job).items()}
 
 
 def test_a_stopped_leader_hands_over_at_once_and_nothing_is_disturbed(
-    ground: Playground, api_server: ApiServer, tmp_path: Path, record_property: Callable[[str, object], None]
+    ns: JobNamespace, api_server: ApiServer, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    lease = f"{ground.namespace}/aurl"
+    lease = f"{ns.namespace}/aurl"
     with replicas(same_kubeconfigs(api_server), tmp_path, lease, LONG_LEASE) as (leader, waiting):
         for name in ("done", "busy"):
-            ground.create_job(name, numNodes=1)
-            ground.prepare(name)
-            ground.train(name, nodes=1)
-        ground.succeed("done-0-0", TRAINED)
-        ground.state("done", "Succeeded")
-        ground.delete("pods", "done-0-0")
-        before = {name: uids(ground, name) for name in ("done", "busy")}
+            ns.create_job(name, numNodes=1)
+            ns.prepare(name)
+            ns.train(name, nodes=1)
+        ns.succeed("done-0-0", TRAINED)
+        ns.state("done", "Succeeded")
+        ns.delete("pods", "done-0-0")
+        before = {name: uids(ns, name) for name in ("done", "busy")}
         # The one that waits knows everything, is well, and does nothing.
         assert waiting.get("/healthz") == (200, "ok")
-        assert waiting.get("/readyz") == (200, f"ok, waits: {holder(ground)} leads")
+        assert waiting.get("/readyz") == (200, f"ok, waits: {holder(ns)} leads")
         assert leader.get("/readyz") == (200, "ok, leads")
         assert waiting.writes() == 0
         # It counts what it knows, and knows of its own write when that was answered.
@@ -80,12 +81,12 @@ def test_a_stopped_leader_hands_over_at_once_and_nothing_is_disturbed(
         # A lease that was not released would last longer than anybody waits here.
         wait_for("the other replica to lead", waiting.leads)
         record_property("hand_over_seconds", time.monotonic() - began)
-        ground.create_job("later", numNodes=1)
-        ground.prepare("later")
-        ground.train("later", nodes=1)
-        assert {name: uids(ground, name) for name in ("done", "busy")} == before
-        assert ground.status("done")["state"] == "Succeeded"
-        assert ground.status("busy")["restarts"]["total"] == 0
+        ns.create_job("later", numNodes=1)
+        ns.prepare("later")
+        ns.train("later", nodes=1)
+        assert {name: uids(ns, name) for name in ("done", "busy")} == before
+        assert ns.status("done")["state"] == "Succeeded"
+        assert ns.status("busy")["restarts"]["total"] == 0
         assert waiting.metric("aurl_operator_reconciles_total", result="error") == 0
 
         # An upgrade brings a new replica, which waits in its turn.
@@ -95,29 +96,29 @@ def test_a_stopped_leader_hands_over_at_once_and_nothing_is_disturbed(
 
 
 def test_a_killed_leader_is_replaced_without_duplicates(
-    ground: Playground, api_server: ApiServer, tmp_path: Path, record_property: Callable[[str, object], None]
+    ns: JobNamespace, api_server: ApiServer, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    lease = f"{ground.namespace}/aurl"
+    lease = f"{ns.namespace}/aurl"
     with replicas(same_kubeconfigs(api_server), tmp_path, lease, SHORT_LEASE) as (leader, waiting):
-        ground.create_job("many", numNodes=20)
-        ground.prepare("many")
-        wait_for("the first workers", lambda: len(ground.pods("many")) > 3)
+        ns.create_job("many", numNodes=20)
+        ns.prepare("many")
+        wait_for("the first workers", lambda: len(ns.pods("many")) > 3)
         leader.kill()
-        began, before = time.monotonic(), uids(ground, "many")
+        began, before = time.monotonic(), uids(ns, "many")
         wait_for("the other replica to lead", waiting.leads)
         record_property("take_over_seconds", time.monotonic() - began)
-        ground.train("many", nodes=20)
-        after = uids(ground, "many")
+        ns.train("many", nodes=20)
+        after = uids(ns, "many")
         assert len(after) == 21
         assert {name: after[name] for name in before} == before
-        assert ground.status("many")["restarts"]["total"] == 0
-        assert ground.status("many")["attempt"] == 0
+        assert ns.status("many")["restarts"]["total"] == 0
+        assert ns.status("many")["attempt"] == 0
 
 
 def test_a_leader_that_stood_still_does_nothing_once_it_goes_on(
-    ground: Playground, api_server: ApiServer, tmp_path: Path
+    ns: JobNamespace, api_server: ApiServer, tmp_path: Path
 ) -> None:
-    lease = f"{ground.namespace}/aurl"
+    lease = f"{ns.namespace}/aurl"
     with (
         FaultProxy(api_server.kubeconfig) as proxy,
         replicas((proxy.kubeconfig, api_server.kubeconfig), tmp_path, lease, SHORT_LEASE) as (
@@ -125,21 +126,21 @@ def test_a_leader_that_stood_still_does_nothing_once_it_goes_on(
             waiting,
         ),
     ):
-        ground.create_job("torn", numNodes=2, runPolicy__backoffLimit=1)
-        ground.prepare("torn")
-        ground.train("torn")
+        ns.create_job("torn", numNodes=2, runPolicy__backoffLimit=1)
+        ns.prepare("torn")
+        ns.train("torn")
         # The last thing that it has to do: after that it rests, so no request is under way when it freezes.
-        ground.event("torn", "Running")
+        ns.event("torn", "Running")
         leader.freeze()
         # It will find these in its sockets when it goes on.
-        ground.fail("torn-0-1", 1)
-        ground.create_job("fresh", numNodes=1)
+        ns.fail("torn-0-1", 1)
+        ns.create_job("fresh", numNodes=1)
         wait_for("the other replica to lead", waiting.leads)
-        ground.wait_pods("torn", "torn-1-0", "torn-1-1")
-        ground.wait_pods("fresh", "fresh-prepare-0")
-        before = uids(ground, "torn") | uids(ground, "fresh")
-        ground.fail("torn-1-1", 1)
-        ground.state("torn", "Failed")
+        ns.wait_pods("torn", "torn-1-0", "torn-1-1")
+        ns.wait_pods("fresh", "fresh-prepare-0")
+        before = uids(ns, "torn") | uids(ns, "fresh")
+        ns.fail("torn-1-1", 1)
+        ns.state("torn", "Failed")
         # What it sent before it froze has arrived long since, whether it knows the answer or not.
         writes = proxy.writes()
         leader.thaw()
@@ -148,25 +149,25 @@ def test_a_leader_that_stood_still_does_nothing_once_it_goes_on(
         assert not leader.leads()
         assert waiting.leads()
         assert proxy.writes() == writes
-        assert ground.status("torn")["restarts"]["total"] == 1
-        assert (uids(ground, "torn") | uids(ground, "fresh")).items() <= before.items()
+        assert ns.status("torn")["restarts"]["total"] == 1
+        assert (uids(ns, "torn") | uids(ns, "fresh")).items() <= before.items()
         # It is as good as new: it leads again when it is its turn.
         waiting.stop()
         wait_for("the first replica to lead again", leader.leads)
-        ground.prepare("fresh")
-        ground.train("fresh", nodes=1)
+        ns.prepare("fresh")
+        ns.train("fresh", nodes=1)
 
 
 def test_a_leader_that_cannot_reach_the_api_server_stops_before_another_begins(
-    ground: Playground, api_server: ApiServer, tmp_path: Path
+    ns: JobNamespace, api_server: ApiServer, tmp_path: Path
 ) -> None:
-    lease = f"{ground.namespace}/aurl"
+    lease = f"{ns.namespace}/aurl"
     with (
         FaultProxy(api_server.kubeconfig) as proxy,
         replicas((proxy.kubeconfig, api_server.kubeconfig), tmp_path, lease, SHORT_LEASE) as (cut, other),
     ):
-        ground.create_job("split", numNodes=1)
-        ground.prepare("split")
+        ns.create_job("split", numNodes=1)
+        ns.prepare("split")
         proxy.add("hang")
         proxy.deafen("")
 
@@ -177,9 +178,9 @@ def test_a_leader_that_cannot_reach_the_api_server_stops_before_another_begins(
             return second
 
         wait_for("the other replica to lead", handed_over)
-        ground.train("split", nodes=1)
+        ns.train("split", nodes=1)
         assert cut.get("/healthz") == (200, "ok")
         proxy.heal()
         proxy.cut()
-        wait_for("the first one to see who leads", lambda: holder(ground) in cut.get("/readyz")[1])
+        wait_for("the first one to see who leads", lambda: holder(ns) in cut.get("/readyz")[1])
         assert not cut.leads()

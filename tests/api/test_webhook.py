@@ -20,12 +20,14 @@ import pytest
 import yaml
 from helm_python import Chart
 
-from api.api_harness import JOB, Playground, wait_for
+from api.api_harness import JOB, JobNamespace
 from api.conftest import Kubectl, defined, loose_definition
 from aurl_dev.cluster import pki
-from aurl_dev.cluster.api import Api, ApiError
-from aurl_dev.cluster.control_plane import ApiServer, free_ports
+from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.kube import ApiError, Kube
 from aurl_dev.operator_process import OperatorProcess
+from aurl_dev.ports import free_port
+from aurl_dev.waiting import wait_for
 
 pytestmark = pytest.mark.api
 
@@ -36,7 +38,7 @@ LABEL = "webhook-test"
 
 
 @pytest.fixture(scope="module")
-def job_kind(api: Api) -> Iterator[None]:
+def job_kind(api: Kube) -> Iterator[None]:
     """A server that checks nothing itself."""
     with defined(api, loose_definition()):
         yield
@@ -76,7 +78,7 @@ class Hooked(OperatorProcess):
     """An operator that serves the webhook."""
 
     def __init__(self, kubeconfig: Path, log: Path, certificates: Path, *flags: str) -> None:
-        (self.hook_port,) = free_ports(1)
+        self.hook_port = free_port()
         hook = ("--webhook-port", str(self.hook_port), "--webhook-certificates", str(certificates))
         super().__init__(kubeconfig, log, *hook, *flags)
 
@@ -137,7 +139,7 @@ def registration(policy: str, url: str, authority: pki.Pki) -> Object:
     return dict(made)
 
 
-def register(api: Api, policy: str, url: str, authority: pki.Pki) -> None:
+def register(api: Kube, policy: str, url: str, authority: pki.Pki) -> None:
     """Have the API server ask the webhook from now on."""
     if api.status(f"{HOOKS}/webhook-test") == 200:
         api.delete(f"{HOOKS}/webhook-test")
@@ -145,28 +147,28 @@ def register(api: Api, policy: str, url: str, authority: pki.Pki) -> None:
 
 
 @pytest.fixture
-def hooked(api: Api, operator: Hooked, authority: pki.Pki, ground: Playground) -> Iterator[Playground]:
+def hooked(api: Kube, operator: Hooked, authority: pki.Pki, ns: JobNamespace) -> Iterator[JobNamespace]:
     """A namespace in which the API server asks the operator, and takes no answer for a no."""
-    api.request("PATCH", f"/api/v1/namespaces/{ground.namespace}", {"metadata": {"labels": {LABEL: "yes"}}})
+    api.request("PATCH", f"/api/v1/namespaces/{ns.namespace}", {"metadata": {"labels": {LABEL: "yes"}}})
     register(api, "Fail", operator.url, authority)
 
     def asked() -> bool:
         try:
-            ground.create_job("probe", numNodes=0)
+            ns.create_job("probe", numNodes=0)
         except ApiError as error:
             return "denied the request" in str(error)
-        ground.delete_job("probe")
+        ns.delete_job("probe")
         return False
 
     wait_for("the API server to ask", asked)
-    yield ground
+    yield ns
     api.delete(f"{HOOKS}/webhook-test")
 
 
-def manifest(ground: Playground, name: str, changes: Object) -> Object:
+def manifest(ns: JobNamespace, name: str, changes: Object) -> Object:
     """A job file; `changes` replace fields of the specification, None removes them."""
     made = copy.deepcopy(JOB)
-    made["metadata"] = {"name": name, "namespace": ground.namespace}
+    made["metadata"] = {"name": name, "namespace": ns.namespace}
     spec = made["spec"] | changes
     made["spec"] = {key: value for key, value in spec.items() if value is not None}
     return made
@@ -202,7 +204,7 @@ REFUSED: list[tuple[str, str, Object, str]] = [
 
 @pytest.mark.parametrize(("name", "changes", "said"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
 def test_kubectl_apply_is_refused_in_one_sentence(
-    hooked: Playground, kubectl: Kubectl, name: str, changes: Object, said: str
+    hooked: JobNamespace, kubectl: Kubectl, name: str, changes: Object, said: str
 ) -> None:
     applied = kubectl("apply", "--validate=false", "-f", "-", given=manifest(hooked, name, changes))
     assert applied.returncode != 0, applied.stdout
@@ -212,7 +214,7 @@ def test_kubectl_apply_is_refused_in_one_sentence(
     assert line.endswith(".")
 
 
-def test_the_project_s_job_files_pass(hooked: Playground, kubectl: Kubectl) -> None:
+def test_the_project_s_job_files_pass(hooked: JobNamespace, kubectl: Kubectl) -> None:
     files = sorted((ROOT / "configs/jobs").glob("*.yaml"))
     assert files
     for path in files:
@@ -221,7 +223,7 @@ def test_the_project_s_job_files_pass(hooked: Playground, kubectl: Kubectl) -> N
         assert applied.returncode == 0, f"{path.name}: {applied.stderr}"
 
 
-def test_edits_of_a_running_job(hooked: Playground, kubectl: Kubectl) -> None:
+def test_edits_of_a_running_job(hooked: JobNamespace, kubectl: Kubectl) -> None:
     def edit(changes: Object) -> str:
         patch = json.dumps({"spec": changes})
         arguments = ("patch", "atj", "fixed", "-n", hooked.namespace, "--type=merge", "-p", patch)
@@ -252,7 +254,7 @@ def test_edits_of_a_running_job(hooked: Playground, kubectl: Kubectl) -> None:
     assert "spec.numNodes cannot change" in kubectl(*scale, "--replicas=1").stderr
 
 
-def test_conformance_managed_by_is_immutable(hooked: Playground) -> None:
+def test_conformance_managed_by_is_immutable(hooked: JobNamespace) -> None:
     hooked.create_job("ours", suspend=True)
     hooked.create_job("foreign", managedBy="kueue.x-k8s.io/multikueue")
     for name, manager in (("ours", "somebody"), ("foreign", "aurl.ai/operator"), ("foreign", None)):
@@ -287,13 +289,13 @@ def test_malformed_reviews_are_answered(operator: Hooked, authority: pki.Pki) ->
 
 def test_a_replica_that_waits_answers_as_well(
     api_server: ApiServer,
-    ground: Playground,
+    ns: JobNamespace,
     certificates: Certificates,
     authority: pki.Pki,
     job_kind: None,
     tmp_path: Path,
 ) -> None:
-    lease = ("--lease", f"{ground.namespace}/aurl", "--lease-seconds", "30")
+    lease = ("--lease", f"{ns.namespace}/aurl", "--lease-seconds", "30")
     where = (api_server.kubeconfig, tmp_path / "one", certificates.directory)
     with Hooked(*where, *lease) as leader:
         wait_for("the first replica to lead", leader.leads)
@@ -305,8 +307,8 @@ def test_a_replica_that_waits_answers_as_well(
                     "uid": "u",
                     "operation": "CREATE",
                     "resource": {"group": "aurl.ai", "version": "v1alpha1", "resource": "aurltrainingjobs"},
-                    "namespace": ground.namespace,
-                    "object": manifest(ground, "zero", {"numNodes": 0}),
+                    "namespace": ns.namespace,
+                    "object": manifest(ns, "zero", {"numNodes": 0}),
                 },
             }
             answers = [each.post(json.dumps(body).encode(), authority) for each in (leader, waiting)]
@@ -335,7 +337,7 @@ def test_a_renewed_certificate_is_taken_without_a_restart(
 
 
 def test_an_operator_that_is_away_blocks_nobody_unless_that_is_wished(
-    api: Api, hooked: Playground, operator: Hooked, authority: pki.Pki
+    api: Kube, hooked: JobNamespace, operator: Hooked, authority: pki.Pki
 ) -> None:
     operator.stop()
     try:

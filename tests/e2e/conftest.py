@@ -12,7 +12,7 @@ import pytest
 from aurl_dev.cluster.images import Image
 from aurl_dev.cluster.provider import Cluster
 from aurl_dev.demo import install
-from aurl_dev.demo.kube import Kube
+from aurl_dev.kube import Kube
 from aurl_dev.prometheus import Prometheus, running
 
 
@@ -25,7 +25,7 @@ def images(cluster: Cluster) -> dict[str, Image]:
 @pytest.fixture(scope="session")
 def kube(cluster: Cluster, images: dict[str, Image]) -> Kube:
     """The cluster with the operator in it."""
-    return Kube(cluster.kubeconfig)
+    return Kube(cluster.kubeconfig, retries=3)
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,10 @@ from rich.console import Console
 
 from aurl_dev.cluster.images import Image
 from aurl_dev.demo.follow import follow
-from aurl_dev.demo.kube import Kube, Object, condition, wait_for
 from aurl_dev.demo.volume import run_on_volume
 from aurl_dev.jobs import small
+from aurl_dev.kube import Kube, Object, condition
+from aurl_dev.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -52,7 +53,7 @@ def surfaced(kube: Kube, namespace: str, name: str, *words: str) -> Object:
         ]
         return job if speaking and events else None
 
-    job = wait_for(f"job {name} to say {words}", SECONDS, told)
+    job = wait_for(f"job {name} to say {words}", told, SECONDS, every=0.25)
     assert time.monotonic() - began <= SECONDS
     pods = kube.pods(namespace, name)
     assert len(pods) <= small(name)["spec"]["numNodes"], [pod["metadata"]["name"] for pod in pods]
@@ -160,4 +161,4 @@ def test_a_corrupt_file_among_good_ones_is_named_and_stops_nothing(
     assert "torn.mid" in told and "text.mid" in told, told
     # The user's claim outlives the job.
     kube.delete_job(namespace, "mixed")
-    assert kube.get(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{music_claim}") is not None
+    assert kube.find(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{music_claim}") is not None

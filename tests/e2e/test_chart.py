@@ -7,7 +7,7 @@ import pytest
 from aurl_dev.cluster import helm
 from aurl_dev.cluster.provider import Cluster
 from aurl_dev.demo.install import NAMESPACE, RELEASE
-from aurl_dev.demo.kube import Kube
+from aurl_dev.kube import Kube
 
 pytestmark = pytest.mark.cluster
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from aurl_dev.cluster.images import Image
 from aurl_dev.cluster.paths import CHECKOUT
 from aurl_dev.demo.follow import follow
-from aurl_dev.demo.kube import Kube
 from aurl_dev.demo.volume import run_on_volume
+from aurl_dev.kube import Kube
 from aurl_dev.prometheus import Prometheus
 
 pytestmark = pytest.mark.cluster

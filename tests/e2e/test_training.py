@@ -17,10 +17,11 @@ from aurl_dev.cluster.images import Image
 from aurl_dev.cluster.provider import Cluster
 from aurl_dev.demo import story
 from aurl_dev.demo.follow import Story, follow
-from aurl_dev.demo.kube import Kube, condition, wait_for
 from aurl_dev.demo.volume import run_on_volume
 from aurl_dev.jobs import small
+from aurl_dev.kube import Kube, condition
 from aurl_dev.prometheus import Prometheus
+from aurl_dev.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -61,7 +62,7 @@ def undisturbed(
     job_file.write_text(yaml.safe_dump(small("demo-small")))
     plan = story.Plan(cluster.name, "e2e-demo", job_file, directory / "output")
     summary = story.run(Console(), plan)
-    kube = Kube(cluster.kubeconfig)
+    kube = Kube(cluster.kubeconfig, retries=3)
     weights = checkpoints(kube, plan.namespace, plan.job, images["trainer"].reference)
     return Undisturbed(plan, summary, weights)
 
@@ -95,8 +96,9 @@ def test_prometheus_saw_operator_and_trainer(undisturbed: Undisturbed, prometheu
     of_state = "{job_namespace='e2e-demo', job_name='demo-small', state='Succeeded'}"
     assert wait_for(
         "the operator's metric to say Succeeded",
-        20,
         lambda: prometheus.value(f"aurl_operator_job_state{of_state}") == 1,
+        20,
+        every=0.25,
     )
     assert (prometheus.value("aurl_operator_reconcile_seconds_count") or 0) > 0
     assert prometheus.query("up{pod=~'aurl-.*operator.*'} == 1"), "the operator is not scraped"
@@ -115,7 +117,7 @@ def test_a_deleted_pod_changes_nothing_of_the_result(
         saved = (progress.get("lastCheckpoint") or {}).get("step", 0)
         return bool(saved >= 40 and saved + 5 <= progress.get("step", 0) <= steps - 60)
 
-    wait_for("job struck to be past a checkpoint", 240, in_the_middle, every=0.1)
+    wait_for("job struck to be past a checkpoint", in_the_middle, 240, every=0.1)
     kube.kubectl("-n", namespace, "delete", "pod", "struck-0-1", "--grace-period=0", "--force")
     struck = run_to_end(kube, namespace, "struck")
     assert struck.state == "Succeeded", struck.line()
@@ -150,5 +152,5 @@ def test_kubectl_shows_the_job_and_deleting_it_leaves_nothing(kube: Kube, undist
     def gone() -> bool:
         return not kube.kubectl("-n", namespace, "get", kinds, "-l", selector, "-o", "name").stdout.strip()
 
-    wait_for("everything of the job to be gone", 60, gone)
+    wait_for("everything of the job to be gone", gone, 60, every=0.25)
     kube.kubectl("delete", "namespace", namespace, "--wait=false")

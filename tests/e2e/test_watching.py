@@ -20,9 +20,10 @@ from rich.console import Console
 
 from aurl_dev.cluster.paths import CHECKOUT
 from aurl_dev.demo.follow import follow
-from aurl_dev.demo.kube import Kube, wait_for
 from aurl_dev.jobs import small
+from aurl_dev.kube import Kube
 from aurl_dev.prometheus import Prometheus
+from aurl_dev.waiting import wait_for
 from e2e.test_modes import shortened
 
 pytestmark = pytest.mark.cluster
@@ -52,7 +53,7 @@ def past(kube: Kube, namespace: str, prometheus: Prometheus) -> Past:
 
     if not ever('aurl_operator_restarts_total{class="Infrastructure"}'):
         kube.apply(namespace, small("lost", training__steps=100))
-        wait_for("a checkpoint", 240, lambda: _step(kube, namespace, "lost-0-0") > 45, every=0.1)
+        wait_for("a checkpoint", lambda: _step(kube, namespace, "lost-0-0") > 45, 240, every=0.1)
         kube.kubectl("-n", namespace, "delete", "pod", "lost-0-1", "--grace-period=0", "--force")
         assert follow(kube, namespace, "lost", time.time(), 240, Console()).state == "Succeeded"
     if not ever('aurl_operator_failures_total{class="UserError"}'):
@@ -61,7 +62,7 @@ def past(kube: Kube, namespace: str, prometheus: Prometheus) -> Past:
     if not ever("aurl_train_evaluation{metric='nll'}"):
         kube.apply(namespace, shortened("vae.yaml"))
         assert follow(kube, namespace, "chorales-vae", time.time(), 240, Console()).state == "Succeeded"
-    wait_for("the last scrape", 30, lambda: ever('aurl_operator_jobs{state="Succeeded"}'))
+    wait_for("the last scrape", lambda: ever('aurl_operator_jobs{state="Succeeded"}'), every=0.25)
     return Past(began, time.time())
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from aurl_dev.ports import free_port
+from aurl_dev.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 RANKS = Path(__file__).parent / "ranks"
@@ -31,20 +32,9 @@ def clean_environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": f"{ROOT / 'trainer'}{os.pathsep}{ROOT / 'tests'}", "PYTHONUNBUFFERED": "1"}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def eventually(what: str, probe: Callable[[], Any], seconds: float = DEADLINE) -> Any:
     """Return the first true answer of `probe`; fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (answer := probe()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.05)
-    return answer
+    return wait_for(what, probe, seconds)
 
 
 class RunningLauncher:

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from aurl_dev.ports import free_port
 from launcher.harness import (
     RunningLauncher,
     clean_environment,
     eventually,
-    free_port,
     processes_mentioning,
 )
 

@@ -7,9 +7,7 @@ import functools
 import json
 import multiprocessing
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,9 +18,11 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, Protocol
 
-import mido
 import yaml
 
+from aurl_dev.melodies import write_music
+from aurl_dev.ports import free_port
+from aurl_dev.waiting import wait_for
 from torchrun.rank import run_rank
 
 TRAINER = Path(__file__).resolve().parents[2] / "trainer"
@@ -60,23 +60,6 @@ TRAINING: dict[str, Any] = {
     "logging": {"everySteps": 4, "tensorboard": False},
     "sample": {"count": 0},
 }
-
-
-def write_music(directory: Path, pieces: int = 10) -> None:
-    """Write melodies that walk up and down a scale, so that there is something to learn."""
-    directory.mkdir(parents=True, exist_ok=True)
-    source = random.Random(0)
-    scale = [48 + 12 * octave + step for octave in range(3) for step in (0, 2, 4, 5, 7, 9, 11)]
-    for piece in range(pieces):
-        file = mido.MidiFile(ticks_per_beat=480)
-        track = mido.MidiTrack()
-        file.tracks.append(track)
-        place = source.randrange(len(scale))
-        for _ in range(48):
-            place = max(0, min(len(scale) - 1, place + source.choice((-1, 1, 1, 2))))
-            track.append(mido.Message("note_on", note=scale[place], velocity=80, time=0))
-            track.append(mido.Message("note_off", note=scale[place], velocity=0, time=240))
-        file.save(directory / f"piece-{piece}.mid")
 
 
 def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -255,15 +238,6 @@ class TorchrunGang:
             agent.wait()
 
 
-def free_port() -> int:
-    """Return a TCP port that is free, and that no outgoing connection will be given before it is used."""
-    while True:
-        port = random.SystemRandom().randrange(15_000, 32_000)  # below the ephemeral ports of Linux
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((LOCALHOST, port))
-            return port
-
-
 @functools.cache
 def fork_server() -> ForkServerContext:
     """Start the process that ranks are forked from."""
@@ -323,9 +297,12 @@ class ForkedGang:
 
 
 def wait_until(condition: Callable[[], bool], what: str, gang: Gang) -> None:
-    """Poll until `condition` holds; fails when the job ends before, or after the deadline."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert gang.running(), f"the job ended before {what}:\n{gang.log.read_text()[-4000:]}"
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.002)
+    """Poll until `condition` holds; fails when the job ends first, or after the deadline."""
+
+    def look() -> bool:
+        running = gang.running()
+        if not (found := condition()):
+            assert running, f"the job ended before {what}:\n{gang.log.read_text()[-4000:]}"
+        return found
+
+    wait_for(what, look, DEADLINE, every=0.002)

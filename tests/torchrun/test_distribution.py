@@ -13,8 +13,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from aurl_dev.melodies import write_music
 from launcher.harness import RunningLauncher
-from torchrun.jobs import DATASET, TRAINING, Job, merge, wait_until, write_music
+from torchrun.jobs import DATASET, TRAINING, Job, merge, wait_until
 from torchrun.test_samples import recorded
 
 FSDP = {"distribution": {"strategy": "fsdp"}}

@@ -1,13 +1,14 @@
-"""A client of the API server for benchmarks: many requests at once, and when pods were seen to be added."""
+"""An asynchronous client for the operator benchmark, and a watch that records when pods were added.
+
+`Kube` would need a thread per request: a burst starts 1000 jobs at once, and so many threads would delay
+the watch whose timestamps are the result.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import ssl
-import tempfile
 import time
-from base64 import b64decode
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Any
 
 import aiohttp
 
+from aurl_dev import kubeconfig as kubeconfigs
+from aurl_dev.kube import ApiError
+
 CONNECTIONS = 32
 
 
@@ -23,15 +27,8 @@ class ApiClient:
     """Requests as the administrator, for the time of an `async with`."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        config = json.loads(kubeconfig.read_text())
-        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        self._server = cluster["server"]
-        tls = ssl.create_default_context(cadata=b64decode(cluster["certificate-authority-data"]).decode())
-        with tempfile.NamedTemporaryFile() as pair:
-            pair.write(b64decode(user["client-certificate-data"]) + b64decode(user["client-key-data"]))
-            pair.flush()
-            tls.load_cert_chain(pair.name)
-        self._tls = tls
+        access = kubeconfigs.read(kubeconfig)
+        self._server, self._tls = access.server, access.tls
 
     async def __aenter__(self) -> ApiClient:
         # Watches have connections of their own, so that requests find theirs free.
@@ -48,18 +45,20 @@ class ApiClient:
     def _open(self, limit: int) -> aiohttp.ClientSession:
         timeout = aiohttp.ClientTimeout(total=None)  # waiting for a free connection is no failure
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=limit, ssl=self._tls), timeout=timeout, trust_env=False
+            connector=aiohttp.TCPConnector(limit=limit, ssl=self._tls),
+            timeout=timeout,
+            trust_env=False,
         )
 
     async def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Send one request; raises RuntimeError for anything but success."""
+        """Send one request; raise ApiError unless it succeeds."""
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         data = None if body is None else json.dumps(body)
         headers = {"Content-Type": kind}
         async with self._session.request(method, self._server + path, data=data, headers=headers) as answer:
             text = await answer.text()
             if answer.status >= 300:
-                raise RuntimeError(f"{method} {path}: {answer.status} {text[:500]}")
+                raise ApiError(method, path, answer.status, text[:500])
             return dict(json.loads(text))
 
     async def events(self, path: str) -> aiohttp.ClientResponse:

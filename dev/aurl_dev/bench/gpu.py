@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from torchrun.jobs import TRAINER, write_music
+from aurl_dev.cluster.paths import CHECKOUT
+from aurl_dev.melodies import write_music
 
 DATASET: dict[str, Any] = {
     "source": {"directory": {"path": "midi"}},
@@ -51,7 +52,7 @@ def _train(place: Path, volume: Path, shape: dict[str, Any]) -> dict[str, Any]:
     run.mkdir(parents=True)
     (place / "job.yaml").write_text(yaml.safe_dump({"dataset": DATASET, "training": training}))
     environment = {
-        "PYTHONPATH": str(TRAINER),
+        "PYTHONPATH": str(CHECKOUT / "trainer"),
         "AURL_CONFIG": str(place / "job.yaml"),
         "AURL_VOLUME": str(volume),
         "AURL_JOB_NAMESPACE": "bench",

@@ -33,19 +33,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
+from aurl_dev import crd
 from aurl_dev.bench import recovery, result
 from aurl_dev.bench.apiclient import ApiClient, PodWatch
 from aurl_dev.bench.memory import memory_mib
 from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.kube import GROUP, VERSION, ApiError, Kube, jobs_path
 from aurl_dev.operator_process import OperatorProcess
-from aurl_operator.api.base import GROUP, PLURAL, VERSION
 from aurl_operator.core.objects import dataset_hash
 from aurl_operator.core.validation import parse_spec
-from aurl_operator.crd import resource
 
-CRD_FILE: Final = Path("charts/aurl-operator/files/crd.yaml")
 CONTROLLER_FLAGS: Final = ("--kube-api-qps=2000", "--kube-api-burst=4000")
 POLL_SECONDS: Final = 10
 SPEC: Final[dict[str, Any]] = {
@@ -115,7 +112,7 @@ class Bench:
 
     async def clear(self, namespace: str) -> None:
         """Delete a namespace's jobs of both kinds and wait until no pod is left."""
-        for path in (_jobs_path(namespace), f"/apis/batch/v1/namespaces/{namespace}/jobs"):
+        for path in (jobs_path(namespace), f"/apis/batch/v1/namespaces/{namespace}/jobs"):
             await self.client.request("DELETE", path, {"propagationPolicy": "Background"})
 
         async def empty() -> bool:
@@ -128,7 +125,7 @@ class Bench:
 
     async def prepared(self, namespace: str, names: list[str]) -> None:
         """Make suspended jobs whose dataset is known to be prepared."""
-        path, spec = _jobs_path(namespace), {**SPEC, "suspend": True}
+        path, spec = jobs_path(namespace), {**SPEC, "suspend": True}
         typed, problems = parse_spec(spec)
         assert typed is not None, problems
         dataset = {"fingerprint": "f00d", "path": "x", "files": 12, "specHash": dataset_hash(typed)}
@@ -158,7 +155,7 @@ class Bench:
 
     async def start(self, namespace: str, name: str) -> None:
         """Let a suspended job run."""
-        await self.client.request("PATCH", f"{_jobs_path(namespace)}/{name}", {"spec": {"suspend": False}})
+        await self.client.request("PATCH", f"{jobs_path(namespace)}/{name}", {"spec": {"suspend": False}})
 
     async def post_job(self, namespace: str, name: str) -> None:
         """Give the Job controller a job of two pods."""
@@ -197,7 +194,7 @@ class Bench:
                 theirs.append(await pods.pods_of(f"batch-{name}", 2) - began)
                 began = time.monotonic()
                 body = {**_HEADER, "metadata": {"name": f"new-{name}"}, "spec": SPEC}
-                await self.client.request("POST", _jobs_path("single"), body)
+                await self.client.request("POST", jobs_path("single"), body)
                 first.append(await pods.pods_of(f"new-{name}", 1) - began)
                 if number % 10 == 9:
                     self.say(f"single: {number + 1} of {count}")
@@ -313,10 +310,6 @@ class Bench:
 _HEADER: Final = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "AurlTrainingJob"}
 
 
-def _jobs_path(namespace: str) -> str:
-    return f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
-
-
 def _milliseconds(seconds: list[float]) -> dict[str, float]:
     return {
         "p50_ms": round(1000 * percentile(seconds, 0.5), 1),
@@ -331,7 +324,7 @@ async def _until(look: Callable[[], Awaitable[Any]], seconds: float = 60, every:
         try:
             if found := await look():
                 return found
-        except RuntimeError:
+        except ApiError:
             if time.monotonic() > deadline:
                 raise
         if time.monotonic() > deadline:
@@ -387,7 +380,7 @@ def main() -> None:
             ApiServer(controller_flags=CONTROLLER_FLAGS, echo=say) as server,
             tempfile.TemporaryDirectory() as place,
         ):
-            asyncio.run(_define(server))
+            crd.create(Kube(server.kubeconfig), crd.load())
             flags = ("--progress-interval", str(POLL_SECONDS))
             with OperatorProcess(server.kubeconfig, Path(place) / "log", *flags) as operator:
                 results |= asyncio.run(measure(server, operator, wanted, options.scale, options.repeats, say))
@@ -396,15 +389,6 @@ def main() -> None:
         results["recovery"] = recovery.measure(say)
     print(json.dumps({key: value for key, value in results.items() if key != "machine"}, indent=2))
     print(f"written to {result.write('operator', results)}")
-
-
-async def _define(server: ApiServer) -> None:
-    """Create the definition and wait until the kind is served."""
-    definition = yaml.safe_load(resource.without_cel(CRD_FILE.read_text()))
-    async with ApiClient(server.kubeconfig) as client:
-        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        await client.request("POST", path, definition)
-        await _until(lambda: client.request("GET", f"/apis/{GROUP}/{VERSION}/{PLURAL}"))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from aurl_dev.cluster import provider
 from aurl_dev.demo import install
-from aurl_dev.demo.kube import Kube, Object, wait_for
 from aurl_dev.jobs import small
+from aurl_dev.kube import Kube, Object
+from aurl_dev.waiting import wait_for
 
 NAMESPACE: Final = "bench-recovery"
 REPEATS: Final = 3
@@ -29,7 +30,7 @@ def measure(say: Callable[[str], None]) -> dict[str, Any]:
     cluster = provider.ensure(os.environ.get("AURL_BENCH_CLUSTER") or "bench", say)
     try:
         install.install(cluster, say)
-        kube = Kube(cluster.kubeconfig)
+        kube = Kube(cluster.kubeconfig, retries=3)
         kube.ensure_namespace(NAMESPACE)
         two, one = (_strikes(kube, f"struck-{nodes}", nodes, say) for nodes in (2, 1))
     finally:
@@ -66,7 +67,7 @@ def _strike(kube: Kube, job: str, attempt: int, nodes: int) -> dict[str, float]:
         saved = (progress.get("lastCheckpoint") or {}).get("step", 0)
         return bool(saved > progress.get("startStep", 0) and progress.get("step", 0) > saved)
 
-    wait_for("the job to be past a checkpoint", 300, past_a_checkpoint)
+    wait_for("the job to be past a checkpoint", past_a_checkpoint, 300, every=0.25)
     began = time.monotonic()
     victim = f"{job}-{attempt}-{nodes - 1}"
     kube.kubectl(
@@ -80,7 +81,7 @@ def _strike(kube: Kube, job: str, attempt: int, nodes: int) -> dict[str, float]:
         return [pod for pod in pods if pod["metadata"]["labels"]["aurl.ai/attempt"] == str(number)]
 
     def mark(name: str, reached: Callable[[], bool], every: float) -> None:
-        wait_for(f"{name} of job {job}", 120, reached, every=every)
+        wait_for(f"{name} of job {job}", reached, 120, every)
         marks[name] = time.monotonic() - began
 
     def running() -> bool:

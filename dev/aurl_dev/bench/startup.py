@@ -23,16 +23,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
-from api.api_harness import Playground
+from aurl_dev import crd
 from aurl_dev.bench import result
-from aurl_dev.cluster.api import Api
-from aurl_dev.cluster.control_plane import ApiServer, free_ports
-from aurl_operator.crd import resource
+from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.jobs import small
+from aurl_dev.kube import Kube, jobs_path
+from aurl_dev.ports import free_port
 
 ROOT: Final = Path(__file__).resolve().parents[3]
-CRD_FILE: Final = ROOT / "charts/aurl-operator/files/crd.yaml"
 PATIENCE: Final = 60.0
 """Seconds after which a start has failed."""
 
@@ -65,7 +63,7 @@ def start(
 
 def launcher() -> dict[str, float]:
     """One start of a launcher; the preparation that it starts has no configuration and ends soon."""
-    (port,) = free_ports(1)
+    port = free_port()
 
     def served() -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
@@ -101,13 +99,12 @@ def operator_python() -> Path:
     return python
 
 
-def operator(python: Path, server: ApiServer, api: Api) -> dict[str, float]:
+def operator(python: Path, server: ApiServer, api: Kube) -> dict[str, float]:
     """One start of an operator that finds one new job."""
-    (port,) = free_ports(1)
+    port = free_port()
     name = f"start-{uuid.uuid4().hex[:8]}"
-    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-    ground = Playground(api, name)
-    ground.create_job("first")
+    api.ensure_namespace(name)
+    api.request("POST", jobs_path(name), small("first"))
     environment = {
         "KUBECONFIG": str(server.kubeconfig),
         "PYTHONPATH": str(ROOT / "operator"),
@@ -115,8 +112,12 @@ def operator(python: Path, server: ApiServer, api: Api) -> dict[str, float]:
         "AURL_LEASE": f"{name}/operator",
     }
     command = [str(python), "-m", "aurl_operator", "--http-port", str(port)]
-    seconds = start(command, environment, lambda: bool(ground.status("first").get("state")))
-    ground.delete_job("first")
+
+    def known() -> bool:
+        return bool(((api.job(name, "first") or {}).get("status") or {}).get("state"))
+
+    seconds = start(command, environment, known)
+    api.delete(f"{jobs_path(name)}/first")
     return seconds
 
 
@@ -139,11 +140,8 @@ def main() -> None:
     if options.only != "launcher":
         python = operator_python()
         with ApiServer(echo=print) as server:
-            api = Api(server.kubeconfig)
-            definition = yaml.safe_load(resource.without_cel(CRD_FILE.read_text()))
-            api.request("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
-            while api.status("/apis/aurl.ai/v1alpha1/aurltrainingjobs") != 200:
-                time.sleep(0.1)
+            api = Kube(server.kubeconfig)
+            crd.create(api, crd.load())
             operator(python, server, api)
             results["operator"] = median([operator(python, server, api) for _ in range(options.repeats)])
     print(json.dumps(results, indent=2))

@@ -26,6 +26,8 @@ import yaml
 from aurl_dev.bench import gpu, result
 from aurl_dev.bench.checkpoint import measure_checkpoint
 from aurl_dev.bench.plain import PlainLoop
+from aurl_dev.cluster.paths import CHECKOUT
+from aurl_dev.melodies import write_music
 from aurl_trainer import logs
 from aurl_trainer.config import JobFile
 from aurl_trainer.data.prepare import prepare
@@ -33,7 +35,6 @@ from aurl_trainer.distributed.runtime import Distributed, Layout
 from aurl_trainer.loop.training_data import TrainingData
 from aurl_trainer.monitor.report import RankReporter
 from aurl_trainer.train import StopRequest, train
-from torchrun.jobs import TRAINER, write_music
 
 CHECKPOINT_EVERY = 200
 
@@ -108,7 +109,7 @@ class Trainer:
         run = self.root / "run"
         run.mkdir()
         environment = {
-            "PYTHONPATH": str(TRAINER),
+            "PYTHONPATH": str(CHECKOUT / "trainer"),
             "AURL_CONFIG": str(self.root / "job.yaml"),
             "AURL_VOLUME": str(self.root),
             "AURL_JOB_NAMESPACE": "space",

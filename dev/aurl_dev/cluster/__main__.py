@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from aurl_dev.cluster import binaries, images, provider, sbom
-from aurl_dev.cluster.errors import ClusterError
 from aurl_dev.cluster.paths import cache_dir, state_dir
 from aurl_dev.cluster.provider import Cluster
+from aurl_dev.errors import ClusterError
 
 _BEGAN = time.monotonic()
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from aurl_dev.cluster.errors import ClusterError, MachineError
 from aurl_dev.cluster.paths import Echo
 from aurl_dev.cluster.shell import run_long
 from aurl_dev.cluster.system import APT, QUIET
+from aurl_dev.errors import ClusterError, MachineError
 
 APT_ETC = Path("/etc/apt")
 

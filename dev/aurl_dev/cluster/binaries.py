@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from aurl_dev.cluster import aptsource, system
-from aurl_dev.cluster.errors import ClusterError
 from aurl_dev.cluster.paths import Echo, cache_dir, lock
 from aurl_dev.cluster.shell import run, run_long
+from aurl_dev.errors import ClusterError
 
 VERSION = "1.20.2"
 COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from aurl_dev.cluster.errors import MachineError
+from aurl_dev.errors import MachineError
 
 ROOT = Path("/sys/fs/cgroup")
 _V2_WANTED = ("cpuset", "cpu", "io", "memory", "pids")

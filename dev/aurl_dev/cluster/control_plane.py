@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,11 +12,12 @@ from pathlib import Path
 from types import TracebackType
 
 from aurl_dev.cluster import binaries, pki, system
-from aurl_dev.cluster.api import Api
-from aurl_dev.cluster.errors import StartError
 from aurl_dev.cluster.paths import Echo, state_dir
 from aurl_dev.cluster.pki import Pki
 from aurl_dev.cluster.processes import Processes, identity_of
+from aurl_dev.errors import StartError
+from aurl_dev.kube import Kube
+from aurl_dev.ports import free_ports
 
 # Without nodes: what makes namespaces usable and deletes what is owned. Above all not `podgc`, which tidies
 # away pods that a test has bound to a node that does not exist.
@@ -150,7 +150,7 @@ class ControlPlane:
             time.sleep(0.1)
 
     def _ask(self, path: str) -> int:
-        return Api(self.kubeconfig).status(path)
+        return Kube(self.kubeconfig).status(path)
 
     def _start(self, name: str, argv: Sequence[str | Path]) -> None:
         self.processes.start(name, [*self.enter, *argv], cgroup=self.cgroup)
@@ -229,18 +229,6 @@ class ControlPlane:
             "--leader-elect=false",
             "--port=0",
         ]
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports on which nobody listens on loopback now."""
-    sockets = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 class ApiServer:

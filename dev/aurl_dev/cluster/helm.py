@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from aurl_dev.cluster.errors import ClusterError
 from aurl_dev.cluster.paths import CHECKOUT
+from aurl_dev.errors import ClusterError
 
 Values = dict[str, Any]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aurl_dev.cluster import provenance, system
-from aurl_dev.cluster.errors import ClusterError, MachineError
 from aurl_dev.cluster.paths import CHECKOUT, Echo, cache_dir, lock
 from aurl_dev.cluster.shell import run, run_long, succeeds
+from aurl_dev.errors import ClusterError, MachineError
 
 if TYPE_CHECKING:
     from aurl_dev.cluster.provider import Cluster

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from aurl_dev.cluster import binaries, pause, pki, system
-from aurl_dev.cluster.api import Api, ApiError
 from aurl_dev.cluster.cgroups import Cgroups
 from aurl_dev.cluster.control_plane import ControlPlane
-from aurl_dev.cluster.errors import ClusterError, MachineError, StartError
 from aurl_dev.cluster.mounts import MountNamespace
 from aurl_dev.cluster.network import Addresses, Namespace, read_addresses
 from aurl_dev.cluster.node import NAMES as NODE_DAEMONS
@@ -25,6 +23,8 @@ from aurl_dev.cluster.paths import CHECKOUT, Echo, lock, state_dir
 from aurl_dev.cluster.processes import Processes
 from aurl_dev.cluster.provisioner import STORAGE_CLASS
 from aurl_dev.cluster.shell import run, run_long
+from aurl_dev.errors import ClusterError, MachineError, StartError
+from aurl_dev.kube import ApiError, Kube
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 _PROVISIONER = "provisioner"
@@ -115,7 +115,7 @@ class LocalCluster:
             plane.healthy()
             and node.healthy()
             and self.processes.alive(_PROVISIONER)
-            and self._node_ready(Api(self.kubeconfig))
+            and self._node_ready(Kube(self.kubeconfig))
         )
 
     def status(self) -> dict[str, Any]:
@@ -181,7 +181,7 @@ class LocalCluster:
         plane.wait_ready(self.echo)
         plane.start_controllers()
         node.start(self.echo)
-        api = Api(self.kubeconfig)
+        api = Kube(self.kubeconfig)
         api.create("/apis/storage.k8s.io/v1/storageclasses", STORAGE_CLASS)
         self._start_provisioner(keys, plane.url)
         plane.wait_for_accounts()
@@ -260,7 +260,7 @@ class LocalCluster:
             cgroup=self.cgroups.daemons,
         )
 
-    def _wait_for_node(self, api: Api, timeout: float = 90) -> None:
+    def _wait_for_node(self, api: Kube, timeout: float = 90) -> None:
         began = said = time.monotonic()
         while not self._node_ready(api):
             for name in self._names():
@@ -274,7 +274,7 @@ class LocalCluster:
                 self.echo(f"cluster {self.name}: waiting for the node, {now - began:.0f} s")
             time.sleep(0.2)
 
-    def _node_ready(self, api: Api) -> bool:
+    def _node_ready(self, api: Kube) -> bool:
         try:
             node = api.get(f"/api/v1/nodes/{self.node_name}")
         except ClusterError:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aurl_dev.cluster.errors import CommandError, MachineError
 from aurl_dev.cluster.shell import run
+from aurl_dev.errors import CommandError, MachineError
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from aurl_dev.cluster.errors import CommandError, MachineError
 from aurl_dev.cluster.paths import Echo, lock
 from aurl_dev.cluster.shell import run
+from aurl_dev.errors import CommandError, MachineError
 
 # One lock for the machine, not for a state directory: the addresses are the machine's.
 _LOCK = Path("/run/lock/aurl-network.lock")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from aurl_dev.cluster import system
 from aurl_dev.cluster.cgroups import Cgroups
-from aurl_dev.cluster.errors import StartError
 from aurl_dev.cluster.network import Addresses
 from aurl_dev.cluster.paths import Echo
 from aurl_dev.cluster.pki import Pki
 from aurl_dev.cluster.processes import Processes
 from aurl_dev.cluster.shell import run, succeeds
+from aurl_dev.errors import StartError
 
 CNI_PLUGINS = Path("/usr/lib/cni")
 PAUSE_IMAGE = "localhost/aurl-pause:1"

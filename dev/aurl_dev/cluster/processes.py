@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aurl_dev.cluster.errors import StartError
+from aurl_dev.errors import StartError
 
 # The daemon's own shell writes the record before it becomes the daemon, so that there is no moment in which
 # a process runs that nobody has noted down, even when the starting Python is killed.

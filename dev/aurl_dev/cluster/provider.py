@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Literal
 
 from aurl_dev.cluster import system
-from aurl_dev.cluster.errors import ClusterError
 from aurl_dev.cluster.images import Image
 from aurl_dev.cluster.kind import KindCluster
 from aurl_dev.cluster.local import LocalCluster
 from aurl_dev.cluster.paths import Echo, state_dir
 from aurl_dev.cluster.shell import run, succeeds
+from aurl_dev.errors import ClusterError
 
 Kind = Literal["external", "kind", "local"]
 

@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from aurl_dev.cluster.api import Api, ApiError, Object
+from aurl_dev.kube import ApiError, Kube, Object
 
 CLASS = "aurl-local"
 PROVISIONER = "aurl.ai/local"
@@ -71,7 +71,7 @@ def released(volume: Object) -> bool:
     return owner == PROVISIONER and volume.get("status", {}).get("phase") in {"Released", "Failed"}
 
 
-def reconcile(api: Api, root: Path) -> None:
+def reconcile(api: Kube, root: Path) -> None:
     """Provision what is claimed and delete what is released."""
     volumes = {volume["metadata"]["name"]: volume for volume in api.get(_VOLUMES)["items"]}
     for claim in filter(wants_volume, api.get(_CLAIMS)["items"]):
@@ -93,7 +93,7 @@ def reconcile(api: Api, root: Path) -> None:
             print(f"{name}: deleted", flush=True)
 
 
-def _follow(api: Api, path: str, changed: threading.Event) -> None:
+def _follow(api: Kube, path: str, changed: threading.Event) -> None:
     while True:
         try:
             version = api.get(f"{path}?limit=1")["metadata"]["resourceVersion"]
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--kubeconfig", type=Path, required=True)
     parser.add_argument("--root", type=Path, required=True)
     options = parser.parse_args()
-    api, changed = Api(options.kubeconfig), threading.Event()
+    api, changed = Kube(options.kubeconfig), threading.Event()
     for path in (_CLAIMS, _VOLUMES):
         threading.Thread(target=_follow, args=(api, path, changed), daemon=True).start()
     while True:

@@ -17,9 +17,9 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from aurl_dev.cluster import provenance
-from aurl_dev.cluster.errors import ClusterError
 from aurl_dev.cluster.images import distribution
 from aurl_dev.cluster.paths import CHECKOUT
+from aurl_dev.errors import ClusterError
 
 FOLDER = CHECKOUT / "build" / "images"
 _DPKG = "var/lib/dpkg/status"

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from aurl_dev.cluster.errors import CommandError
 from aurl_dev.cluster.paths import Echo
+from aurl_dev.errors import CommandError
 
 TICK_SECONDS = 8.0
 

@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from aurl_dev.cluster.errors import CommandError, MachineError
 from aurl_dev.cluster.paths import Echo, cache_dir, lock
 from aurl_dev.cluster.shell import run, run_long
+from aurl_dev.errors import CommandError, MachineError
 
 APT = ["apt-get", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"]
 QUIET = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "NEEDRESTART_MODE": "l"}

@@ -8,9 +8,9 @@ import sys
 from rich.console import Console
 
 from aurl_dev.cluster import provider
-from aurl_dev.cluster.errors import ClusterError
 from aurl_dev.demo import install, story
-from aurl_dev.demo.kube import DeadlineExceeded
+from aurl_dev.errors import ClusterError
+from aurl_dev.waiting import DeadlineExceeded
 
 
 def main() -> int:

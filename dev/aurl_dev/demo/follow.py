@@ -9,7 +9,8 @@ from datetime import datetime
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from aurl_dev.demo.kube import DeadlineExceeded, Kube, Object, condition, last_words
+from aurl_dev.kube import Kube, Object, condition, termination_message
+from aurl_dev.waiting import DeadlineExceeded
 
 FINAL = ("Succeeded", "Failed")
 
@@ -65,7 +66,7 @@ class Story:
         if len(workers) >= nodes and self.workers_created is None:
             self.workers_created = self.since()
         for pod in pods:
-            words = last_words(pod)
+            words = termination_message(pod)
             self.prepared = words.get("dataset") or self.prepared
             self._take_values(words)
             self._take_checkpoint(words.get("lastCheckpoint"))

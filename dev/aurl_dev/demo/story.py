@@ -17,8 +17,8 @@ from rich.rule import Rule
 from aurl_dev.cluster import helm, provider
 from aurl_dev.demo import install, summary
 from aurl_dev.demo.follow import follow
-from aurl_dev.demo.kube import Kube
 from aurl_dev.demo.volume import run_on_volume
+from aurl_dev.kube import Kube
 
 CLUSTER = "aurl"
 DEADLINE_SECONDS = 1200
@@ -60,7 +60,7 @@ def run(console: Console, plan: Plan = Plan()) -> dict[str, Any]:
     cluster = provider.ensure(plan.cluster, echo=echo)
     _chapter(console, "2/5  Images and operator")
     built = install.install(cluster, echo)
-    kube = Kube(cluster.kubeconfig)
+    kube = Kube(cluster.kubeconfig, retries=3)
 
     _chapter(console, f"3/5  One job: {plan.job}")
     kube.ensure_namespace(plan.namespace)
@@ -128,8 +128,8 @@ def down(console: Console, plan: Plan = Plan()) -> None:
         console.print("Nothing to do: the demo's cluster is not there.")
         return
     cluster = provider.ensure(plan.cluster)
-    kube = Kube(cluster.kubeconfig)
-    if kube.get("/apis/aurl.ai/v1alpha1") is not None:
+    kube = Kube(cluster.kubeconfig, retries=3)
+    if kube.find("/apis/aurl.ai/v1alpha1") is not None:
         kube.delete_job(plan.namespace, plan.job)
     kube.kubectl("delete", "namespace", plan.namespace, "--ignore-not-found", "--wait=true")
     helm.uninstall(cluster.kubeconfig, install.RELEASE, install.NAMESPACE)

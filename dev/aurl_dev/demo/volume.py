@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from aurl_dev.demo.kube import Kube, wait_for
+from aurl_dev.kube import Kube
+from aurl_dev.waiting import wait_for
 
 POD_DEADLINE_SECONDS = 180
 
@@ -34,10 +35,10 @@ def run_on_volume(
     path = f"/api/v1/namespaces/{namespace}/pods/{name}"
 
     def phase() -> str | None:
-        found = (kube.get(path) or {}).get("status", {}).get("phase")
+        found = (kube.find(path) or {}).get("status", {}).get("phase")
         return found if found in ("Succeeded", "Failed") else None
 
-    ended = wait_for(f"pod {namespace}/{name} to end", POD_DEADLINE_SECONDS, phase)
+    ended = wait_for(f"pod {namespace}/{name} to end", phase, POD_DEADLINE_SECONDS, every=0.25)
     log = kube.kubectl("-n", namespace, "logs", name).stdout
     if ended != "Succeeded":
         raise VolumePodFailed(f"pod {namespace}/{name} failed: {log[-2000:]}")

@@ -5,7 +5,6 @@ from itertools import pairwise
 
 import pytest
 
-from aurl_dev.cluster.errors import MachineError
 from aurl_dev.cluster.network import (
     BLOCK_PREFIX,
     POOLS,
@@ -15,6 +14,7 @@ from aurl_dev.cluster.network import (
     choose_block,
     networks_in,
 )
+from aurl_dev.errors import MachineError
 
 
 def test_first_block_of_the_first_pool_on_an_empty_machine() -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from aurl_dev.cluster import binaries, pause
 from aurl_dev.cluster.cgroups import hierarchies
-from aurl_dev.cluster.errors import ClusterError, CommandError
 from aurl_dev.cluster.local import LocalCluster
 from aurl_dev.cluster.provisioner import released, volume_for, wants_volume
+from aurl_dev.errors import ClusterError, CommandError
 
 
 def claim(**spec: Any) -> dict[str, Any]:

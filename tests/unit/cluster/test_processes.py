@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from aurl_dev.cluster.errors import StartError
 from aurl_dev.cluster.processes import Identity, Processes, identity_of, parse_record
+from aurl_dev.errors import StartError
 
 STAT = "4242 (a (strange) name) S 1 4242 4242 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 2 3"
 

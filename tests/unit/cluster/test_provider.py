@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from aurl_dev.cluster import provider
-from aurl_dev.cluster.errors import ClusterError
+from aurl_dev.errors import ClusterError
 
 
 @pytest.fixture
