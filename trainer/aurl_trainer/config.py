@@ -1,6 +1,6 @@
-"""The training configuration: all keys under `training` of a job file, composed of the components' models.
+"""The training configuration: all keys under `training` of a job file, composed of the packages' models.
 
-No torch here: the launcher, the command line and the schema generator read it too.
+Imports no torch: the launcher, the command line and the schema generator read it too.
 """
 
 from __future__ import annotations
@@ -36,62 +36,62 @@ from aurl_trainer.stability.early_stopping import EarlyStoppingConfig
 
 
 class MusicEvaluationConfig(Config):
-    """Music that is sampled as `sample` says and held against the corpus."""
+    """Comparison of music sampled as configured in `sample` with the corpus."""
 
     every_steps: int = Field(
         default=0,
         ge=0,
         le=1_000_000_000,
-        description="Optimizer steps between two of them; one more runs at the end. 0: none.",
+        description="Optimizer steps between comparisons; one more runs at the end. 0: none.",
     )
     samples: int = Field(
-        default=16, ge=1, le=4096, description="Pieces that are sampled for it, and once more unmasked."
+        default=16, ge=1, le=4096, description="Pieces to sample with the grammar, and as many without it."
     )
 
 
 class EvaluationConfig(Config):
-    """The loss on pieces that are never trained on, and what the model's own music is like."""
+    """Validation loss, and comparison of sampled music with the corpus."""
 
     every_steps: int = Field(
         default=100,
         ge=0,
         le=1_000_000_000,
-        description="Optimizer steps between two evaluations; one always runs at the end. 0: only that one.",
+        description="Optimizer steps between evaluations; one always runs at the end. 0: only that one.",
     )
     batches: int = Field(
         default=8, ge=1, le=1_000_000, description="Batches of globalBatchSize samples per evaluation."
     )
     music: MusicEvaluationConfig = Field(
-        default_factory=MusicEvaluationConfig, description="Sampled music beside the corpus."
+        default_factory=MusicEvaluationConfig, description="Comparison of sampled music with the corpus."
     )
 
 
 class LoggingConfig(Config):
-    """What is written about the run."""
+    """Logs, TensorBoard and reported throughput."""
 
     every_steps: int = Field(
         default=10,
         ge=1,
         le=1_000_000_000,
-        description="Optimizer steps between two log lines and metric updates.",
+        description="Optimizer steps between log lines and metric updates.",
     )
     tensorboard: bool = Field(default=True, description="Write TensorBoard event files to the volume.")
     peak_teraflops: float = Field(
         default=0.0,
         ge=0,
         le=1e6,
-        description="Peak of one rank's device in TFLOP/s, which MFU is a share of. 0: that of the data "
-        "sheet, for GPUs that are known; on others MFU is not reported.",
+        description="Peak throughput of one rank's device in TFLOP/s, the denominator of MFU. 0: the data "
+        "sheet's value for known GPUs; MFU is not reported on other devices.",
     )
 
 
 class TrainingConfig(Config):
-    """How to train."""
+    """Training configuration."""
 
     mode: Mode = Field(
         default="transformer",
-        description="What is trained. transformer: a decoder that predicts the next token. vae: an "
-        "autoencoder with a latent per bar, phrase and sample. vae-gan: the same against a critic.",
+        description="Kind of model. transformer: a decoder that predicts the next token. vae: an autoencoder "
+        "with a latent per bar, phrase and sample. vae-gan: the same, trained against a critic.",
     )
     steps: int = Field(default=1000, ge=1, le=1_000_000_000, description="Optimizer steps of the whole job.")
     seed: int = Field(
@@ -99,69 +99,71 @@ class TrainingConfig(Config):
     )
     context_length: int = Field(default=512, ge=8, le=1_048_576, description="Tokens per sample.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        default="auto", description="Where to compute; auto takes cuda, then mps, then cpu."
+        default="auto", description="Device. auto: the first available of cuda, mps, cpu."
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32",
-        description="Number format of matrix products; weights and optimizer stay in fp32. "
-        "fp16 scales the loss dynamically, and is slow on a CPU.",
+        description="Precision of matrix products; weights and optimizer state stay in fp32. fp16 uses "
+        "dynamic loss scaling and is slow on a CPU.",
     )
     tf32: bool = Field(
         default=False,
-        description="On CUDA, let matrix products of fp32 numbers round their factors to TF32 (10 bits): "
-        "several times as fast, and less exact. Nothing on other devices.",
+        description="On CUDA, round the inputs of fp32 matrix products to TF32 (10-bit mantissa): several "
+        "times as fast, less exact. No effect on other devices.",
     )
     compile: bool = Field(
         default=False,
         description="Compile each block of the model with torch.compile before the first step, once per "
-        "sequence length. Pays off on GPUs; on a CPU it needs a C++ compiler, which the images do not have.",
+        "sequence length. Worthwhile on GPUs; on a CPU it needs a C++ compiler, which the images lack.",
     )
     threads: int = Field(
         default=0,
         ge=0,
         le=1024,
-        description="CPU threads per rank. 0: the CPUs of the node or its limit, shared by its ranks.",
+        description="CPU threads per rank. 0: the CPUs of the node, or its CPU limit, divided by its ranks.",
     )
     model: ModelConfig = Field(default_factory=ModelConfig, description="Size and shape of the model.")
     batch: BatchConfig = Field(default_factory=BatchConfig, description="Samples per optimizer step.")
     distribution: DistributionConfig = Field(
-        default_factory=DistributionConfig, description="How ranks share the model and wait for each other."
+        default_factory=DistributionConfig, description="Data parallelism and collective timeouts."
     )
     curriculum: CurriculumConfig = Field(
         default_factory=CurriculumConfig, description="Sequence length over time."
     )
     losses: LossesConfig = Field(
-        default_factory=LossesConfig, description="Terms of the loss: weights and schedules."
+        default_factory=LossesConfig, description="Weights and schedules of the loss terms."
     )
-    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="Update rule.")
-    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig, description="Learning rate over time.")
+    optimizer: OptimizerConfig = Field(
+        default_factory=OptimizerConfig, description="Optimizer and its hyperparameters."
+    )
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig, description="Learning-rate schedule.")
     dropout_schedule: RampConfig = Field(
         default_factory=RampConfig,
-        description="Dropout over time: from model.dropout to `final` (below 1), in 32 equal stairs.",
+        description="Ramp of the dropout, from model.dropout to `final` (below 1), in 32 equal steps.",
     )
-    ema: EmaConfig = Field(default_factory=EmaConfig, description="Moving average of the weights.")
+    ema: EmaConfig = Field(
+        default_factory=EmaConfig, description="Exponential moving average of the weights."
+    )
     clip: ClipConfig = Field(default_factory=ClipConfig, description="Gradient clipping.")
     stability: StabilityConfig = Field(
         default_factory=StabilityConfig, description="Protection against divergence."
     )
-    memory: MemoryConfig = Field(
-        default_factory=MemoryConfig, description="Computing time traded for memory."
-    )
+    memory: MemoryConfig = Field(default_factory=MemoryConfig, description="Activation checkpointing.")
     early_stopping: EarlyStoppingConfig = Field(
-        default_factory=EarlyStoppingConfig, description="An end before the last step."
+        default_factory=EarlyStoppingConfig, description="Stopping before the last step."
     )
     checkpoint: CheckpointConfig = Field(
-        default_factory=CheckpointConfig, description="Saving and retention."
+        default_factory=CheckpointConfig, description="Saving and retention of checkpoints."
     )
     evaluation: EvaluationConfig = Field(
-        default_factory=EvaluationConfig, description="Loss on the held-out split."
+        default_factory=EvaluationConfig, description="Evaluation on held-out pieces."
     )
     hooks: HooksConfig = Field(
-        default_factory=HooksConfig, description="Extra losses and evaluation metrics of your own."
+        default_factory=HooksConfig, description="User-defined losses and evaluation metrics."
     )
     logging: LoggingConfig = Field(default_factory=LoggingConfig, description="Logs and TensorBoard.")
     sample: SamplingConfig = Field(
-        default_factory=SamplingConfig, description="Music that is sampled from the final weights."
+        default_factory=SamplingConfig, description="Sampling during training and at its end."
     )
 
     @model_validator(mode="after")
@@ -172,9 +174,9 @@ class TrainingConfig(Config):
         return self
 
     def _faults(self) -> Iterator[str]:
-        """Yield what cannot work together, each with its cure."""
+        """Yield a message for each setting that conflicts with another, with its cure."""
         schedule, checkpoint, final = self.schedule, self.checkpoint, self.dropout_schedule.final
-        # The default is cut to short jobs; a number that was chosen is meant.
+        # The default is capped at the job's steps; an explicit value is an error.
         if schedule.warmup_steps > self.steps and not is_default(schedule, "warmup_steps"):
             yield (
                 f"schedule.warmupSteps {schedule.warmup_steps} is more than steps {self.steps}: the peak "
@@ -182,15 +184,15 @@ class TrainingConfig(Config):
             )
         if self.distribution.strategy == "fsdp" and self.optimizer.kind == "adafactor":
             yield (
-                "optimizer.kind adafactor needs whole matrices, and distribution.strategy fsdp cuts them up: "
-                "take adamw or lion, whose state is sharded too, or strategy ddp"
+                "optimizer.kind adafactor needs whole matrices, and distribution.strategy fsdp shards them: "
+                "use adamw or lion, whose state is sharded too, or strategy ddp"
             )
         if final is not None and final >= 1:
-            yield f"dropoutSchedule.final {final} would drop everything: set less than 1"
+            yield f"dropoutSchedule.final {final} would drop everything: set it below 1"
         if final is not None and self.compile:
             yield (
-                "dropoutSchedule changes what compile has compiled, again and again: set compile to false or "
-                "leave dropoutSchedule out"
+                "compile would recompile the model at every change of dropoutSchedule: set compile to false "
+                "or leave dropoutSchedule out"
             )
         if self.tf32 and self.device in ("cpu", "mps"):
             yield f"tf32 has no effect with device {self.device}: leave it out, or set device to cuda"
@@ -206,8 +208,8 @@ class TrainingConfig(Config):
         ):
             if wanted and not self.evaluation.every_steps:
                 yield (
-                    f"{path} looks at the validation loss, and evaluation.everySteps is 0: set it to the "
-                    "steps between two evaluations"
+                    f"{path} needs the validation loss, and evaluation.everySteps is 0: set it to the steps "
+                    "between evaluations"
                 )
         yield from self._faults_of_mode()
 
@@ -216,10 +218,10 @@ class TrainingConfig(Config):
         yield from self.losses.faults(self.mode)
         plain = self.losses.plain(self.mode)
         if self.distribution.strategy == "fsdp" and not plain:
-            yield "distribution.strategy fsdp shards mode transformer with its plain loss alone: take ddp"
+            yield "distribution.strategy fsdp supports only mode transformer with its plain loss: use ddp"
         if self.hooks.losses and not plain:
             yield (
-                "hooks.losses are added to the plain loss of mode transformer alone: leave them out, or what "
+                "hooks.losses work only with the plain loss of mode transformer: leave them out, or what "
                 "losses changes"
             )
         if (
@@ -231,10 +233,10 @@ class TrainingConfig(Config):
 
 
 class JobFile(Config):
-    """What a rank reads: the dataset and how to train on it."""
+    """A job file, as a rank reads it: dataset and training."""
 
-    dataset: DatasetConfig = Field(description="Where the music comes from and how it becomes tokens.")
-    training: TrainingConfig = Field(default_factory=TrainingConfig, description="How to train.")
+    dataset: DatasetConfig = Field(description="Music source, tokenizer, split and augmentation.")
+    training: TrainingConfig = Field(default_factory=TrainingConfig, description="Training configuration.")
 
     @model_validator(mode="after")
     def _held_out_pieces_are_there(self) -> JobFile:
@@ -249,15 +251,15 @@ class JobFile(Config):
                 if used:
                     raise ValueError(
                         f"training.{key} needs held-out pieces, and dataset.split.validationFraction is 0: "
-                        "raise it or leave the other out"
+                        "raise it or leave the key out"
                     )
         return self
 
     @classmethod
     def load(cls, path: Path) -> JobFile:
-        """Read a bare file of `dataset` and `training`, or an AurlTrainingJob (its other keys are not ours).
+        """Read a bare file of `dataset` and `training`, or an AurlTrainingJob (other keys are ignored).
 
-        Raises UserError with one line per fault, each with its path in the file.
+        Raises UserError with one line per error, each with its path in the file.
         """
         return cls.parse(read_document(path), str(path))
 

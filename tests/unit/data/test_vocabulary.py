@@ -63,7 +63,7 @@ def test_a_changed_vocabulary_is_refused(tmp_path: Path, change: str) -> None:
 @pytest.mark.parametrize(
     ("dataset", "sentence"),
     [
-        ({}, "spec.dataset.source: this key is required and missing."),
+        ({}, "spec.dataset.source: required key is missing."),
         (
             {"source": {}},
             "spec.dataset.source: set exactly one of music21Corpus, directory, archive, tokens, raster.",
@@ -74,7 +74,7 @@ def test_a_changed_vocabulary_is_refused(tmp_path: Path, change: str) -> None:
         ),
         (
             {"source": {"folder": {}}},
-            "spec.dataset.source.folder: this key is not known; check its spelling.",
+            "spec.dataset.source.folder: unknown key; check its spelling.",
         ),
         (
             {"source": {"music21Corpus": {"collection": "composer"}}},

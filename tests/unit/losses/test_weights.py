@@ -42,14 +42,14 @@ def test_defaults_are_plain_for_the_transformer_alone() -> None:
     [
         ({"losses": {"klBar": {"weight": 1}}}, "training: losses.klBar has no effect in mode transformer"),
         ({"losses": {"freeBits": 0}}, "training: losses.freeBits has no effect in mode transformer"),
-        ({"losses": {"barKl": {}}}, "training.losses.barKl: this key is not known"),
+        ({"losses": {"barKl": {}}}, "training.losses.barKl: unknown key"),
         (
             {"mode": "vae", "losses": {"featureMatching": {"weight": 1}}},
             "training: losses.featureMatching has no effect in mode vae",
         ),
         (
             {"mode": "vae", "distribution": {"strategy": "fsdp"}},
-            "training: distribution.strategy fsdp shards mode transformer with its plain loss alone",
+            "training: distribution.strategy fsdp supports only mode transformer with its plain loss",
         ),
         (
             {"losses": {"dropoutConsistency": {"weight": 1}}},

@@ -31,7 +31,7 @@ def test_bare_file_and_whole_resource_are_the_same_job() -> None:
 @pytest.mark.parametrize(
     ("training", "complaint"),
     [
-        ({"stepz": 3}, "training.stepz: this key is not known"),
+        ({"stepz": 3}, "training.stepz: unknown key"),
         ({"steps": 0}, "training.steps: "),
         ({"precision": "fp8"}, "training.precision: "),
         (
@@ -46,11 +46,11 @@ def test_bare_file_and_whole_resource_are_the_same_job() -> None:
         ),
         (
             {"evaluation": {"everySteps": 0}, "earlyStopping": {"patience": 2}},
-            "earlyStopping.patience looks at the validation loss, and evaluation.everySteps is 0: set it",
+            "earlyStopping.patience needs the validation loss, and evaluation.everySteps is 0: set it",
         ),
         (
             {"evaluation": {"everySteps": 0}, "schedule": {"kind": "plateau"}},
-            "schedule.kind plateau looks at the validation loss, and evaluation.everySteps is 0: set it",
+            "schedule.kind plateau needs the validation loss, and evaluation.everySteps is 0: set it",
         ),
         (
             {"earlyStopping": {"minDelta": 0.1}},
@@ -74,7 +74,7 @@ def test_bare_file_and_whole_resource_are_the_same_job() -> None:
         ),
         (
             {"hooks": {"metrics": [{"name": "a", "function": "m:f"}, {"name": "a", "function": "m:g"}]}},
-            "training.hooks: metrics has two hooks of the name a: give each a name of its own.",
+            "training.hooks: metrics has two hooks named a: give each a unique name.",
         ),
         (
             {"schedule": {"power": 3}},
@@ -95,7 +95,7 @@ def test_bare_file_and_whole_resource_are_the_same_job() -> None:
         ),
         (
             {"compile": True, "dropoutSchedule": {"kind": "linear", "final": 0}},
-            "training: dropoutSchedule changes what compile has compiled",
+            "training: compile would recompile the model at every change of dropoutSchedule",
         ),
         ({"device": "cpu", "tf32": True}, "training: tf32 has no effect with device cpu: leave it out"),
         (
@@ -128,11 +128,11 @@ def test_bare_file_and_whole_resource_are_the_same_job() -> None:
         ),
         (
             {"dropoutSchedule": {"kind": "cosine", "final": 1}},
-            "training: dropoutSchedule.final 1.0 would drop everything: set less than 1.",
+            "training: dropoutSchedule.final 1.0 would drop everything: set it below 1.",
         ),
         (
             {"distribution": {"strategy": "fsdp"}, "optimizer": {"kind": "adafactor"}},
-            "training: optimizer.kind adafactor needs whole matrices, and distribution.strategy fsdp cuts",
+            "training: optimizer.kind adafactor needs whole matrices, and distribution.strategy fsdp shards",
         ),
     ],
 )

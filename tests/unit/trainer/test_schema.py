@@ -11,14 +11,14 @@ from aurl_trainer.cli.configuration import describe, describe_type, job_schema
 
 UNITS = re.compile(
     r"\b(steps?|tokens?|samples|batches|checkpoints|pieces|notes|tracks|processes|threads|levels|blocks|heads|"
-    r"intervals?|evaluations?|nats|seconds|bytes|standard deviations|semitones|TFLOP/s|share|probability|"
+    r"intervals?|evaluations?|nats|seconds|bytes|standard deviations|semitones|TFLOP/s|fraction|probability|"
     r"factor|ratio|multiples|seed|pitch|width|norm|magnitude|exponent|base|number|value|learning rate|"
-    r"weight decay|divides|how often)\b",
+    r"weight decay|divides)\b",
     re.IGNORECASE,
 )
 """What a number of a job can be."""
 
-ABSENT = re.compile(r"left out|required unless|none is", re.IGNORECASE)
+ABSENT = re.compile(r"unset:|required unless", re.IGNORECASE)
 """How the text of an optional field without a default says what its absence means."""
 
 

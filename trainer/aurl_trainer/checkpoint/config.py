@@ -1,4 +1,4 @@
-"""When checkpoints are saved and how many are kept."""
+"""Configuration of saving and retaining checkpoints."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from aurl_trainer.schema import Config, refuse_without_effect
 
 
 class CheckpointConfig(Config):
-    """Saving and retention. One is always saved at the end and on SIGTERM."""
+    """Saving and retention. A checkpoint is always saved at the end and on SIGTERM."""
 
     every_steps: int = Field(
-        default=100, ge=1, le=1_000_000_000, description="Optimizer steps between two checkpoints."
+        default=100, ge=1, le=1_000_000_000, description="Optimizer steps between checkpoints."
     )
-    keep_last: int = Field(
-        default=3, ge=1, le=10_000, description="Number of newest checkpoints that are kept."
-    )
+    keep_last: int = Field(default=3, ge=1, le=10_000, description="Newest checkpoints to keep.")
     keep_every_steps: int = Field(
         default=0,
         ge=0,
         le=1_000_000_000,
-        description="Checkpoints at multiples of this optimizer step are kept for ever. 0: none.",
+        description="Keep checkpoints at multiples of this optimizer step forever. A multiple of everySteps. "
+        "0: none.",
     )
     keep_best: int = Field(
         default=1,
         ge=0,
         le=10_000,
-        description="Number of checkpoints with the lowest validation loss (with ema: of the average) that "
-        "are kept, of those whose step was evaluated. 0: none.",
+        description="Checkpoints with the lowest validation loss to keep, among evaluated steps (with ema: "
+        "the loss of the averaged weights). 0: none.",
     )
     retries: int = Field(
         default=3,
         ge=0,
         le=1000,
-        description="How often a save that failed (a full disk) is tried again, unless a newer one replaces "
-        "it; training goes on meanwhile.",
+        description="Number of retries of a failed save (a full disk, say) unless a newer save replaces it. "
+        "Training continues meanwhile.",
     )
     retry_seconds: float = Field(
-        default=10.0, ge=0, le=3600, description="Seconds between a failed save and its next try."
+        default=10.0, ge=0, le=3600, description="Seconds between a failed save and its retry."
     )
     asynchronous: bool = Field(
         default=True,
-        description="Write in the background while training goes on; false: wait until it is on the disk.",
+        description="Write in the background while training continues. false: wait until the checkpoint is "
+        "on disk.",
     )
 
     @model_validator(mode="after")

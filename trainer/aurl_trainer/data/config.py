@@ -1,4 +1,4 @@
-"""The `dataset` part of a job file: the music, its encoding, its split. No torch."""
+"""The `dataset` section of a job file: source, tokenizer, split, augmentation. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ EncodingName = Literal["remi", "events", "raster"]
 
 
 class Music21CorpusConfig(Config):
-    """Real music that comes with the music21 package; nothing is downloaded."""
+    """Music that ships with the music21 package; nothing is downloaded."""
 
     collection: Literal["chorales", "composer"] = Field(
         default="chorales",
-        description="chorales: Bach's, as Riemenschneider numbers them; composer: all of `composer`.",
+        description="chorales: Bach's, in Riemenschneider's numbering. composer: all pieces of `composer`.",
     )
     composer: str = Field(
         default="",
         max_length=64,
         pattern=r"^[A-Za-z0-9_]*$",
-        description="Folder in the music21 corpus, such as palestrina; only with collection: composer.",
+        description="Directory of the music21 corpus, such as palestrina. Only for collection composer.",
     )
     max_pieces: int = Field(
         default=0,
         ge=0,
         le=100_000,
-        description="Use only the first pieces, in the order of the collection. 0: all of them.",
+        description="Use only this many pieces, in the order of the collection. 0: all.",
     )
 
     @model_validator(mode="after")
@@ -41,83 +41,84 @@ class Music21CorpusConfig(Config):
 
 
 class DirectoryConfig(Config):
-    """MIDI files in a directory and all directories under it."""
+    """MIDI files in a directory and its subdirectories."""
 
     path: str = Field(
         min_length=1,
         max_length=4096,
-        description="The directory: absolute, or relative to the root of the job's volume.",
+        description="Directory: absolute, or relative to the root of the job's volume.",
     )
     pattern: str = Field(
         default="*.mid*",
         min_length=1,
         max_length=1024,
-        description="Which files: a shell pattern on the path below `path`, case ignored; * also matches /.",
+        description="Files to use: a case-insensitive shell pattern on the path below `path`; * also matches "
+        "/.",
     )
 
 
 class ArchiveConfig(Config):
-    """A zip or tar archive of MIDI files on the web; it is unpacked once onto the volume of the job."""
+    """A zip or tar archive of MIDI files on the web, unpacked once onto the job's volume."""
 
     url: str = Field(
         max_length=4096,
         pattern=r"^https?://[^\s]+$",
-        description="Where the archive is: .zip, or .tar plain or packed with gzip, bzip2 or xz.",
+        description="URL of the archive: .zip, or .tar, uncompressed or with gzip, bzip2 or xz.",
     )
     sha256: str = Field(
         pattern=r"^[0-9a-f]{64}$",
-        description="SHA-256 of the archive in lower-case hexadecimal; what does not match is not used.",
+        description="SHA-256 of the archive in lower-case hexadecimal; a mismatch is rejected.",
     )
     pattern: str = Field(
         default="*.mid*",
         min_length=1,
         max_length=1024,
-        description="Which files: a shell pattern on the path inside, case ignored; * also matches /.",
+        description="Files to use: a case-insensitive shell pattern on the path in the archive; * also "
+        "matches /.",
     )
 
 
 class TokensConfig(Config):
-    """Tokens that are ready: a prepared dataset, with its own split."""
+    """A dataset that is already tokenized, with its own split."""
 
     path: str = Field(
         min_length=1,
         max_length=4096,
-        description="Directory of train.bin, train.index, … and vocabulary.json, which must be of the same "
-        "tokenizer: absolute, or relative to the root of the job's volume.",
+        description="Directory with train.bin, train.index, … and vocabulary.json: absolute, or relative to "
+        "the root of the job's volume. The vocabulary must match `tokenizer`.",
     )
 
 
 class RasterConfig(Config):
-    """A JSON file of pieces as rasters, with its own split: the form of the chorale benchmarks."""
+    """A JSON file of piano-roll pieces with its own split, the format of the chorale benchmarks."""
 
     path: str = Field(
         min_length=1,
         max_length=4096,
-        description="A file of {train, valid, test}, each a list of pieces, each a list of time steps, each "
-        "a list of one MIDI pitch per voice (-1: silence): absolute, or relative to the job's volume.",
+        description="File of {train, valid, test}: each a list of pieces, each a list of time steps, each a "
+        "list of one MIDI pitch per voice (-1: silence). Absolute, or relative to the job's volume.",
     )
     steps_per_quarter: int = Field(
-        default=4, ge=1, le=96, description="Time steps of the file per quarter note."
+        default=4, ge=1, le=96, description="Time steps per quarter note in the file."
     )
 
 
 class SourceConfig(Config):
-    """Where the music comes from: exactly one of the keys."""
+    """Source of the music: exactly one of the keys."""
 
     music21_corpus: Music21CorpusConfig | None = Field(
-        default=None, description="Real music that comes with the music21 package."
+        default=None, description="Music that ships with the music21 package."
     )
     directory: DirectoryConfig | None = Field(
-        default=None, description="MIDI files in a directory of the volume."
+        default=None, description="MIDI files in a directory of the job's volume."
     )
-
     archive: ArchiveConfig | None = Field(default=None, description="An archive of MIDI files on the web.")
-    tokens: TokensConfig | None = Field(default=None, description="A dataset that is prepared already.")
-    raster: RasterConfig | None = Field(default=None, description="A JSON file of rasters.")
+    tokens: TokensConfig | None = Field(default=None, description="A dataset that is already tokenized.")
+    raster: RasterConfig | None = Field(default=None, description="A JSON file of piano rolls.")
 
     @property
     def has_split(self) -> bool:
-        """Whether the source says itself which pieces are held out."""
+        """True if the source comes with its own split."""
         return self.tokens is not None or self.raster is not None
 
     @model_validator(mode="after")
@@ -130,51 +131,54 @@ class SourceConfig(Config):
 
 
 class TokenizerConfig(Config):
-    """How music becomes tokens: the encoding, and how finely it tells times, tracks, pitches and loudness."""
+    """Encoding of music as tokens, and the resolution of time, tracks, pitch and loudness."""
 
     encoding: EncodingName = Field(
         default="remi",
-        description="remi: bars, positions and notes with their durations; events: a stream of notes that "
-        "begin and end and of time that passes, without bars, as MIDI has it; raster: the pitch of each "
-        "voice at each time step and nothing else, for chorales.",
+        description="remi: bars, positions and notes with durations. events: a stream of note-on, note-off "
+        "and time-shift events without bars, as in MIDI. raster: only the pitch of each voice at each time "
+        "step, for chorales.",
     )
     positions_per_quarter: int = Field(
         default=12,
         ge=1,
         le=96,
-        description="Time steps per quarter note. 4: 16th notes; 12: 8th triplets too; 24: 32nd notes too.",
+        description="Time steps per quarter note. 4: 16th notes; 12: also 8th triplets; 24: also 32nd notes.",
     )
     max_duration_quarters: int = Field(
-        default=16, ge=1, le=64, description="Longest note in quarter notes; longer ones are shortened to it."
+        default=16,
+        ge=1,
+        le=64,
+        description="Longest note in quarter notes; longer notes are shortened to it.",
     )
     tracks: int = Field(
         default=16,
         ge=1,
         le=64,
-        description="Melodic tracks told apart, with encoding: raster the voices; notes of further ones go "
-        "into the last.",
+        description="Melodic tracks (with encoding raster: voices). Notes of further tracks are merged into "
+        "the last one.",
     )
     programs: bool = Field(
-        default=True, description="Keep each track's General MIDI instrument; false: all become piano."
+        default=True, description="Keep each track's General MIDI program. false: all become piano."
     )
-    drums: bool = Field(default=True, description="Keep drums, merged into one track; false: drop them.")
+    drums: bool = Field(default=True, description="Keep drums, merged into one track. false: drop them.")
     velocity_bins: int = Field(
         default=32,
         ge=0,
         le=127,
-        description="Number of loudness levels. 0: no velocity tokens, every note sounds at 80 of 127.",
+        description="Velocity levels. 0: no velocity tokens; every note has velocity 80.",
     )
     tempo_bins: int = Field(
         default=32,
         ge=0,
         le=256,
-        description="Number of tempo levels from about 20 to 300 per minute. 0: no tempo tokens, 120.",
+        description="Tempo levels between about 20 and 300 bpm. 0: no tempo tokens; the tempo is 120 bpm.",
     )
     lowest_pitch: int = Field(
-        default=21, ge=0, le=127, description="Lowest MIDI pitch that is kept (21: lowest key of a piano)."
+        default=21, ge=0, le=127, description="Lowest MIDI pitch to keep (21: lowest key of a piano)."
     )
     highest_pitch: int = Field(
-        default=108, ge=0, le=127, description="Highest MIDI pitch that is kept (108: top key of a piano)."
+        default=108, ge=0, le=127, description="Highest MIDI pitch to keep (108: highest key of a piano)."
     )
 
     @model_validator(mode="after")
@@ -194,71 +198,80 @@ class TokenizerConfig(Config):
 
 
 class SplitConfig(Config):
-    """Which pieces are held out. A piece is wholly in one split; copies of it are dropped."""
+    """Held-out pieces. A piece belongs to exactly one split; duplicates are dropped."""
 
     validation_fraction: float = Field(
-        default=0.1, ge=0, le=0.5, description="Share of the pieces for validation; at least one unless 0."
+        default=0.1,
+        ge=0,
+        le=0.5,
+        description="Fraction of the pieces for validation; at least one piece unless 0.",
     )
     test_fraction: float = Field(
         default=0.0,
         ge=0,
         le=0.5,
-        description="Share of the pieces that training never looks at; at least one unless 0.",
+        description="Fraction of the pieces held out for testing; at least one piece unless 0.",
     )
     seed: int = Field(
-        default=0, ge=0, lt=2**31, description="Seed of the choice, which depends on the music, not on names."
+        default=0,
+        ge=0,
+        lt=2**31,
+        description="Seed of the split, which depends on the music, not on file names.",
     )
 
 
 class AugmentationConfig(Config):
-    """How training samples are varied each time they are read; held-out pieces never are. 0: not at all."""
+    """Random variation of training samples each time they are read; never of held-out pieces. 0: off."""
 
     transpose_semitones: int = Field(
-        default=0, ge=0, le=24, description="Up or down by at most so many semitones; drums stay."
+        default=0,
+        ge=0,
+        le=24,
+        description="Transpose by up to this many semitones up or down; drums are not transposed.",
     )
     stretch: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="Faster or slower by at most this share (0.1: 10 %), in whole levels of tempoBins.",
+        description="Change the tempo by up to this fraction (0.1: 10 %), in whole levels of tempoBins.",
     )
     velocity: int = Field(
         default=0,
         ge=0,
         le=64,
-        description="Louder or softer by at most so much of MIDI's 127, in whole levels of velocityBins.",
+        description="Change the velocity by up to this much of MIDI's 127, in whole levels of velocityBins.",
     )
 
     def stretch_levels(self, tokenizer: TokenizerConfig) -> int:
-        """The most that the tempo changes, in levels of the tokenizer, which are even in ratio."""
+        """Return the largest tempo change in levels of the tokenizer, which are equally spaced in ratio."""
         per_level = math.log(FASTEST_TEMPO / SLOWEST_TEMPO) / max(1, tokenizer.tempo_bins - 1)
         return round(math.log1p(self.stretch) / per_level) if tokenizer.tempo_bins > 1 else 0
 
     def velocity_levels(self, tokenizer: TokenizerConfig) -> int:
-        """The most that the loudness changes, in levels of the tokenizer."""
+        """Return the largest velocity change in levels of the tokenizer."""
         return round(self.velocity * tokenizer.velocity_bins / 127)
 
 
 class DatasetConfig(Config):
-    """Where the music comes from and how it becomes tokens."""
+    """Music source, tokenizer, split and augmentation."""
 
-    source: SourceConfig = Field(description="Where the music comes from: exactly one of the keys.")
+    source: SourceConfig = Field(description="Source of the music: exactly one of the keys.")
     tokenizer: TokenizerConfig = Field(
-        default_factory=TokenizerConfig, description="How music becomes tokens."
+        default_factory=TokenizerConfig, description="Encoding of music as tokens."
     )
     split: SplitConfig = Field(
         default_factory=SplitConfig,
-        description="Which pieces are held out; the sources tokens and raster say so themselves.",
+        description="Held-out pieces. Not for the sources tokens and raster, which have their own split.",
     )
     augmentation: AugmentationConfig = Field(
-        default_factory=AugmentationConfig, description="How training samples are varied."
+        default_factory=AugmentationConfig, description="Random variation of training samples."
     )
     window_overlap: float = Field(
         default=0.0,
         ge=0,
         le=0.95,
-        description="Share of a window of contextLength tokens that the next one begins with: at 0.5 an "
-        "epoch sees every token twice. Each epoch cuts its windows elsewhere in any case.",
+        description="Overlap of consecutive windows of contextLength tokens, as a fraction; at 0.5 an epoch "
+        "sees every token twice. Window offsets differ from epoch to epoch in any case.",
     )
     workers: int = Field(
         default=0, ge=0, le=256, description="Processes that prepare the dataset. 0: one per CPU."

@@ -1,12 +1,12 @@
-"""Curriculum over the sequence length: short samples first, a pure function of the step.
+"""Curriculum over the sequence length: short samples first, as a pure function of the step.
 
-The wanted length grows from startLength s to endLength e with the progress p of the ramp, 0 to 1: linearly
-as s + (e − s)·p, exponentially as s·(e / s)^p, as a cosine by s + (e − s)·(1 − cos πp) / 2, or by one bucket
-every so many steps. What is trained on is the longest bucket s, 2s, 4s … e that is not above the wanted
-length: few shapes, each warmed up before the first step. Shorter samples come in larger numbers, so every
-step has the same number of tokens.
+The target length grows from startLength s to endLength e with the progress p of the ramp, 0 to 1: linear
+s + (e − s)·p, exponential s·(e / s)^p, cosine s + (e − s)·(1 − cos πp) / 2, or one bucket every `everySteps`
+steps. Training uses the longest bucket of s, 2s, 4s … e that does not exceed the target: few shapes, each
+warmed up before the first step. With shorter samples the batch has more of them, so the number of tokens per
+step is constant.
 
-No torch here: the schema generator reads this too.
+Imports no torch: the schema generator reads this too.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from aurl_trainer.schema import Config, refuse_without_effect
 
 
 class CurriculumConfig(Config):
-    """Sequence length over time: training begins with short samples."""
+    """Sequence length over time: training starts with short samples."""
 
     kind: Literal["none", "linear", "exponential", "cosine", "step"] = Field(
         default="none",
-        description="How the length grows. step: to the next length every `everySteps`; the others: over "
-        "`rampFraction` of the job. none: always contextLength.",
+        description="Growth of the length. none: always contextLength. step: doubles every `everySteps`. "
+        "linear, exponential, cosine: over `rampFraction` of the job.",
     )
     start_length: int | None = Field(
         default=None,
         ge=8,
         le=1_048_576,
-        description="Tokens per sample at the beginning; endLength must be this times a power of two. "
-        "Required unless kind is none.",
+        description="Tokens per sample at the start; endLength must be this times a power of two. Required "
+        "unless kind is none.",
     )
     end_length: int | None = Field(
         default=None,
         ge=8,
         le=1_048_576,
-        description="Tokens per sample at the end; must divide contextLength. Left out: contextLength.",
+        description="Tokens per sample at the end; must divide contextLength. Unset: contextLength.",
     )
     ramp_fraction: float = Field(
         default=0.5,
         gt=0,
         le=1,
-        description="Share of the job's steps after which endLength is reached; not with kind step.",
+        description="Fraction of the job's steps after which endLength is reached. Not for kind step.",
     )
     every_steps: int = Field(
         default=100,
         ge=1,
         le=1_000_000_000,
-        description="With kind step: optimizer steps before the length doubles.",
+        description="Optimizer steps until the length doubles. Only for kind step.",
     )
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> CurriculumConfig:
         if self.kind != "none" and self.start_length is None:
-            raise ValueError(f"kind {self.kind} needs startLength, the tokens per sample at the beginning")
+            raise ValueError(f"kind {self.kind} needs startLength, the tokens per sample at the start")
         unused = {
             "none": ("start_length", "end_length", "ramp_fraction", "every_steps"),
             "step": ("ramp_fraction",),
@@ -67,7 +67,7 @@ class CurriculumConfig(Config):
         return self
 
     def check(self, context_length: int) -> None:
-        """Raise ValueError with the reason why these lengths cannot be cut from a context of this length."""
+        """Raise ValueError if these lengths do not fit into the context length."""
         if self.kind == "none":
             return
         assert self.start_length is not None
@@ -83,7 +83,7 @@ class CurriculumConfig(Config):
 
 
 class Curriculum:
-    """The lengths of a job and which one each step has; step and length decide how many samples it has."""
+    """The sequence length of every step of a job, and the number of samples that goes with it."""
 
     def __init__(self, config: CurriculumConfig, context_length: int, total_steps: int) -> None:
         self.config, self.total_steps = config, total_steps
@@ -91,7 +91,7 @@ class Curriculum:
         self.start = config.start_length or self.end if config.kind != "none" else self.end
         self.context_length = context_length
         self.lengths = [self.start << i for i in range((self.end // self.start).bit_length())]
-        """Ascending; the first is trained first."""
+        """Ascending, in order of training."""
 
     def length(self, step: int) -> int:
         """Return the tokens per sample of optimizer step `step`, counted from 1."""
@@ -107,11 +107,11 @@ class Curriculum:
         return max(length for length in self.lengths if length <= wanted)
 
     def begins_length(self, step: int) -> bool:
-        """Whether optimizer step `step` is the first of a length, the job's first step aside."""
+        """Return True if the length changes at optimizer step `step`; False for the job's first step."""
         return step > 1 and self.length(step) != self.length(step - 1)
 
     def samples(self, samples: int, length: int) -> int:
-        """Return how many samples of `length` hold the tokens of `samples` of the context's length."""
+        """Return the number of samples of `length` with as many tokens as `samples` of the context length."""
         return samples * (self.context_length // length)
 
     def _wanted(self, p: float) -> float:

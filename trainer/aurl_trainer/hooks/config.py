@@ -1,4 +1,4 @@
-"""Which functions of the user's own take part in training. No torch."""
+"""Configuration of user-defined losses and metrics. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,40 +18,45 @@ Function = Annotated[
 
 
 class LossHook(Config):
-    """A term that is added to the loss."""
+    """A user-defined loss term."""
 
-    name: Name = Field(description="Name of the term in logs and metrics: small letters, digits and _.")
+    name: Name = Field(
+        description="Name of the term in logs and metrics: lower-case letters, digits and underscores."
+    )
     function: Function = Field(
-        description="The function, as module:function; docs/hooks.md says what it gets."
+        description="Function, as module:function. docs/hooks.md describes its arguments."
     )
     weight: float = Field(
-        default=1.0, ge=-1e6, le=1e6, description="Factor of the term in the loss; it is reported without."
+        default=1.0,
+        ge=-1e6,
+        le=1e6,
+        description="Weight of the term in the loss. The reported value is unweighted.",
     )
 
 
 class MetricHook(Config):
-    """A number that is computed at each evaluation."""
+    """A user-defined metric, computed at each evaluation."""
 
-    name: Name = Field(description="Name of the number in logs and metrics: small letters, digits and _.")
+    name: Name = Field(description="Name of the metric: lower-case letters, digits and underscores.")
     function: Function = Field(
-        description="The function, as module:function; docs/hooks.md says what it gets."
+        description="Function, as module:function. docs/hooks.md describes its arguments."
     )
 
 
 class HooksConfig(Config):
-    """Python functions of your own: extra losses and evaluation metrics."""
+    """User-defined Python functions: extra losses and evaluation metrics."""
 
     path: str = Field(
         default="",
         max_length=4096,
-        description="Directory that modules are imported from, absolute or relative to the root of the job's "
-        "volume. Left out: installed packages only.",
+        description="Directory to import modules from: absolute, or relative to the root of the job's "
+        "volume. Unset: installed packages only.",
     )
     losses: list[LossHook] = Field(
-        default_factory=list, max_length=100, description="Terms that are added to the loss."
+        default_factory=list, max_length=100, description="Terms to add to the loss."
     )
     metrics: list[MetricHook] = Field(
-        default_factory=list, max_length=100, description="Numbers that are computed at each evaluation."
+        default_factory=list, max_length=100, description="Metrics to compute at each evaluation."
     )
 
     @model_validator(mode="after")
@@ -60,5 +65,5 @@ class HooksConfig(Config):
             names = [hook.name for hook in hooks]
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
-                raise ValueError(f"{key} has two hooks of the name {twice}: give each a name of its own")
+                raise ValueError(f"{key} has two hooks named {twice}: give each a unique name")
         return self

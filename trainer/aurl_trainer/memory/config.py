@@ -1,4 +1,4 @@
-"""What training may spend memory on. No torch: the schema generator reads this too."""
+"""Configuration of activation checkpointing. Imports no torch: the schema generator reads it too."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ SegmentName = Annotated[str, StringConstraints(min_length=1, max_length=200, pat
 
 
 class MemoryConfig(Config):
-    """Trades computing time for memory; no choice here changes a result."""
+    """Trading compute for memory. No setting here changes a result."""
 
     activation_checkpointing: Literal["none", "selective", "full", "auto"] = Field(
         default="none",
-        description="What the backward pass computes again instead of keeping it. none: nothing. selective: "
-        "all but matrix products and attention. full: everything inside a segment. auto: whichever of them "
-        "is measured to train most tokens per second before the first step, among those that fit; decided "
-        "once per job and kept in its checkpoints. The weights come out with the same bits whichever it is.",
+        description="Activations that the backward pass recomputes instead of storing. none: nothing. "
+        "selective: all but matrix products and attention. full: everything inside a segment. auto: the "
+        "fastest of these that fits, measured before the first step, decided once per job and kept in its "
+        "checkpoints. All give bit-identical weights.",
     )
     segments: list[SegmentName] = Field(
         default_factory=list,
         max_length=1000,
-        description="Parts of the model that activationCheckpointing is about, by name, such as `blocks.0` "
-        "or `blocks.3.feedForward`; `*` stands for any characters. Left out: every block.",
+        description="Parts of the model to which activationCheckpointing applies, by name, such as "
+        "`blocks.0` or `blocks.3.feedForward`; `*` matches any characters. Unset: every block.",
     )
     snapshot_on_out_of_memory: bool = Field(
         default=False,
-        description="When an allocation fails, write what memory held to `memory/` on the volume: the "
-        "allocator's history on CUDA, which costs a little speed, else a table of the largest tensors.",
+        description="When an allocation fails, write a memory snapshot to `memory/` on the volume: on CUDA "
+        "the allocator's history, which costs a little speed, elsewhere a table of the largest tensors.",
     )
 
     @model_validator(mode="after")
     def _segments_are_used(self) -> MemoryConfig:
         if self.segments and self.activation_checkpointing == "none":
             raise ValueError(
-                "segments says what is computed again, and activationCheckpointing is none: "
+                "segments has no effect with activationCheckpointing none: "
                 "set it to selective, full or auto, or leave segments out"
             )
         return self

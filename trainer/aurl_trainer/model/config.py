@@ -1,4 +1,4 @@
-"""The size and shape of the models. No torch: the launcher and the operator's schema read this too."""
+"""Configuration of the models. Imports no torch: the launcher and the schema generator read it too."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from aurl_trainer.schema import Config, refuse_without_effect
 
 
 class AttentionConfig(Config):
-    """Which earlier tokens a block of the decoder looks at."""
+    """Attention span of the decoder blocks."""
 
     kind: Literal["full", "local-global"] = Field(
         default="full",
-        description="full: every block sees all earlier tokens. local-global: most blocks see the last "
-        "`window` tokens alone, and every `globalEvery`-th sees all; long contexts then cost less.",
+        description="full: every block attends to all earlier tokens. local-global: every `globalEvery`-th "
+        "block does, the others attend only to the last `window` tokens; cheaper for long contexts.",
     )
     window: int = Field(
         default=128,
         ge=2,
         le=1_048_576,
-        description="Tokens that a local block sees, the current one included; local-global only.",
+        description="Tokens that a local block attends to, including the current one. Only for local-global.",
     )
     global_every: int = Field(
         default=4,
         ge=1,
         le=256,
-        description="Every how many blocks one sees all earlier tokens; local-global only.",
+        description="Every how many blocks one attends to all earlier tokens. Only for local-global.",
     )
 
     @model_validator(mode="after")
@@ -38,39 +38,37 @@ class AttentionConfig(Config):
         return self
 
     def window_of(self, layer: int) -> int:
-        """Return how many tokens block `layer`, counted from 0, sees; 0: all earlier ones."""
+        """Return the attention window of block `layer` (from 0) in tokens; 0: all earlier tokens."""
         return 0 if self.kind == "full" or (layer + 1) % self.global_every == 0 else self.window
 
 
 class LatentConfig(Config):
-    """The latents of mode vae and vae-gan: one per bar, one per phrase of bars, one for the whole sample."""
+    """Latents of modes vae and vae-gan: one per bar, one per phrase of bars, one per sample."""
 
-    bar_size: int = Field(
-        default=32, ge=1, le=4096, description="Number of dimensions of the latent of each bar."
-    )
+    bar_size: int = Field(default=32, ge=1, le=4096, description="Number of dimensions of each bar's latent.")
     phrase_size: int = Field(
         default=16, ge=1, le=4096, description="Number of dimensions of each phrase's latent."
     )
     global_size: int = Field(
         default=16, ge=1, le=4096, description="Number of dimensions of the sample's latent."
     )
-    bars_per_phrase: int = Field(default=4, ge=1, le=1024, description="Bars that share a phrase's latent.")
+    bars_per_phrase: int = Field(default=4, ge=1, le=1024, description="Number of bars per phrase.")
     bars: int = Field(
         default=32,
         ge=2,
         le=4096,
-        description="Number of bars of a sample that have a latent of their own, the cut first one "
-        "included; the last stands for all that follow. A multiple of barsPerPhrase.",
+        description="Number of bars of a sample with their own latent, including the partial first one; "
+        "further bars share the last one's. A multiple of barsPerPhrase.",
     )
     encoder_layers: int = Field(
-        default=2, ge=1, le=256, description="Blocks of the encoder over tokens; one over bars follows."
+        default=2, ge=1, le=256, description="Encoder blocks over tokens; one block over bars follows."
     )
     token_dropout: float = Field(
         default=0.3,
         ge=0,
         lt=1,
-        description="Probability of hiding an input token from the decoder in training, so that it needs "
-        "the latents (Bowman et al. 2016).",
+        description="Probability of hiding an input token from the decoder in training, so that it has to "
+        "use the latents (Bowman et al. 2016).",
     )
 
     @model_validator(mode="after")
@@ -84,90 +82,96 @@ class LatentConfig(Config):
 
     @property
     def phrases(self) -> int:
-        """Number of phrases of a sample."""
+        """Phrases per sample."""
         return self.bars // self.bars_per_phrase
 
     @property
     def size(self) -> int:
-        """Width of what the decoder is given for each bar: its own latent and those above it."""
+        """Width of the decoder's input per bar: the latents of bar, phrase and sample."""
         return self.bar_size + self.phrase_size + self.global_size
 
 
 class CriticConfig(Config):
-    """The critic of mode vae-gan, and how it is updated."""
+    """The critic of mode vae-gan and its optimizer."""
 
     width: int = Field(
         default=64, ge=4, le=16384, description="Width of the critic's hidden layers, in channels."
     )
-    layers: int = Field(default=2, ge=1, le=32, description="Number of hidden layers at each scale.")
+    layers: int = Field(default=2, ge=1, le=32, description="Number of hidden layers per time scale.")
     scales: int = Field(
         default=3,
         ge=1,
         le=6,
-        description="Time scales that decoder states are judged at; each averages 4 steps of the one before.",
+        description="Time scales at which decoder states are judged; each averages 4 steps of the last.",
     )
     own_tokens: float = Field(
         default=0.5,
         gt=0,
         le=1,
-        description="Share of the input tokens that are replaced by the decoder's own for the states that "
-        "the critic shall tell from those on real tokens.",
+        description="Fraction of input tokens replaced by the decoder's own samples, for the states that the "
+        "critic learns to tell from those on real tokens.",
     )
     learning_rate: float = Field(
-        default=4e-4, gt=0, le=10, description="Peak learning rate of the critic; it follows the schedule."
+        default=4e-4,
+        gt=0,
+        le=10,
+        description="Peak learning rate of the critic; it follows training.schedule.",
     )
     beta1: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="Share of the first moment that a step of the critic's AdamW keeps.",
+        description="Decay factor of the first moment of the critic's AdamW.",
     )
     beta2: float = Field(
         default=0.99,
         ge=0,
         lt=1,
-        description="Share of the second moment that a step of the critic's AdamW keeps.",
+        description="Decay factor of the second moment of the critic's AdamW.",
     )
     r1_every: int = Field(
         default=16,
         ge=1,
         le=100_000,
-        description="Steps between two gradient penalties, which then count that many times (lazy R1, "
+        description="Steps between gradient penalties, each weighted by this number in return (lazy R1, "
         "Karras et al. 2020).",
     )
 
 
 class ModelConfig(Config):
-    """A transformer: pre-norm blocks, rotary positions, causal attention. The decoder in every mode."""
+    """The decoder of every mode: a transformer with pre-norm blocks, rotary positions, causal attention."""
 
     d_model: int = Field(
-        default=256, ge=8, le=16384, description="Width of the residual stream; a multiple of 2 × heads."
+        default=256, ge=8, le=16384, description="Width of the residual stream. A multiple of 2 × heads."
     )
-    layers: int = Field(default=4, ge=1, le=256, description="Number of transformer blocks.")
+    layers: int = Field(default=4, ge=1, le=256, description="Transformer blocks.")
     heads: int = Field(default=4, ge=1, le=256, description="Attention heads per block.")
     mlp_ratio: float = Field(
-        default=4.0, gt=0, le=16, description="Hidden width of the feed-forward part, in multiples of dModel."
+        default=4.0,
+        gt=0,
+        le=16,
+        description="Hidden width of the feed-forward layers, as a multiple of dModel.",
     )
     dropout: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="Probability of dropping an activation of the embedding and of each residual branch.",
+        description="Dropout probability for the embedding and each residual branch.",
     )
     tie_embeddings: bool = Field(
-        default=True, description="Use the token embedding as the output projection too."
+        default=True, description="Use the token embedding as the output projection."
     )
     rotary_base: float = Field(
         default=10_000.0, gt=1, le=1e9, description="Base of the rotary position frequencies."
     )
     attention: AttentionConfig = Field(
-        default_factory=AttentionConfig, description="Which earlier tokens each block looks at."
+        default_factory=AttentionConfig, description="Attention span of the blocks."
     )
     latents: LatentConfig = Field(
-        default_factory=LatentConfig, description="Latents and encoder; modes vae and vae-gan only."
+        default_factory=LatentConfig, description="Latents and encoder. Only for modes vae and vae-gan."
     )
     critic: CriticConfig = Field(
-        default_factory=CriticConfig, description="The second player; mode vae-gan only."
+        default_factory=CriticConfig, description="The critic and its optimizer. Only for mode vae-gan."
     )
 
     @model_validator(mode="after")
@@ -185,7 +189,7 @@ class ModelConfig(Config):
         return self
 
     def faults(self, mode: str) -> Iterator[str]:
-        """Yield which parts have no effect in this mode."""
+        """Yield a message for each part that has no effect in this mode."""
         if mode == "transformer" and self.latents != LatentConfig():
             yield "model.latents has no effect in mode transformer: leave it out"
         if mode != "vae-gan" and self.critic != CriticConfig():
@@ -193,5 +197,5 @@ class ModelConfig(Config):
 
     @property
     def hidden(self) -> int:
-        """Width of the feed-forward part's hidden layer."""
+        """Hidden width of the feed-forward layers."""
         return int(self.d_model * self.mlp_ratio)

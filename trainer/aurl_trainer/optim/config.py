@@ -1,4 +1,4 @@
-"""How weights are updated: optimizer, learning-rate schedule, clipping."""
+"""Configuration of the optimizer, learning-rate schedule, clipping, EMA and batch sizes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from aurl_trainer.schema import Config, refuse_without_effect
 
 
 class RampConfig(Config):
-    """A value that changes over the job, as a pure function of the step."""
+    """A ramp over the job: a pure function of the step."""
 
     kind: Literal["constant", "linear", "cosine"] = Field(
-        default="constant", description="Shape of the way from the first step's value to `final`."
+        default="constant", description="Shape of the ramp from the first step's value to `final`."
     )
     final: float | None = Field(
-        default=None, ge=0, le=10, description="Value of the last step; required unless kind is constant."
+        default=None, ge=0, le=10, description="Value at the last step. Required unless kind is constant."
     )
 
     @model_validator(mode="after")
@@ -29,46 +29,43 @@ class RampConfig(Config):
 
 
 class OptimizerConfig(Config):
-    """The update rule and its coefficients."""
+    """The optimizer and its hyperparameters."""
 
     kind: Literal["adamw", "lion", "adafactor"] = Field(
         default="adamw",
-        description="Update rule. adamw: Loshchilov and Hutter 2019, fused kernel. lion: Chen et al. 2023, "
-        "half the state; wants a learning rate 3 to 10 times smaller, a weight decay larger by as much and "
-        "beta2 0.99. adafactor: Shazeer and Stern 2018 without relative steps and first moment, next to no "
-        "state; learning rates as with adamw.",
+        description="adamw: Loshchilov and Hutter 2019, fused kernel. lion: Chen et al. 2023, half the "
+        "state; use a learning rate 3 to 10 times smaller, a weight decay larger by the same factor and "
+        "beta2 0.99. adafactor: Shazeer and Stern 2018 without relative steps or first moment, almost no "
+        "state; learning rates as for adamw.",
     )
-    learning_rate: float = Field(
-        default=3e-4, gt=0, le=10, description="Peak learning rate, per optimizer step."
-    )
+    learning_rate: float = Field(default=3e-4, gt=0, le=10, description="Peak learning rate.")
     beta1: float = Field(
         default=0.9,
         ge=0,
         lt=1,
-        description="Share of the first moment that a step keeps; not with adafactor.",
+        description="Decay factor of the first moment. Not for adafactor.",
     )
     beta2: float = Field(
         default=0.95,
         ge=0,
         lt=1,
-        description="Share of the second moment (lion: of its only one) that a step keeps; not with "
-        "adafactor.",
+        description="Decay factor of the second moment (lion: of its only moment). Not for adafactor.",
     )
     epsilon: float = Field(
         default=1e-8,
         gt=0,
         le=1,
-        description="Number that is added to the denominator of the update; adamw only.",
+        description="Number added to the denominator of the update. Only for adamw.",
     )
     weight_decay: float = Field(
         default=0.1,
         ge=0,
         le=10,
-        description="Decoupled weight decay of matrices, as a share per step of the learning rate; vectors "
-        "(norms, biases) are never decayed.",
+        description="Decoupled weight decay of matrices, scaled by the learning rate. Vectors (norms, "
+        "biases) are not decayed.",
     )
     weight_decay_schedule: RampConfig = Field(
-        default_factory=RampConfig, description="Weight decay over time: from weightDecay to `final`."
+        default_factory=RampConfig, description="Ramp of the weight decay, from weightDecay to `final`."
     )
 
     @model_validator(mode="after")
@@ -79,44 +76,45 @@ class OptimizerConfig(Config):
 
 
 class ScheduleConfig(Config):
-    """The learning rate over the steps: a linear warm-up, then a decay."""
+    """Learning-rate schedule: linear warm-up, then decay."""
 
     kind: Literal["cosine", "linear", "polynomial", "inverse-sqrt", "constant", "plateau"] = Field(
         default="cosine",
-        description="Shape of the decay from the peak to the final learning rate after the warm-up. "
-        "inverse-sqrt falls with the root of the step and no further than finalRatio. plateau falls by "
-        "`factor` whenever the validation loss has not improved, no further than finalRatio.",
+        description="Decay from the peak to the final learning rate after warm-up. inverse-sqrt: with the "
+        "square root of the step, not below finalRatio. plateau: by `factor` each time the validation loss "
+        "stops improving, not below finalRatio.",
     )
     power: float = Field(
-        default=2.0, gt=0, le=10, description="Exponent of the decay; only with kind polynomial."
+        default=2.0, gt=0, le=10, description="Exponent of the decay. Only for kind polynomial."
     )
     warmup_steps: int = Field(
         default=100,
         ge=0,
         le=1_000_000_000,
-        description="Optimizer steps of linear warm-up from 0; the default is cut to the steps of the job.",
+        description="Optimizer steps of linear warm-up from 0. The default is capped at the job's steps.",
     )
     final_ratio: float = Field(
-        default=0.1, ge=0, le=1, description="Learning rate of the last step, as a share of the peak."
+        default=0.1, ge=0, le=1, description="Learning rate at the last step, as a fraction of the peak."
     )
     factor: float = Field(
         default=0.5,
         gt=0,
         lt=1,
-        description="What the learning rate is multiplied by at a plateau; only with kind plateau.",
+        description="Factor of the learning rate at a plateau. Only for kind plateau.",
     )
     patience: int = Field(
         default=2,
         ge=1,
         le=100_000,
-        description="Evaluations in a row without a new best that make a plateau; only with kind plateau.",
+        description="Consecutive evaluations without a new best that count as a plateau. Only for kind "
+        "plateau.",
     )
     min_delta: float = Field(
         default=0.0,
         ge=0,
         le=1000,
-        description="Nats per token by which the validation loss must be under the best to be a new best; "
-        "only with kind plateau.",
+        description="Smallest improvement of the validation loss that counts as a new best, in nats per "
+        "token. Only for kind plateau.",
     )
 
     @model_validator(mode="after")
@@ -131,45 +129,43 @@ class ScheduleConfig(Config):
 
 
 class ClipConfig(Config):
-    """Gradient clipping: the rows of each matrix first, then single elements, then the whole."""
+    """Gradient clipping, applied in this order: per row, per element, whole gradient."""
 
     adaptive_ratio: float = Field(
         default=0.0,
         ge=0,
         le=1000,
-        description="Adaptive clipping (Brock et al. 2021): largest ratio of the gradient's norm to the "
-        "weights' norm, for each row of a matrix and each entry of a vector; a longer gradient is scaled "
-        "down. 0.01 is usual. 0: none.",
+        description="Adaptive clipping (Brock et al. 2021): largest ratio of gradient norm to weight norm, "
+        "for each row of a matrix and each entry of a vector; larger gradients are scaled down. Typical: "
+        "0.01. 0: off.",
     )
     max_value: float = Field(
         default=0.0,
         ge=0,
         le=1e6,
-        description="Largest magnitude of each element of the gradient; larger ones are cut. 0: no limit.",
+        description="Largest magnitude of a gradient element; larger ones are clamped. 0: off.",
     )
-
     max_norm: float = Field(
         default=1.0,
         ge=0,
         le=1e6,
-        description="Largest norm of the whole gradient; a longer one is scaled down. 0: no clipping.",
+        description="Largest norm of the whole gradient; a larger one is scaled down. 0: off.",
     )
 
 
 class EmaConfig(Config):
-    """A moving average of the weights, for evaluation, sampling and export beside the trained weights."""
+    """Exponential moving average of the weights, used for evaluation, sampling and export."""
 
     decay: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="Share of the average that an optimizer step keeps; 0.999 looks back about 1000 steps. "
-        "0: no average.",
+        description="Decay of the average per optimizer step; 0.999 averages over about 1000 steps. 0: off.",
     )
     warmup: bool = Field(
         default=True,
-        description="Keep no more than the share (1 + n) / (10 + n) after n steps, so that the initial "
-        "weights are soon forgotten.",
+        description="Cap the decay at (1 + n) / (10 + n) after n steps, so that the initial weights are soon "
+        "forgotten.",
     )
 
     @model_validator(mode="after")
@@ -180,7 +176,7 @@ class EmaConfig(Config):
 
 
 class BatchConfig(Config):
-    """How many samples make one optimizer step. The world size never changes it."""
+    """Samples per optimizer step, independent of the world size."""
 
     global_batch_size: int = Field(
         default=32,
@@ -192,16 +188,16 @@ class BatchConfig(Config):
         default=16,
         ge=0,
         le=65_536,
-        description="Largest number of samples of contextLength tokens in one forward and backward pass of a "
-        "rank; shorter samples come in larger numbers. 0: the largest that fits, measured before the first "
-        "step and kept in the checkpoints. Rounding depends on it: a probe on another machine may choose "
-        "another size and so end with other last bits, which is why it is pinned unless asked for.",
+        description="Most samples of contextLength tokens per forward and backward pass of a rank; with "
+        "shorter samples, proportionally more. 0: the largest that fits, measured before the first step and "
+        "kept in the checkpoints. The size affects rounding: measured on other hardware it may differ, and "
+        "so may the last bits of the weights.",
     )
     min_micro_batch_size: int = Field(
-        default=4, ge=1, le=65_536, description="Fewest samples in a pass; only with microBatchSize 0."
+        default=4, ge=1, le=65_536, description="Fewest samples per pass. Only for microBatchSize 0."
     )
     max_micro_batch_size: int = Field(
-        default=64, ge=1, le=65_536, description="Most samples in a pass; only with microBatchSize 0."
+        default=64, ge=1, le=65_536, description="Most samples per pass. Only for microBatchSize 0."
     )
 
     @model_validator(mode="after")

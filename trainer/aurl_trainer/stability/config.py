@@ -1,4 +1,4 @@
-"""When something counts as an anomaly, and what is done about it."""
+"""Configuration of anomaly detection and of the actions taken."""
 
 from __future__ import annotations
 
@@ -10,206 +10,230 @@ from aurl_trainer.schema import Config
 
 
 class LossSpikeConfig(Config):
-    """LossSpike: the loss is above its band, mean + sigma · deviation of recent log intervals."""
+    """LossSpike: the loss is above mean + sigma · standard deviation of recent log intervals."""
 
     action: Literal["warn", "reduce_learning_rate", "rollback", "stop"] = Field(
-        default="rollback", description="What is done once the loss has stayed above its band."
+        default="rollback", description="Action once the loss has stayed above the band."
     )
     intervals: int = Field(
         default=3,
         ge=0,
         le=10_000,
-        description="Log intervals in a row above the band before the action; a warning before that. 0: off.",
+        description="Consecutive log intervals above the band before the action; the first one only warns. "
+        "0: off.",
     )
     sigma: float = Field(
         default=6.0,
         gt=0,
         le=1000,
-        description="Height of the band in standard deviations, each counted as 1 % of the mean at least.",
+        description="Upper edge of the band in standard deviations above the mean; a standard deviation "
+        "counts as at least 1 % of the mean.",
     )
     window: int = Field(
         default=20,
         ge=4,
         le=10_000,
-        description="Log intervals inside the band that it is taken over; it holds from half of them on.",
+        description="Log intervals within the band from which it is computed; detection starts after half "
+        "of them.",
     )
 
 
 class LossDivergenceConfig(Config):
-    """LossDivergence: the loss has lost much of what training had gained since the first step."""
+    """LossDivergence: the loss has risen far above its lowest value."""
 
-    action: Literal["warn", "rollback", "stop"] = Field(default="rollback", description="What is done.")
+    action: Literal["warn", "rollback", "stop"] = Field(default="rollback", description="Action to take.")
     intervals: int = Field(
-        default=3, ge=0, le=10_000, description="Log intervals in a row before the action. 0: off."
+        default=3, ge=0, le=10_000, description="Consecutive log intervals before the action. 0: off."
     )
     lost_share: float = Field(
         default=0.5,
         gt=0,
         le=10,
-        description="Share of the fall from the first loss to the lowest one that must be lost again.",
+        description="Fraction of the fall from the first to the lowest loss that must be lost again.",
     )
     least_rise: float = Field(
-        default=1.0, ge=0, le=1000, description="Nats per token above the lowest loss that it takes at least."
+        default=1.0, ge=0, le=1000, description="Minimum rise above the lowest loss, in nats per token."
     )
 
 
 class LossOscillationConfig(Config):
-    """LossOscillation: the loss swings up and down from one log interval to the next, without falling."""
+    """LossOscillation: the loss swings up and down between log intervals without falling."""
 
     action: Literal["warn", "reduce_learning_rate", "stop"] = Field(
-        default="warn", description="What is done."
+        default="warn", description="Action to take."
     )
     window: int = Field(
-        default=16, ge=0, le=10_000, description="Log intervals that are looked at, at least 4. 0: off."
+        default=16, ge=0, le=10_000, description="Log intervals to look at; fewer than 4 count as 4. 0: off."
     )
     amplitude: float = Field(
-        default=0.25, gt=0, le=100, description="Mean swing that it takes, as a share of the mean loss."
+        default=0.25, gt=0, le=100, description="Minimum mean swing, as a fraction of the mean loss."
     )
 
 
 class LossPlateauConfig(Config):
-    """LossPlateau: the training loss no longer falls."""
+    """LossPlateau: the training loss has stopped falling."""
 
     action: Literal["warn", "reduce_learning_rate", "stop_early"] = Field(
-        default="warn", description="What is done."
+        default="warn", description="Action to take."
     )
     window: int = Field(
-        default=100, ge=0, le=100_000, description="Log intervals that are looked at, at least 4. 0: off."
+        default=100,
+        ge=0,
+        le=100_000,
+        description="Log intervals to look at; fewer than 4 count as 4. 0: off.",
     )
     least_fall: float = Field(
         default=0.002,
         ge=0,
         le=1,
-        description="Share by which the mean of the window's second half must be below that of its first.",
+        description="Fraction by which the mean of the window's second half must be below that of its first.",
     )
 
 
 class GradientVanishingConfig(Config):
-    """GradientVanishing: gradients are so short that nothing is learned."""
+    """GradientVanishing: gradients are too small to learn from."""
 
-    action: Literal["warn", "stop"] = Field(default="warn", description="What is done.")
+    action: Literal["warn", "stop"] = Field(default="warn", description="Action to take.")
     intervals: int = Field(
-        default=5, ge=0, le=10_000, description="Log intervals in a row before the action. 0: off."
+        default=5, ge=0, le=10_000, description="Consecutive log intervals before the action. 0: off."
     )
     norm: float = Field(
-        default=1e-6, gt=0, le=1, description="Gradient norm of an interval's last step that is too short."
+        default=1e-6,
+        gt=0,
+        le=1,
+        description="Gradient norm of an interval's last step below which it is too small.",
     )
 
 
 class UnderfittingConfig(Config):
-    """Underfitting: late in the job the loss is still near that of the first step."""
+    """Underfitting: late in the job the loss is still close to that of the first step."""
 
-    action: Literal["warn", "stop"] = Field(default="warn", description="What is done.")
+    action: Literal["warn", "stop"] = Field(default="warn", description="Action to take.")
     after: float = Field(
         default=0.5,
         ge=0,
         le=1,
-        description="Share of the job's steps after which it is checked, once. 0: off.",
+        description="Fraction of the job's steps after which to check, once. 0: off.",
     )
     least_fall: float = Field(
-        default=0.1, gt=0, lt=1, description="Share of the first loss that must be gone by then."
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Fraction of the first loss by which the loss must have fallen by then.",
     )
 
 
 class OverfittingConfig(Config):
     """Overfitting: the validation loss rises while the training loss falls."""
 
-    action: Literal["warn", "stop_early"] = Field(default="warn", description="What is done.")
+    action: Literal["warn", "stop_early"] = Field(default="warn", description="Action to take.")
     evaluations: int = Field(
-        default=3, ge=0, le=10_000, description="Evaluations in a row before the action. 0: off."
+        default=3, ge=0, le=10_000, description="Consecutive evaluations before the action. 0: off."
     )
     rise: float = Field(
-        default=0.02, ge=0, le=10, description="Share by which the validation loss is above its lowest."
+        default=0.02,
+        ge=0,
+        le=10,
+        description="Rise of the validation loss above its lowest value, as a fraction.",
     )
 
 
 class ThroughputDegradationConfig(Config):
-    """ThroughputDegradation: far fewer tokens per second than before; always a warning."""
+    """ThroughputDegradation: far fewer tokens per second than before. Only warns."""
 
-    intervals: int = Field(default=5, ge=0, le=10_000, description="Log intervals in a row. 0: off.")
+    intervals: int = Field(
+        default=5, ge=0, le=10_000, description="Consecutive log intervals before the warning. 0: off."
+    )
     share: float = Field(
-        default=0.5, gt=0, lt=1, description="Share of the median speed of the window that is too little."
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="Fraction of the window's median speed below which training counts as slow.",
     )
-    window: int = Field(
-        default=20, ge=4, le=10_000, description="Log intervals that the median is taken over."
-    )
+    window: int = Field(default=20, ge=4, le=10_000, description="Log intervals in the median.")
 
 
 class DataStarvationConfig(Config):
-    """DataStarvation: steps spend much of their time waiting for data; always a warning."""
+    """DataStarvation: steps spend much of their time waiting for data. Only warns."""
 
-    intervals: int = Field(default=3, ge=0, le=10_000, description="Log intervals in a row. 0: off.")
+    intervals: int = Field(
+        default=3, ge=0, le=10_000, description="Consecutive log intervals before the warning. 0: off."
+    )
     share: float = Field(
-        default=0.5, gt=0, lt=1, description="Share of an interval's time spent waiting that is too much."
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="Fraction of an interval's time spent waiting above which the loader counts as too slow.",
     )
 
 
 class StabilityConfig(Config):
-    """Single bad steps are left out; bad stretches are rolled back, within a budget."""
+    """Protection against divergence: bad steps are skipped, bad stretches rolled back."""
 
     spike_sigma: float = Field(
         default=6.0,
         ge=0,
         le=1000,
-        description="Leave out a step whose gradient norm is more than this many standard deviations above "
-        "the mean of the window. 0: leave out only gradients that are not finite.",
+        description="Skip a step whose gradient norm is more than this many standard deviations above the "
+        "mean of the window. 0: skip only non-finite gradients.",
     )
     window: int = Field(
         default=128,
         ge=8,
         le=65_536,
-        description="Accepted steps that the mean and deviation of the gradient norm are taken over.",
+        description="Accepted steps in the mean and standard deviation of the gradient norm.",
     )
     max_consecutive_skips: int = Field(
         default=20,
         ge=1,
         le=100_000,
-        description="Training is rolled back when this many steps in a row were left out.",
+        description="Roll back after this many consecutive skipped steps.",
     )
     max_rollbacks: int = Field(
         default=3,
         ge=0,
         le=1000,
-        description="How often a job may go back to its last healthy checkpoint, leaving out the data since; "
-        "after that it fails as diverged. 0: fail at once.",
+        description="Number of rollbacks to the last healthy checkpoint, each skipping the data since, "
+        "before the job fails as diverged. 0: fail immediately.",
     )
     learning_rate_factor: float = Field(
         default=0.5,
         gt=0,
         le=1,
-        description="What a roll-back and the action reduce_learning_rate multiply the learning rate by, for "
-        "the rest of the job. 1: it stays.",
+        description="Factor that a rollback and the action reduce_learning_rate apply to the learning rate "
+        "for the rest of the job. 1: no change.",
     )
     min_learning_rate_factor: float = Field(
         default=0.05,
         gt=0,
         le=1,
-        description="How low all these factors together may bring the learning rate, as a share.",
+        description="Smallest factor that all of these reductions together may reach.",
     )
     loss_spike: LossSpikeConfig = Field(
         default_factory=LossSpikeConfig, description="The loss is above its band."
     )
     loss_divergence: LossDivergenceConfig = Field(
-        default_factory=LossDivergenceConfig, description="The loss has lost much of what was gained."
+        default_factory=LossDivergenceConfig, description="The loss has risen far above its lowest value."
     )
     loss_oscillation: LossOscillationConfig = Field(
-        default_factory=LossOscillationConfig, description="The loss swings without falling."
+        default_factory=LossOscillationConfig, description="The loss oscillates without falling."
     )
     loss_plateau: LossPlateauConfig = Field(
-        default_factory=LossPlateauConfig, description="The training loss no longer falls."
+        default_factory=LossPlateauConfig, description="The training loss has stopped falling."
     )
     gradient_vanishing: GradientVanishingConfig = Field(
-        default_factory=GradientVanishingConfig, description="Gradients are too short to learn from."
+        default_factory=GradientVanishingConfig, description="Gradients are too small to learn from."
     )
     underfitting: UnderfittingConfig = Field(
-        default_factory=UnderfittingConfig, description="The loss has hardly fallen."
+        default_factory=UnderfittingConfig, description="The loss has hardly fallen late in the job."
     )
     overfitting: OverfittingConfig = Field(
-        default_factory=OverfittingConfig, description="The validation loss rises, the training loss falls."
+        default_factory=OverfittingConfig,
+        description="The validation loss rises while the training loss falls.",
     )
     throughput_degradation: ThroughputDegradationConfig = Field(
-        default_factory=ThroughputDegradationConfig, description="Training has become slow."
+        default_factory=ThroughputDegradationConfig, description="Training has slowed down."
     )
     data_starvation: DataStarvationConfig = Field(
-        default_factory=DataStarvationConfig, description="Steps wait for data."
+        default_factory=DataStarvationConfig, description="Steps spend too much time waiting for data."
     )

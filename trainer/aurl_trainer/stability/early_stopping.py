@@ -12,23 +12,24 @@ from aurl_trainer.stability.reading import Evaluation, Finding, is_better
 
 
 class EarlyStoppingConfig(Config):
-    """End the job, as succeeded, once the validation loss no longer improves."""
+    """End the job as succeeded once the validation loss stops improving."""
 
     patience: int = Field(
         default=0,
         ge=0,
         le=100_000,
-        description="Evaluations in a row without a new best before the end. 0: off.",
+        description="Consecutive evaluations without a new best before training stops. 0: off.",
     )
     min_delta: float = Field(
         default=0.0,
         ge=0,
         le=1000,
-        description="Nats per token by which the validation loss must be under the best to be a new best.",
+        description="Smallest improvement of the validation loss that counts as a new best, in nats per "
+        "token.",
     )
     restore_best: bool = Field(
         default=True,
-        description="End with the weights of the best evaluation, saved for that, and not the last.",
+        description="Finish with the weights of the best evaluation instead of the last ones.",
     )
 
     @model_validator(mode="after")
