@@ -1,4 +1,4 @@
-"""`python -m aurl_operator.crd`: write the CRD and the job reference, or tell which of them is stale."""
+"""`python -m aurl_operator.crd`: write the CRD and the job reference, or check that they are up to date."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from pathlib import Path
 from aurl_operator.crd import reference, resource
 
 
-def render(job_schema: str) -> tuple[str, str]:
-    """Return the CRD (YAML) and the job reference (Markdown) for a job schema (JSON)."""
+def render(job_schema: str) -> tuple[str, dict[str, str]]:
+    """Return the CRD (YAML) and the pages of the job reference (Markdown) for a job schema (JSON)."""
     roots = resource.tree(json.loads(job_schema))
-    return resource.to_yaml(resource.definition(roots)), reference.document(roots.spec, roots.status)
+    return resource.to_yaml(resource.definition(roots)), reference.pages(roots.spec, roots.status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the generated files, or with `--check` return 1 if one of them is not what would be written."""
+    """Write the generated files. With `--check`, write nothing and return 1 if one of them is stale."""
     parser = argparse.ArgumentParser(prog="aurl_operator.crd", description=__doc__)
     parser.add_argument(
-        "--job-schema", type=Path, help="schema of dataset and training (default: the package's own)"
+        "--job-schema", type=Path, help="schema of dataset and training (default: the packaged one)"
     )
     parser.add_argument("--output-crd", type=Path, default=Path("charts/aurl-operator/files/crd.yaml"))
-    parser.add_argument("--output-reference", type=Path, default=Path("docs/job-reference.md"))
+    parser.add_argument("--output-docs", type=Path, default=Path("docs"), help="directory of the reference")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is stale")
     options = parser.parse_args(arguments)
-    packaged = resources.files("aurl_operator") / "schema" / "job.json"
-    source = options.job_schema or packaged
-    crd, document = render(source.read_text(encoding="utf-8"))
+    source = options.job_schema or resources.files("aurl_operator") / "schema" / "job.json"
+    crd, pages = render(source.read_text(encoding="utf-8"))
+    files = {options.output_crd: crd} | {options.output_docs / name: text for name, text in pages.items()}
     stale = False
-    for path, text in ((options.output_crd, crd), (options.output_reference, document)):
+    for path, text in files.items():
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
         if options.check:

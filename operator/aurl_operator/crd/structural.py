@@ -177,7 +177,7 @@ def literal(value: Any) -> str:
         case bool():
             return "true" if value else "false"
         case float():
-            return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+            return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
         case str():
             return value or '""'
         case Mapping():

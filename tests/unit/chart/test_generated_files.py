@@ -11,20 +11,21 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from aurl_operator.crd import resource
+from aurl_operator.crd import reference, resource
 from aurl_operator.crd.__main__ import main
 from aurl_operator.crd.fields import Field, Kind
+from aurl_operator.crd.structural import default_in_words
 from aurl_trainer.config import TrainingConfig
 from aurl_trainer.data.config import DatasetConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 CRD = ROOT / "charts/aurl-operator/files/crd.yaml"
 JOB_SCHEMA = ROOT / "operator/aurl_operator/schema/job.json"
-REFERENCE = ROOT / "docs/job-reference.md"
+DOCS = ROOT / "docs"
 
 
-def _arguments(crd: Path, reference: Path) -> list[str]:
-    return ["--job-schema", str(JOB_SCHEMA), "--output-crd", str(crd), "--output-reference", str(reference)]
+def _arguments(crd: Path, docs: Path) -> list[str]:
+    return ["--job-schema", str(JOB_SCHEMA), "--output-crd", str(crd), "--output-docs", str(docs)]
 
 
 def test_generated_files_are_fresh() -> None:
@@ -32,20 +33,20 @@ def test_generated_files_are_fresh() -> None:
     models: dict[str, type[BaseModel]] = {"dataset": DatasetConfig, "training": TrainingConfig}
     fresh = {name: model.model_json_schema(by_alias=True) for name, model in models.items()}
     assert json.loads(JOB_SCHEMA.read_text()) == fresh, "run `make generate`"
-    assert main(["--check", *_arguments(CRD, REFERENCE)]) == 0, "run `make generate`"
+    assert main(["--check", *_arguments(CRD, DOCS)]) == 0, "run `make generate`"
 
 
 def test_check_names_the_stale_file_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A change of one description is seen."""
-    crd, reference = tmp_path / "crd.yaml", tmp_path / "reference.md"
-    assert main(_arguments(crd, reference)) == 0
-    assert main(["--check", *_arguments(crd, reference)]) == 0
+    crd = tmp_path / "crd.yaml"
+    assert main(_arguments(crd, tmp_path)) == 0
+    assert main(["--check", *_arguments(crd, tmp_path)]) == 0
     stale = crd.read_text().replace("Worker pods.", "Worker pod.", 1)
     crd.write_text(stale)
     capsys.readouterr()
-    assert main(["--check", *_arguments(crd, reference)]) == 1
+    assert main(["--check", *_arguments(crd, tmp_path)]) == 1
     assert capsys.readouterr().err == f"{crd} is stale: run `make generate`\n"
     assert crd.read_text() == stale
 
@@ -83,13 +84,29 @@ def test_every_number_of_the_spec_has_a_lower_bound(roots: resource.Tree) -> Non
 
 
 def test_every_field_stands_in_the_reference(roots: resource.Tree) -> None:
-    """One row per field, under the heading of its object."""
-    sections = REFERENCE.read_text().split("\n### ")
+    """One row per field, under the heading of its object; loss terms have a row each with all defaults."""
+    losses = (DOCS / reference.LOSSES_PAGE).read_text()
+    sections = (DOCS / reference.PAGE).read_text().split("\n### ") + losses.split("\n## ")
     tables = {section.split("\n")[0].strip("`"): section for section in sections}
+    terms = _cells(tables["Terms"])
     for root, path in ((roots.spec, "spec"), (roots.status, "status")):
-        for where, _ in _fields(root, path):
+        for where, field in _fields(root, path):
             parent, _, name = where.rpartition(".")
-            assert f"| `{name}` |" in tables[parent], where
+            above, _, term = parent.rpartition(".")
+            if above == "spec.training.losses":
+                assert f"| `{name}` |" in tables["Fields of a term"], where
+                assert terms[term][f"`{name}`"] == f"`{default_in_words(field)}`", where
+            elif where.startswith("spec.training.losses.") and name in terms:
+                assert terms[name]["description"], where
+            else:
+                assert f"| `{name}` |" in tables[parent], where
+
+
+def _cells(table: str) -> dict[str, dict[str, str]]:
+    """The cells of a Markdown table by the name in the first column, then by heading."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if "|" in line]
+    head, _, *body = rows
+    return {row[0].strip("`"): dict(zip(head, row, strict=True)) for row in body}
 
 
 def test_printed_columns() -> None:

@@ -134,7 +134,7 @@ class LossesConfig(Config):
     reconstruction_meter: Counted = _reconstruction("meter tokens")
     reconstruction_position: Counted = _reconstruction("position tokens (time within the bar)")
     reconstruction_tempo: Counted = _reconstruction("tempo tokens")
-    reconstruction_track: Counted = _reconstruction("track tokens, including drum tracks")
+    reconstruction_track: Counted = _reconstruction("track tokens (drum tracks included)")
     reconstruction_program: Counted = _reconstruction("program tokens")
     reconstruction_pitch: Counted = _reconstruction("pitch tokens")
     reconstruction_drum: Counted = _reconstruction("drum-note tokens")
