@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from aurl_trainer.data.music import Music
-from aurl_trainer.data.sources import SourceFile
+from aurl_trainer.data.source_file import SourceFile
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from aurl_trainer.data.errors import DatasetError
 from aurl_trainer.data.midi import read_midi
 from aurl_trainer.data.prepare import Prepared, prepare
 from aurl_trainer.data.shards import SPLITS, Dataset
-from aurl_trainer.data.sources import SourceFile
+from aurl_trainer.data.source_file import SourceFile
 from aurl_trainer.data.tokenizer import encode
 from aurl_trainer.data.workers import tokenize_files
 from unit.data.lethal_file import LethalFile
@@ -128,6 +128,13 @@ def test_a_damaged_dataset_is_never_used_and_made_anew(volume: Path, harm: str) 
     assert _prepare(volume) == prepared
     Dataset.open(prepared.path).verify()
     assert stream.read_bytes() == content
+
+
+def test_a_dataset_of_another_format_is_refused(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = _prepare(volume)
+    monkeypatch.setattr("aurl_trainer.data.shards.FORMAT", 2)
+    with pytest.raises(DatasetError, match="has format 1 and this trainer reads format 2; prepare it again"):
+        Dataset.open(prepared.path)
 
 
 def test_what_a_dead_writer_left_is_swept_but_a_living_one_is_not(volume: Path) -> None:

@@ -54,12 +54,12 @@ def test_frequencies_are_those_of_the_tempered_softmax(temperature: float) -> No
 @given(st.integers(0, 2**31 - 1), st.integers(0, 50))
 @settings(max_examples=30, deadline=None)
 def test_numbers_depend_on_seed_and_piece_and_begin_alike_at_any_length(seed: int, piece: int) -> None:
-    numbers = uniforms(seed, piece, 64)
+    numbers = uniforms([seed, piece], 64)
     assert 0 <= numbers.min() <= numbers.max() < 1
-    np.testing.assert_array_equal(uniforms(seed, piece, 8), numbers[:8])
-    assert not np.array_equal(uniforms(seed, piece + 1, 64), numbers)
-    assert not np.array_equal(uniforms(seed + 1, piece, 64), numbers)
+    np.testing.assert_array_equal(uniforms([seed, piece], 8), numbers[:8])
+    assert not np.array_equal(uniforms([seed, piece + 1], 64), numbers)
+    assert not np.array_equal(uniforms([seed + 1, piece], 64), numbers)
 
 
 def test_the_numbers_of_a_seed_never_change() -> None:
-    assert [f"{number:.6f}" for number in uniforms(0, 0, 3)] == ["0.014067", "0.257767", "0.471565"]
+    assert [f"{number:.6f}" for number in uniforms([0, 0], 3)] == ["0.014067", "0.257767", "0.471565"]

@@ -96,6 +96,16 @@ def test_any_damage_falls_back_to_the_older_one(name: str, kind: str, tmp_path: 
     assert name in complaints[0]
 
 
+def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = CheckpointManager(tmp_path)
+    manager.save(1, contents())
+    monkeypatch.setattr("aurl_trainer.checkpoint.manager.FORMAT", 2)
+    with pytest.raises(
+        CheckpointMismatchError, match="step-00000001 has format 1 and this trainer reads format 2"
+    ):
+        manager.latest()
+
+
 def test_without_its_marker_a_checkpoint_does_not_exist(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path)
     (manager.save(1, contents()).path / "COMMITTED").unlink()

@@ -48,6 +48,15 @@ def test_the_mean_keeps_number_formats(tmp_path: Path) -> None:
     assert again.vocabulary.fingerprint == VOCABULARY.fingerprint
 
 
+def test_an_export_of_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from_checkpoint(save(tmp_path, 1, 1.0)).write(tmp_path / "out")
+    monkeypatch.setattr("aurl_trainer.export.saved_model.FORMAT", 2)
+    with pytest.raises(
+        UserError, match="has format 1 and this trainer reads format 2; export the checkpoint"
+    ):
+        open_model(tmp_path / "out")
+
+
 def test_only_checkpoints_of_one_training_are_averaged(tmp_path: Path) -> None:
     saved = [save(tmp_path, 1, 1.0, model={"layers": 2}), save(tmp_path, 2, 1.0)]
     with pytest.raises(UserError, match="step-00000001 is of another model, vocabulary or dataset"):

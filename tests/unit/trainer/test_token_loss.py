@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from aurl_trainer.model.token_loss import IGNORED, token_loss_sum_in_place
+from aurl_trainer.data.loader import IGNORED
+from aurl_trainer.model.token_loss import token_loss_sum_in_place
 from aurl_trainer.model.transformer import token_loss_sum
 
 B, T, V, C = 3, 5, 41, 8

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from aurl_trainer.checkpoint.state import flatten
 from aurl_trainer.errors import UserError
 
 ABOUT_FILES: Final = {"manifest.json", "export.json"}
@@ -76,18 +76,9 @@ def compare(a: Path, b: Path) -> Comparison:
 
 def _values(path: Path) -> dict[str, Any]:
     try:
-        return _flat(json.loads(path.read_text())) if path.exists() else {}
+        return flatten(json.loads(path.read_text())) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not value:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, entry in value.items():
-        flat |= _flat(entry, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def _compare_values(file: str, a: dict[str, Any], b: dict[str, Any], found: Comparison) -> None:

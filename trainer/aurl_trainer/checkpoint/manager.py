@@ -28,17 +28,19 @@ from torch import Tensor
 from aurl_trainer.checkpoint.layout import CHECKPOINT_NAME, MANIFEST, MARKER, STATE_FILE
 from aurl_trainer.checkpoint.state import evaluated_loss
 from aurl_trainer.checkpoint.tensorfile import safetensors_parts
-from aurl_trainer.errors import DamagedCheckpointError
+from aurl_trainer.errors import CheckpointMismatchError, DamagedCheckpointError
 from aurl_trainer.system.durable import (
     file_sha256,
     json_bytes,
     remove_tree,
     sync_directory,
     write_durably,
+    write_files,
 )
 
 MODEL_FILE, OPTIMIZER_FILE, EMA_FILE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 FORMAT = 1
+"""Version of the layout above; a checkpoint of another version is refused."""
 
 
 @dataclass(frozen=True)
@@ -141,14 +143,21 @@ class CheckpointManager:
     def verify(self, checkpoint: Checkpoint) -> None:
         """Compare every file with the manifest, and the manifest with the marker.
 
-        Raises DamagedCheckpointError that names the first file that differs.
+        Raises DamagedCheckpointError naming the first file that differs, and CheckpointMismatchError if the
+        checkpoint has another format.
         """
         name = checkpoint.path.name
         try:
             text = (checkpoint.path / MANIFEST).read_bytes()
             if hashlib.sha256(text).hexdigest() != (checkpoint.path / MARKER).read_text().strip():
                 raise DamagedCheckpointError(f"{name}/{MANIFEST} does not match its {MARKER} marker.")
-            for file, entry in json.loads(text)["files"].items():
+            manifest = json.loads(text)
+            if manifest["format"] != FORMAT:
+                raise CheckpointMismatchError(
+                    f"{name} has format {manifest['format']} and this trainer reads format {FORMAT}; use the "
+                    "trainer version that saved it, or give the job another name."
+                )
+            for file, entry in manifest["files"].items():
                 size = (checkpoint.path / file).stat().st_size
                 if size != entry["bytes"]:
                     raise DamagedCheckpointError(
@@ -236,13 +245,8 @@ class CheckpointManager:
             "config.json": [json_bytes(contents.config)],
             **{f"rank-{rank}.json": [text.encode()] for rank, text in enumerate(contents.ranks)},
         }
-        files = {}
-        for name, content in parts.items():
-            digest = write_durably(directory / name, content)
-            files[name] = {"sha256": digest, "bytes": (directory / name).stat().st_size}
-        return write_durably(
-            directory / MANIFEST, [json_bytes({"format": FORMAT, "step": step, "files": files})]
-        )
+        manifest = {"format": FORMAT, "step": step, "files": write_files(directory, parts)}
+        return write_durably(directory / MANIFEST, [json_bytes(manifest)])
 
     def _remove(self, checkpoint: Checkpoint) -> None:
         if checkpoint.path.exists():

@@ -114,7 +114,7 @@ class Identity:
 
     def refuse_other(self, saved: Mapping[str, Any], checkpoint: str) -> None:
         """Raise CheckpointMismatchError that lists what differs from the identity of `checkpoint`."""
-        mine, theirs = _flat(self.to_json()), _flat(saved)
+        mine, theirs = flatten(self.to_json()), flatten(saved)
         differences = [
             f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} in this job"
             for key in sorted(mine.keys() | theirs.keys())
@@ -127,10 +127,11 @@ class Identity:
             )
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings by their dotted keys; an empty mapping is a leaf."""
+    if not isinstance(value, Mapping) or not value:
+        return {prefix: value}
     flat: dict[str, Any] = {}
     for key, entry in value.items():
-        flat.update(
-            _flat(entry, f"{prefix}{key}.") if isinstance(entry, Mapping) else {f"{prefix}{key}": entry}
-        )
+        flat |= flatten(entry, f"{prefix}.{key}" if prefix else str(key))
     return flat

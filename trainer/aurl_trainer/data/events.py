@@ -22,8 +22,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from aurl_trainer.data.music import DRUMS, Ints, Music
-from aurl_trainer.data.notes import Encoded, grid_notes, header, regular_notes, tempo_levels
+from aurl_trainer.data.music import Ints, Music
+from aurl_trainer.data.notes import DecodedTracks, Encoded, grid_notes, header, regular_notes, tempo_levels
 from aurl_trainer.data.vocabulary import EOS, KINDS, LOWEST_DRUM, PLAIN_VELOCITY, Vocabulary
 
 LONGEST_GAP_QUARTERS = 64
@@ -109,10 +109,9 @@ def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
     A note that does not end, or lasts longer than the vocabulary's longest, is ended there. Stops at Eos.
     """
     config, longest = vocabulary.config, int(vocabulary.durations[-1])
-    programs: list[int] = []
-    slot_of_track: dict[int, int] = {}  # track number (drums: config.tracks) → index into programs
-    slot, time, loudness = -1, 0, (-1 if config.velocity_bins else PLAIN_VELOCITY)
-    sounding: dict[tuple[int, int], tuple[int, int]] = {}  # (slot, pitch) → start, velocity
+    tracks = DecodedTracks()
+    time, loudness = 0, (-1 if config.velocity_bins else PLAIN_VELOCITY)
+    sounding: dict[tuple[int, int], tuple[int, int]] = {}  # (track, pitch) → start, velocity
     notes: list[tuple[int, int, int, int, int]] = []
     tempi: list[tuple[int, int]] = []
     kinds, values = vocabulary.kind_of[tokens], vocabulary.value_of[tokens]
@@ -131,25 +130,21 @@ def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
         elif name == "Tempo":
             tempi.append((time, int(vocabulary.tempi[value])))
         elif name in ("Track", "Drums"):
-            number = value if name == "Track" else config.tracks
-            if number not in slot_of_track:
-                slot_of_track[number] = len(programs)
-                programs.append(0 if name == "Track" else DRUMS)
-            slot = slot_of_track[number]
+            tracks.select(name, value)
         elif name == "Velocity":
             loudness = int(vocabulary.velocities[value])
-        elif slot < 0:
+        elif tracks.current < 0:
             continue
-        elif name == "Program" and programs[slot] != DRUMS:
-            programs[slot] = value
-        elif name in ("On", "Off") and programs[slot] != DRUMS:
-            pitch = value + config.lowest_pitch
-            if (slot, pitch) in sounding:
-                end_note(slot, pitch)
+        elif name == "Program" and not tracks.on_drums:
+            tracks.programs[tracks.current] = value
+        elif name in ("On", "Off") and not tracks.on_drums:
+            key = tracks.current, value + config.lowest_pitch
+            if key in sounding:
+                end_note(*key)
             if name == "On" and loudness >= 0:
-                sounding[slot, pitch] = time, loudness
-        elif name == "Drum" and programs[slot] == DRUMS and loudness >= 0:
-            notes.append((time, time + 1, value + LOWEST_DRUM, loudness, slot))
+                sounding[key] = time, loudness
+        elif name == "Drum" and tracks.on_drums and loudness >= 0:
+            notes.append((time, time + 1, value + LOWEST_DRUM, loudness, tracks.current))
     time += 1  # what begins last is heard too
     for track, pitch in list(sounding):
         end_note(track, pitch)
@@ -157,7 +152,7 @@ def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
     return Music.from_rows(
         step * config.positions_per_quarter,
         [(begin * step, end * step, pitch, loud, track) for begin, end, pitch, loud, track in notes],
-        programs,
+        tracks.programs,
         [(moment * step, tempo) for moment, tempo in tempi],
         [],
     )

@@ -114,6 +114,30 @@ def tempo_levels(music: Music, vocabulary: Vocabulary) -> tuple[Ints, Ints]:
     return np.concatenate([[0], time]), tempo
 
 
+class DecodedTracks:
+    """Tracks of a piece that is being decoded, numbered in the order in which they appear."""
+
+    def __init__(self) -> None:
+        self.programs: list[int] = []
+        """Program of each track; DRUMS for the drums."""
+        self.current = -1
+        """Index into `programs`; -1 before the first track."""
+        self._index: dict[int, int] = {}  # number of the Track token, -1 for Drums
+
+    @property
+    def on_drums(self) -> bool:
+        """True if the current track is the drums."""
+        return self.current >= 0 and self.programs[self.current] == DRUMS
+
+    def select(self, kind: str, value: int) -> None:
+        """Make the track of a token `Track` (number `value`) or `Drums` the current one."""
+        number = value if kind == "Track" else -1
+        if number not in self._index:
+            self._index[number] = len(self.programs)
+            self.programs.append(0 if kind == "Track" else DRUMS)
+        self.current = self._index[number]
+
+
 def distinct(ascending: Ints) -> Ints:
     """The values of a sorted array (N,) once each; far faster than np.unique."""
     new = np.append(True, ascending[1:] != ascending[:-1])[: len(ascending)]

@@ -23,8 +23,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from aurl_trainer.data.config import DatasetConfig
+from aurl_trainer.data.config import DatasetConfig, SplitConfig, TokenizerConfig
 from aurl_trainer.data.errors import DatasetError
+from aurl_trainer.data.music import Ints
 from aurl_trainer.data.pieces import Pieces
 from aurl_trainer.data.shards import (
     FORMAT,
@@ -34,11 +35,12 @@ from aurl_trainer.data.shards import (
     REPORT,
     VOCABULARY,
     Dataset,
+    SplitName,
 )
 from aurl_trainer.data.sources import Source, open_source
 from aurl_trainer.data.vocabulary import ENCODING_VERSION, Vocabulary
 from aurl_trainer.data.workers import get_ready, tokenize_files
-from aurl_trainer.system.durable import remove_tree, sync_directory, write_durably
+from aurl_trainer.system.durable import remove_tree, sync_directory, write_durably, write_files
 
 log = logging.getLogger("aurl_trainer.data")
 
@@ -92,7 +94,9 @@ def prepare(config: DatasetConfig, job_dir: Path, volume: Path, progress: Progre
     temporary = root / f".tmp-{fingerprint}-{uuid.uuid4().hex[:8]}"
     temporary.mkdir()
     try:
-        _write(temporary, config, source, vocabulary, fingerprint, workers, progress)
+        scratch = temporary / "tokens.scratch"
+        made = _tokenize(source, config.tokenizer, workers, scratch, progress)
+        _write(temporary, made, scratch, config.split, source, vocabulary, fingerprint)
         _commit(temporary, target)
     finally:
         remove_tree(temporary)
@@ -152,84 +156,101 @@ def _sweep(root: Path) -> None:
             remove_tree(path)
 
 
+@dataclass
+class _Tokenized:
+    """The source as tokens: pieces in a scratch file, and everything that was left out."""
+
+    pieces: Pieces
+    dropped: dict[str, str]
+    """Reason by file name."""
+    left_out: Counter[str]
+    """Number of notes by reason."""
+
+
+def _tokenize(
+    source: Source, config: TokenizerConfig, workers: int, scratch: Path, progress: Progress
+) -> _Tokenized:
+    """Tokenise all files into `scratch`. Raises DatasetError if none can be used."""
+    made = _Tokenized(Pieces(), {}, Counter())
+    with scratch.open("wb") as file:
+        outcomes = tokenize_files(source.files, config, workers)
+        for index, (piece, outcome) in enumerate(outcomes):
+            if outcome.reason:
+                made.dropped[piece.name] = outcome.reason
+            else:
+                made.pieces.add(index, outcome.tokens, outcome.notes, piece.split)
+                file.write(outcome.tokens)
+                made.left_out.update(outcome.left_out)
+            progress(index + 1, len(source.files), len(made.dropped))
+    if not len(made.pieces):
+        name, reason = next(iter(made.dropped.items()))
+        raise DatasetError(
+            f"{source.key}: none of the {len(made.dropped)} files {source.where} is music that can be used "
+            f"(the first, {name}: {reason}); put MIDI files there or correct the source."
+        )
+    return made
+
+
 def _write(
     directory: Path,
-    config: DatasetConfig,
+    made: _Tokenized,
+    scratch: Path,
+    split_config: SplitConfig,
     source: Source,
     vocabulary: Vocabulary,
     fingerprint: str,
-    workers: int,
-    progress: Progress,
 ) -> None:
-    scratch = directory / "tokens.scratch"
-    pieces = Pieces()
-    dropped: dict[str, str] = {}
-    left_out: Counter[str] = Counter()
-    with scratch.open("wb") as file:
-        outcomes = tokenize_files(source.files, config.tokenizer, workers)
-        for index, (piece, outcome) in enumerate(outcomes):
-            if outcome.reason:
-                dropped[piece.name] = outcome.reason
-            else:
-                pieces.add(index, outcome.tokens, outcome.notes, piece.split)
-                file.write(outcome.tokens)
-                left_out.update(outcome.left_out)
-            progress(index + 1, len(source.files), len(dropped))
-    if not len(pieces):
-        name, reason = next(iter(dropped.items()))
-        raise DatasetError(
-            f"{source.key}: none of the {len(dropped)} files {source.where} is music that can be used "
-            f"(the first, {name}: {reason}); put MIDI files there or correct the source."
-        )
-    copy_of = pieces.copies()
-    parts = pieces.split(config.split, copy_of)
-
-    def name_of(piece: int) -> str:
-        return source.files[pieces.index[piece]].name
-
+    """Split the pieces and write all files of the dataset but the marker; deletes `scratch`."""
+    pieces, copy_of = made.pieces, made.pieces.copies()
+    parts = pieces.split(split_config, copy_of)
     tokens = {split: int(pieces.sizes()[rows].sum()) for split, rows in parts.items()}
-    report = {
-        "files": len(source.files),
-        "tokenized": len(pieces) - len(copy_of),
-        "dropped": len(dropped),
-        "droppedByReason": dict(
-            Counter(_NUMBER.sub("N", reason) for reason in dropped.values()).most_common()
-        ),
-        "droppedFiles": dropped,
-        "duplicates": {name_of(piece): name_of(original) for piece, original in copy_of.items()},
-        "notes": sum(notes for piece, notes in enumerate(pieces.notes) if piece not in copy_of),
-        "notesLeftOut": {reason: count for reason, count in left_out.items() if count},
-        "pieces": {split: [name_of(piece) for piece in rows.tolist()] for split, rows in parts.items()},
-        "tokens": tokens,
-    }
-    files: dict[str, dict[str, Any]] = {}
-
-    def write(name: str, content: Iterable[bytes | memoryview]) -> None:
-        sha256 = write_durably(directory / name, content)
-        files[name] = {"sha256": sha256, "bytes": (directory / name).stat().st_size}
-
+    report = _report(made, copy_of, parts, source) | {"tokens": tokens}
     with scratch.open("rb") as stream:
+        contents: dict[str, Iterable[bytes | memoryview]] = {}
         for split, rows in parts.items():
-            write(f"{split}.bin", pieces.read(stream, rows))
             offsets = np.cumsum(np.append(0, pieces.sizes()[rows]))
-            write(f"{split}.index", [offsets.astype(OFFSET_TYPE).tobytes()])
+            contents[f"{split}.bin"] = pieces.read(stream, rows)
+            contents[f"{split}.index"] = [offsets.astype(OFFSET_TYPE).tobytes()]
+        contents |= {VOCABULARY: [vocabulary.to_json().encode()], REPORT: [_json(report)]}
+        files = write_files(directory, contents)
     scratch.unlink()
-    write(VOCABULARY, [vocabulary.to_json().encode()])
-    write(REPORT, [_json(report)])
     manifest = {
         "format": FORMAT,
         "fingerprint": fingerprint,
         "vocabulary": vocabulary.fingerprint,
         "files": files,
         "summary": {
-            "files": len(pieces) - len(copy_of),
-            "dropped": len(dropped),
-            "droppedNames": list(dropped)[:NAMES_IN_SUMMARY],
+            "files": report["tokenized"],
+            "dropped": report["dropped"],
+            "droppedNames": list(made.dropped)[:NAMES_IN_SUMMARY],
             "duplicates": len(copy_of),
             "tokens": tokens,
         },
     }
     write_durably(directory / MANIFEST, [_json(manifest)])
+
+
+def _report(
+    made: _Tokenized, copy_of: dict[int, int], parts: dict[SplitName, Ints], source: Source
+) -> dict[str, Any]:
+    """Return the content of report.json, without the token counts."""
+    pieces = made.pieces
+
+    def name_of(piece: int) -> str:
+        return source.files[pieces.index[piece]].name
+
+    reasons = Counter(_NUMBER.sub("N", reason) for reason in made.dropped.values())
+    return {
+        "files": len(source.files),
+        "tokenized": len(pieces) - len(copy_of),
+        "dropped": len(made.dropped),
+        "droppedByReason": dict(reasons.most_common()),
+        "droppedFiles": made.dropped,
+        "duplicates": {name_of(piece): name_of(original) for piece, original in copy_of.items()},
+        "notes": sum(notes for piece, notes in enumerate(pieces.notes) if piece not in copy_of),
+        "notesLeftOut": {reason: count for reason, count in made.left_out.items() if count},
+        "pieces": {split: [name_of(piece) for piece in rows.tolist()] for split, rows in parts.items()},
+    }
 
 
 def _commit(temporary: Path, target: Path) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, overload
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from aurl_trainer.data.errors import BadMidiError, DatasetError
 from aurl_trainer.data.music import Ints, Music
 from aurl_trainer.data.notes import Encoded
 from aurl_trainer.data.shards import OFFSET_TYPE, SPLITS, TOKEN_TYPE, VOCABULARY, SplitName
-from aurl_trainer.data.sources import SourceFile
+from aurl_trainer.data.source_file import SourceFile, SourceFiles
 from aurl_trainer.data.tokenizer import count_notes
 from aurl_trainer.data.vocabulary import BOS, EOS, PLAIN_VELOCITY, Vocabulary
 
@@ -58,7 +57,7 @@ class TokenPiece(SourceFile):
         return hashlib.sha256(self.tokens().astype(TOKEN_TYPE).tobytes()).hexdigest()
 
 
-class TokenPieces(Sequence[SourceFile]):
+class TokenPieces(SourceFiles):
     """All pieces of a prepared dataset, split after split; holds their offsets alone."""
 
     def __init__(self, root: Path, offsets: dict[SplitName, Ints]) -> None:
@@ -67,24 +66,18 @@ class TokenPieces(Sequence[SourceFile]):
     def __len__(self) -> int:
         return sum(len(offsets) - 1 for offsets in self._offsets.values())
 
-    @overload
-    def __getitem__(self, index: int) -> SourceFile: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[SourceFile]: ...
-    def __getitem__(self, index: int | slice) -> SourceFile | list[SourceFile]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
+    def file(self, number: int) -> SourceFile:
+        """Create piece `number`, counted over all splits."""
         for split, offsets in self._offsets.items():
             if number < len(offsets) - 1:
                 begin, end = offsets[number : number + 2].tolist()
                 path = self._root / f"{split}.bin"
                 return TokenPiece(f"{split}/{number}", path, "midi", split, begin, end)
             number -= len(offsets) - 1
-        raise IndexError(index)
+        raise IndexError(number)
 
 
-def ready_tokens(root: Path, shown: str, vocabulary: Vocabulary) -> TokenPieces:
+def token_pieces(root: Path, shown: str, vocabulary: Vocabulary) -> TokenPieces:
     """The pieces of a prepared dataset, which must be of this vocabulary. Raises DatasetError."""
     key = "dataset.source.tokens.path"
     try:

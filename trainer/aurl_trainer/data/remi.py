@@ -25,8 +25,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aurl_trainer.data.music import DRUMS, Ints, Music
-from aurl_trainer.data.notes import Encoded, distinct, grid_notes, header, regular_notes, steps, tempo_levels
+from aurl_trainer.data.music import Ints, Music
+from aurl_trainer.data.notes import (
+    DecodedTracks,
+    Encoded,
+    distinct,
+    grid_notes,
+    header,
+    regular_notes,
+    steps,
+    tempo_levels,
+)
 from aurl_trainer.data.vocabulary import (
     BAR,
     EOS,
@@ -202,64 +211,48 @@ def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
     Ticks are such that a step is a whole number of them, about 480 per quarter note. Stops at Eos.
     """
     config, durations = vocabulary.config, vocabulary.durations
-    programs: list[int] = []
-    slot_of_track: dict[int, int] = {}  # track number (drums: config.tracks) → index into programs
+    tracks = DecodedTracks()
     meter = vocabulary.meter_index[FALLBACK_METER]
     bar_start, bar_length, position = 0, 0, 0
-    slot, pitch, loudness = -1, -1, -1
+    pitch, loudness = -1, -1
     notes: list[tuple[int, int, int, int, int]] = []
     tempi: list[tuple[int, int]] = []
-    meters: list[tuple[int, int]] = []
+    meters: list[tuple[int, int, int]] = []
     kinds, values = vocabulary.kind_of[tokens], vocabulary.value_of[tokens]
     names = [KINDS[kind] for kind in kinds.tolist()]
     for name, value in zip(names, values.tolist(), strict=True):
         if name == "Eos":
             break
         if name == "Bar":
-            bar_start, position, slot = bar_start + bar_length, 0, -1
+            bar_start, position, tracks.current = bar_start + bar_length, 0, -1
             bar_length = int(vocabulary.bar_lengths[meter])
         elif name == "Meter":
             meter, bar_length = value, int(vocabulary.bar_lengths[value])
-            meters.append((bar_start, value))
+            meters.append((bar_start, *vocabulary.meters[value]))
         elif name == "Position":
             position = value
         elif name == "Tempo":
             tempi.append((bar_start + position, int(vocabulary.tempi[value])))
         elif name in ("Track", "Drums"):
-            number = value if name == "Track" else config.tracks
-            if number not in slot_of_track:
-                slot_of_track[number] = len(programs)
-                programs.append(0 if name == "Track" else DRUMS)
-            slot = slot_of_track[number]
+            tracks.select(name, value)
         elif name == "Program":
-            if slot >= 0 and programs[slot] != DRUMS:
-                programs[slot] = value
+            if tracks.current >= 0 and not tracks.on_drums:
+                tracks.programs[tracks.current] = value
         elif name in ("Pitch", "Drum"):
             pitch = value + (config.lowest_pitch if name == "Pitch" else LOWEST_DRUM)
-            fits = slot >= 0 and (programs[slot] == DRUMS) == (name == "Drum")
+            fits = tracks.current >= 0 and tracks.on_drums == (name == "Drum")
             pitch, loudness = (pitch if fits else -1), (-1 if config.velocity_bins else PLAIN_VELOCITY)
         elif name == "Velocity":
             loudness = int(vocabulary.velocities[value])
-        elif name == "Duration" and slot >= 0 and pitch >= 0 and loudness >= 0:
+        elif name == "Duration" and tracks.current >= 0 and pitch >= 0 and loudness >= 0:
             onset = bar_start + position
-            notes.append((onset, onset + int(durations[value]), pitch, loudness, slot))
+            notes.append((onset, onset + int(durations[value]), pitch, loudness, tracks.current))
             pitch = -1
     step = vocabulary.ticks_per_step
-    start, end, pitches, velocity, track = np.array(notes, np.int64).reshape(-1, 5).T
-    tempo_time, tempo = np.array(tempi, np.int64).reshape(-1, 2).T
-    meter_time, numbers = np.array(meters, np.int64).reshape(-1, 2).T
-    pairs = np.array(vocabulary.meters, np.int64)[numbers]
-    return Music(
-        ticks_per_quarter=step * config.positions_per_quarter,
-        start=start * step,
-        end=end * step,
-        pitch=pitches,
-        velocity=velocity,
-        track=track,
-        programs=np.array(programs, np.int64),
-        tempo_time=tempo_time * step,
-        tempo=tempo,
-        meter_time=meter_time * step,
-        meter_numerator=pairs[:, 0],
-        meter_denominator=pairs[:, 1],
+    return Music.from_rows(
+        step * config.positions_per_quarter,
+        [(begin * step, end * step, pitch, loud, track) for begin, end, pitch, loud, track in notes],
+        tracks.programs,
+        [(time * step, tempo) for time, tempo in tempi],
+        [(time * step, numerator, denominator) for time, numerator, denominator in meters],
     )

@@ -83,11 +83,17 @@ class Dataset:
             marker = (path / MARKER).read_text().strip()
             text = (path / MANIFEST).read_bytes()
             manifest = json.loads(text)
-            sizes = {name: entry["bytes"] for name, entry in manifest["files"].items()}
-            for name, size in sizes.items():
-                if (path / name).stat().st_size != size:
+            if manifest["format"] != FORMAT:
+                raise DatasetError(
+                    f"The dataset {path} has format {manifest['format']} and this trainer reads format "
+                    f"{FORMAT}; prepare it again."
+                )
+            for name, entry in manifest["files"].items():
+                size = (path / name).stat().st_size
+                if size != entry["bytes"]:
                     raise DatasetError(
-                        f"The dataset {path} is damaged: {name} has not {size} bytes; delete it."
+                        f"The dataset {path} is damaged: {name} has {size} bytes instead of "
+                        f"{entry['bytes']}; delete the dataset."
                     )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(

@@ -3,70 +3,27 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Final, Literal, overload
+from typing import Final
 
+from aurl_trainer.data.archive import unpacked_archive
 from aurl_trainer.data.config import ArchiveConfig, DirectoryConfig, Music21CorpusConfig, SourceConfig
-from aurl_trainer.data.errors import BadMidiError, DatasetError
-from aurl_trainer.data.midi import MAX_FILE_BYTES, read_midi
-from aurl_trainer.data.music import Music
-from aurl_trainer.data.notes import Encoded
-from aurl_trainer.data.shards import SplitName
-from aurl_trainer.data.tokenizer import encode
+from aurl_trainer.data.errors import DatasetError
+from aurl_trainer.data.pretokenized import raster_pieces, token_pieces
+from aurl_trainer.data.source_file import SourceFile, SourceFiles
 from aurl_trainer.data.vocabulary import Vocabulary
 
-UNREADABLE = "unreadable"
 DIGESTS_AT_ONCE: Final = 1024
 # What music21 can read as notes; its corpus also has analyses without notes.
 SCORE_SUFFIXES = {".mxl", ".xml", ".musicxml", ".krn", ".abc"}
 
 
-@dataclass(frozen=True)
-class SourceFile:
-    """One piece of a source: the name that reports use, and how to read it."""
-
-    name: str
-    path: Path
-    reader: Literal["midi", "score"]
-    split: SplitName | None = None
-    """Where the source says itself which pieces are held out."""
-
-    def read(self) -> Music:
-        """Read the piece. Raises BadMidiError."""
-        if self.reader == "score":
-            from aurl_trainer.data.score import read_score
-
-            return read_score(self.path, self.name)
-        try:
-            if not self.path.is_file():
-                raise BadMidiError(self.name, "it is not a regular file")
-            with self.path.open("rb") as file:
-                return read_midi(file.read(MAX_FILE_BYTES + 1), self.name)
-        except OSError as error:
-            raise BadMidiError(self.name, (error.strerror or str(error)).lower()) from error
-
-    def encode(self, vocabulary: Vocabulary) -> Encoded:
-        """Give the tokens of the piece. Raises BadMidiError."""
-        return encode(self.read(), vocabulary)
-
-    def digest(self) -> str:
-        """The SHA-256 of the content, or UNREADABLE."""
-        try:
-            if not self.path.is_file():
-                return UNREADABLE
-            with self.path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
-            return UNREADABLE
-
-
-class MidiFiles(Sequence[SourceFile]):
+class MidiFiles(SourceFiles):
     """MIDI files below a directory, sorted; holds nothing but their names, of which there may be millions."""
 
     def __init__(self, root: Path, names: list[str]) -> None:
@@ -75,14 +32,9 @@ class MidiFiles(Sequence[SourceFile]):
     def __len__(self) -> int:
         return len(self._names)
 
-    @overload
-    def __getitem__(self, index: int) -> SourceFile: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[SourceFile]: ...
-    def __getitem__(self, index: int | slice) -> SourceFile | list[SourceFile]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        name = self._names[index]
+    def file(self, number: int) -> SourceFile:
+        """Create file `number`."""
+        name = self._names[number]
         # A name that is not UTF-8 could not stand in a report.
         readable = name.encode(errors="surrogateescape").decode(errors="replace")
         return SourceFile(readable, self._root / name, "midi")
@@ -119,13 +71,9 @@ def open_source(config: SourceConfig, volume: Path, job_dir: Path, vocabulary: V
     if config.archive is not None:
         return _archive(config.archive, job_dir)
     if config.tokens is not None:
-        from aurl_trainer.data.pretokenized import ready_tokens
-
-        files = ready_tokens(volume / config.tokens.path, config.tokens.path, vocabulary)
+        files = token_pieces(volume / config.tokens.path, config.tokens.path, vocabulary)
         return Source(files, "dataset.source.tokens", f"under {config.tokens.path!r}", "tokens")
     if config.raster is not None:
-        from aurl_trainer.data.pretokenized import raster_pieces
-
         pieces = raster_pieces(volume / config.raster.path, config.raster)
         return Source(pieces, "dataset.source.raster", f"in {config.raster.path!r}", "raster")
     assert config.music21_corpus is not None
@@ -133,8 +81,6 @@ def open_source(config: SourceConfig, volume: Path, job_dir: Path, vocabulary: V
 
 
 def _archive(config: ArchiveConfig, job_dir: Path) -> Source:
-    from aurl_trainer.data.archive import unpacked_archive
-
     key = "dataset.source.archive"
     root = unpacked_archive(config, job_dir / "source")
     names = list(_matching(root, config.pattern))

@@ -16,7 +16,7 @@ from typing import Final
 from aurl_trainer.data.config import TokenizerConfig
 from aurl_trainer.data.errors import BadMidiError
 from aurl_trainer.data.shards import TOKEN_TYPE
-from aurl_trainer.data.sources import SourceFile
+from aurl_trainer.data.source_file import SourceFile
 from aurl_trainer.data.vocabulary import Vocabulary
 
 CHUNK, LARGEST_CHUNK = 8, 64

@@ -34,6 +34,7 @@ from aurl_trainer.system.durable import (
     remove_tree,
     sync_directory,
     write_durably,
+    write_files,
 )
 
 EXPORT: Final = "export.json"
@@ -98,17 +99,13 @@ class SavedModel:
             CONFIG: [json_bytes(self.configuration)],
             VOCABULARY: [self.vocabulary.to_json().encode()],
         }
-        files = {}
-        for name, parts in contents.items():
-            digest = write_durably(folder / name, parts)
-            files[name] = {"sha256": digest, "bytes": (folder / name).stat().st_size}
         about = {
             "format": FORMAT,
             "job": self.job,
             "steps": self.steps,
             "weights": self.kind,
             "identity": self.identity,
-            "files": files,
+            "files": write_files(folder, contents),
         }
         write_durably(folder / EXPORT, [json_bytes(about)])
 
@@ -165,6 +162,11 @@ def from_checkpoint(checkpoint: Checkpoint, kind: Kind | None = None) -> SavedMo
 def _from_export(path: Path, kind: Kind | None) -> SavedModel:
     try:
         about = json.loads((path / EXPORT).read_text())
+        if about["format"] != FORMAT:
+            raise UserError(
+                f"The export {path} has format {about['format']} and this trainer reads format {FORMAT}; "
+                "export the checkpoint again."
+            )
         for name, entry in about["files"].items():
             if file_sha256(path / name) != entry["sha256"]:
                 raise UserError(f"The export {path} is damaged: {name} does not match its checksum.")

@@ -43,14 +43,6 @@ class Gaussian(NamedTuple):
         distance = (self.mean - other.mean).square() * (-other.log_variance).exp()
         return 0.5 * (ratio.exp() + distance - 1.0 - ratio)
 
-    def log_density(self, z: Tensor) -> Tensor:
-        """Return ln p(z) for each dimension, broadcast over leading dimensions."""
-        distance = (z - self.mean).square() * (-self.log_variance).exp()
-        return -0.5 * (distance + self.log_variance + _LOG_TWO_PI)
-
-
-_LOG_TWO_PI: Final = 1.8378770664093453
-
 
 class Noise(Protocol):
     """Where standard normal numbers come from."""

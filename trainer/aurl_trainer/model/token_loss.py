@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-IGNORED = -100
+from aurl_trainer.data.loader import IGNORED
 
 
 def token_loss_sum_in_place(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
+from aurl_trainer.data.loader import IGNORED
 from aurl_trainer.model.attention import attend, attend_both_ways, attend_cached
 from aurl_trainer.model.config import ModelConfig
 
@@ -168,19 +169,8 @@ class Transformer(nn.Module):
             self.head.weight = self.embedding.weight
 
     def initialise(self, seed: int) -> None:
-        """Draw all weights anew: normal with σ = 0.02, residual projections σ / √(2·layers) as in GPT-2.
-
-        The draw depends on the seed and the shapes alone, not on the device or on the global generator.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if parameter.ndim < 2:
-                    parameter.fill_(1.0)
-                    continue
-                residual = name.endswith(("attention_out.weight", "mlp_out.weight"))
-                scale = 0.02 / math.sqrt(2 * self.config.layers) if residual else 0.02
-                parameter.copy_(torch.empty(parameter.shape).normal_(0.0, scale, generator=generator))
+        """Initialise all weights from `seed`."""
+        initialise(self, self.config, seed)
 
     def set_dropout(self, probability: float) -> None:
         """Drop activations with this probability from now on."""
@@ -237,8 +227,24 @@ class Transformer(nn.Module):
         return states_BTC
 
 
+def initialise(module: nn.Module, config: ModelConfig, seed: int) -> None:
+    """Initialise as GPT-2 does: normal with σ = 0.02, residual projections with σ / √(2·layers), biases 0.
+
+    The values depend on the seed and the shapes alone, not on the device or on the global generator.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.ndim < 2:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+                continue
+            residual = name.endswith(("attention_out.weight", "mlp_out.weight"))
+            scale = 0.02 / math.sqrt(2 * config.layers) if residual else 0.02
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, scale, generator=generator))
+
+
 def token_loss_sum(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
-    """Return the cross-entropy in nats, summed over the targets; one of -100 does not count."""
+    """Return the cross-entropy in nats, summed over the targets; IGNORED ones do not count."""
     return F.cross_entropy(
-        logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), ignore_index=-100, reduction="sum"
+        logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), ignore_index=IGNORED, reduction="sum"
     )

@@ -15,7 +15,6 @@ Shapes: B samples, T tokens, K bars, P phrases, C model width, V vocabulary.
 # ruff: noqa: N803, N806 - names carry shapes
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -35,7 +34,7 @@ from aurl_trainer.model.latents import (
     gaussian_noise,
     silence,
 )
-from aurl_trainer.model.transformer import Block, KVCache, Rotary, Transformer
+from aurl_trainer.model.transformer import Block, KVCache, Rotary, Transformer, initialise
 
 FIRST_LOG_VARIANCE = -3.0
 """Posteriors begin narrow, so that the decoder finds the latents useful before KL terms press."""
@@ -225,22 +224,6 @@ class VAE(nn.Module):
         """Return logits_BTV of tokens decoded from their own latents, in evaluation the likeliest ones."""
         latents = self.infer(tokens_BT, None if self.training else silence(tokens_BT))
         return self.decoder.logits(self.decoder(tokens_BT, latents.z, latents.bars))
-
-
-def initialise(module: nn.Module, config: ModelConfig, seed: int) -> None:
-    """Draw all weights anew: normal with σ = 0.02, residual projections σ / √(2·layers); no bias.
-
-    The draw depends on the seed and the shapes alone, not on the device or on the global generator.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if parameter.ndim < 2:
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-                continue
-            residual = name.endswith(("attention_out.weight", "mlp_out.weight"))
-            scale = 0.02 / math.sqrt(2 * config.layers) if residual else 0.02
-            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, scale, generator=generator))
 
 
 def _beside(values_BNC: Tensor, one_BGZ: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -41,8 +42,11 @@ def draw(logits: Floats, allowed: NDArray[np.bool_], config: SamplingConfig, uni
     return np.asarray((total > (uniform * total[:, -1])[:, None]).argmax(axis=1), np.int64)
 
 
-def uniforms(seed: int, piece: int, count: int) -> Floats:
-    """Numbers in [0, 1) for the steps of one piece; a function of its arguments on every version of NumPy."""
-    # The raw output of a bit generator is covered by NumPy's compatibility promise, unlike its distributions.
-    raw = np.random.Philox(np.random.SeedSequence([seed, piece])).random_raw(count)
-    return np.asarray(raw >> np.uint64(64 - _BITS), np.float64) * 2.0**-_BITS
+def uniforms(key: Sequence[int], count: int, *, offset: float = 0.0) -> Floats:
+    """Return `count` numbers (k + offset) / 2⁵³ with random integers k in [0, 2⁵³).
+
+    They depend on the arguments alone, on every version of NumPy.
+    """
+    # NumPy's compatibility promise covers the raw output of a bit generator, unlike its distributions.
+    raw = np.random.Philox(np.random.SeedSequence(list(key))).random_raw(count)
+    return (np.asarray(raw >> np.uint64(64 - _BITS), np.float64) + offset) * 2.0**-_BITS

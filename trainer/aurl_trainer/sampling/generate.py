@@ -109,7 +109,7 @@ class _Run:
         self.tokens: Ints = np.full((len(numbers), length), PAD, np.int64)
         self.tokens[:, : len(begin)] = begin
         self.filled = len(begin)
-        self.uniform = np.stack([uniforms(config.seed, number, length) for number in numbers])
+        self.uniform = np.stack([uniforms([config.seed, number], length) for number in numbers])
         self.grammar = Grammar(vocabulary, len(numbers))
         for token in begin.tolist():
             self.grammar.push(np.full(len(numbers), token))

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,9 +21,8 @@ from aurl_trainer.data.vocabulary import BAR
 from aurl_trainer.model.latents import LEVELS, Level, silence
 from aurl_trainer.model.transformer import KVCache
 from aurl_trainer.model.vae import VAE
+from aurl_trainer.sampling.draw import uniforms
 from aurl_trainer.sampling.generate import LanguageModel
-
-_BITS: Final = 53
 
 Source = Callable[[int, int], Mapping[Level, Tensor]]
 """The latents (N, Z per level) of a piece's bars from K·part on, by the numbers of the piece and the part."""
@@ -159,7 +157,5 @@ def sampler(model: nn.Module, seed: int) -> LanguageModel:
 
 def normals(key: Sequence[int], count: int) -> Tensor:
     """Return standard normal numbers, (count,) fp32: the same for the same arguments on every NumPy."""
-    raw = np.random.Philox(np.random.SeedSequence(list(key))).random_raw(count)
-    uniform = np.asarray(raw >> np.uint64(64 - _BITS), np.float64) + 0.5
-    normal: Tensor = torch.special.ndtri(torch.from_numpy(uniform * 2.0**-_BITS))
+    normal: Tensor = torch.special.ndtri(torch.from_numpy(uniforms(key, count, offset=0.5)))
     return normal.float()

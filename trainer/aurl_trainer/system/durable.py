@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,14 @@ def write_durably(path: Path, parts: Iterable[bytes | memoryview]) -> str:
     finally:
         os.close(descriptor)
     return digest.hexdigest()
+
+
+def write_files(directory: Path, contents: Mapping[str, Iterable[bytes | memoryview]]) -> dict[str, Any]:
+    """Write files durably and return the sha256 and size in bytes of each, by name, for a manifest."""
+    return {
+        name: {"sha256": write_durably(directory / name, parts), "bytes": (directory / name).stat().st_size}
+        for name, parts in contents.items()
+    }
 
 
 def json_bytes(value: Any) -> bytes:
