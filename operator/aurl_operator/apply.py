@@ -1,4 +1,4 @@
-"""Carries out the actions of a plan, idempotently; what the API server refuses is told to the next plan."""
+"""Applies the actions of a plan, idempotently. The next plan learns what the API server refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from aurl_operator.core import podgroups
@@ -18,13 +18,13 @@ from aurl_operator.kube.store import Cache
 
 log = logging.getLogger(__name__)
 
-#: Answers that will not change by trying again at once: they are told to plan() instead.
+#: Answers that an immediate retry would not change: plan() decides when to retry.
 _REFUSALS: Final = frozenset({400, 403, 422})
 
 
 @dataclass
 class Applied:
-    """What came of the actions: how many changed something, and what was refused, by object name."""
+    """The outcome of a plan's actions: how many changed something, and the objects created or refused."""
 
     changed: int = 0
     refused: dict[str, Refusal] = field(default_factory=dict)
@@ -32,94 +32,83 @@ class Applied:
 
 
 class Applier:
-    """Applies actions of one job at a time; everything the API server answers goes into the cache at once."""
+    """Applies the actions of one job at a time and stores every answer immediately."""
 
     def __init__(self, client: Client, cache: Cache) -> None:
         self._client, self._cache = client, cache
 
-    async def apply(self, job: JobRef, actions: Sequence[Action], known: Mapping[str, Refusal]) -> Applied:
-        """Carry out actions concurrently. Refusals are counted on from `known`.
+    async def apply(
+        self, job: JobRef, actions: Sequence[Action], known: Mapping[str, Refusal], now: datetime
+    ) -> Applied:
+        """Apply actions concurrently. `known`: earlier refusals by object name, whose counts continue.
 
         Raises ApiError (429, 5xx …) and Unreachable, after all actions were tried.
         """
-        applied = Applied()
         outcomes = await asyncio.gather(
-            *(self._one(job, action, known, applied) for action in actions), return_exceptions=True
+            *(self._one(job, action, known, now) for action in actions), return_exceptions=True
         )
-        for outcome in outcomes:
+        applied = Applied()
+        for action, outcome in zip(actions, outcomes, strict=True):
             if isinstance(outcome, BaseException):
                 raise outcome
+            if isinstance(outcome, Refusal):
+                applied.refused[action.name] = outcome
+                continue
+            applied.changed += outcome
+            if outcome and isinstance(action, Create):
+                applied.created.add(action.name)
         return applied
 
-    async def _one(self, job: JobRef, action: Action, known: Mapping[str, Refusal], applied: Applied) -> None:
+    async def _one(
+        self, job: JobRef, action: Action, known: Mapping[str, Refusal], now: datetime
+    ) -> Refusal | bool:
+        """Apply one action. Return the refusal, or True if a further round may find more to do."""
         match action:
             case Create():
-                await self._create(job, action, known, applied)
+                return await self._create(job, action, known.get(action.name), now)
             case Patch():
                 answer = await self._client.request(
                     "PATCH", action.kind, job.namespace, action.name, body=action.patch
                 )
                 self._cache.put_child(action.kind, answer)
-                applied.changed += 1
+                return True
             case Delete():
                 await self._delete(job, action)
             case DeleteJob():
                 body = {"preconditions": {"uid": action.uid}, "propagationPolicy": "Background"}
                 await self._delete_tolerantly("Job", job.namespace, action.name, body)
                 log.info("job deleted, its time to live is over", extra=_about(job))
+        return False
 
     async def _create(
-        self, job: JobRef, action: Create, known: Mapping[str, Refusal], applied: Applied
-    ) -> None:
+        self, job: JobRef, action: Create, before: Refusal | None, now: datetime
+    ) -> Refusal | bool:
         try:
             answer = await self._client.request("POST", action.kind, job.namespace, body=action.manifest)
         except ApiError as error:
             if error.code == 409:
-                await self._adopt(job, action, known, applied)
-                return
+                return await self._adopt(job, action, before, now)
             unknown = error.code == 404 and action.kind in podgroups.KINDS  # the scheduler is not installed
             if error.code not in _REFUSALS and not unknown:
                 raise
-            self._refuse(job, action, error.code, error.message, known, applied)
-            return
+            return _refused(job, action, error.code, error.message, before, now)
         self._cache.put_child(action.kind, answer)
-        applied.created.add(action.name)
-        applied.changed += 1
+        return True
 
     async def _adopt(
-        self, job: JobRef, action: Create, known: Mapping[str, Refusal], applied: Applied
-    ) -> None:
-        """The name is taken: by an earlier self, which is success, or by somebody else."""
+        self, job: JobRef, action: Create, before: Refusal | None, now: datetime
+    ) -> Refusal | bool:
+        """Take over an object that exists already if it belongs to the job: an earlier round created it."""
         try:
             found = await self._client.request("GET", action.kind, job.namespace, action.name)
         except ApiError as error:
-            if error.code == 404:  # gone in between; the next round creates it
-                applied.changed += 1
-                return
+            if error.code == 404:  # deleted in between; the next round creates it
+                return True
             raise
-        if owner_uid(found) == job.uid:
-            self._cache.put_child(action.kind, found)
-            applied.created.add(action.name)
-            applied.changed += 1
-            return
-        self._refuse(job, action, 409, "the name is taken", known, applied)
-
-    @staticmethod
-    def _refuse(
-        job: JobRef,
-        action: Create,
-        code: int,
-        message: str,
-        known: Mapping[str, Refusal],
-        applied: Applied,
-    ) -> None:
-        before = known.get(action.name)
-        count = before.count + 1 if before else 1
-        applied.refused[action.name] = Refusal(code, message, datetime.now(UTC), count)
-        if ENDING in message:
-            log.info("left alone, the namespace is being deleted", extra=_about(job))
-        elif before is None or before.message != message:
-            log.warning("%s %s refused: %s", action.kind, action.name, message, extra=_about(job, code=code))
+        if owner_uid(found) != job.uid:
+            return _refused(job, action, 409, "the name is taken", before, now)
+        self._cache.put_child(action.kind, found)
+        return True
 
     async def _delete(self, job: JobRef, action: Delete) -> None:
         body: dict[str, Any] = {"preconditions": {"uid": action.uid}, "propagationPolicy": "Background"}
@@ -135,7 +124,7 @@ class Applier:
     async def _delete_tolerantly(
         self, kind: str, namespace: str, name: str, body: Mapping[str, Any]
     ) -> dict[str, Any] | None:
-        """Delete; None where the object with that UID is gone already."""
+        """Delete an object and return it; None if it is gone already."""
         try:
             return await self._client.request("DELETE", kind, namespace, name, body=body)
         except ApiError as error:
@@ -144,12 +133,23 @@ class Applier:
             raise
 
 
+def _refused(
+    job: JobRef, action: Create, code: int, message: str, before: Refusal | None, now: datetime
+) -> Refusal:
+    """Log a refusal, unless it repeats the previous one, and return it."""
+    if ENDING in message:
+        log.info("left alone, the namespace is being deleted", extra=_about(job))
+    elif before is None or before.message != message:
+        log.warning("%s %s refused: %s", action.kind, action.name, message, extra=_about(job, code=code))
+    return Refusal(code, message, now, before.count + 1 if before else 1)
+
+
 def _about(job: JobRef, **more: object) -> dict[str, object]:
     return {"job": job.name, "namespace": job.namespace, **more}
 
 
 def merge_patch(old: object, new: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON merge patch (RFC 7386) that turns one object into another; empty if they are equal."""
+    """Return the JSON merge patch (RFC 7386) from one object to another; empty if they are equal."""
     if not isinstance(old, Mapping):
         return dict(new)
     patch: dict[str, Any] = {key: None for key in old if key not in new}

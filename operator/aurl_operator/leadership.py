@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from aurl_operator.core.actions import Options
 from aurl_operator.core.names import Key
+from aurl_operator.core.observed import Options
 from aurl_operator.kube.client import ApiError, Client, Unreachable
 from aurl_operator.kube.event_recorder import EventRecorder
 from aurl_operator.kube.leader_election import Election

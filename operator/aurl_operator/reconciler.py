@@ -1,44 +1,43 @@
-"""reconcile(key): sees, plans, acts and reports, until nothing is left to do now for one job."""
+"""reconcile(key): observes, plans, applies and reports until nothing is left to do now for one job."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from aurl_operator.api.base import API_VERSION, KIND, parse_time
+from aurl_operator.api.base import API_VERSION, KIND
 from aurl_operator.api.status import JobStatus
 from aurl_operator.apply import Applier, merge_patch
-from aurl_operator.core import podgroups
-from aurl_operator.core.actions import Children, Event, Options, Plan, Refusal
-from aurl_operator.core.names import JobRef, Key, claim_name, job_ref
-from aurl_operator.core.parsers import dig, text
+from aurl_operator.core.actions import Event, Plan, Refusal
+from aurl_operator.core.names import JobRef, Key, claim_name
+from aurl_operator.core.observed import Children, Observed, Options
 from aurl_operator.core.plan import plan
-from aurl_operator.core.podview import pod_view
-from aurl_operator.core.status_reader import is_finished, read_status
+from aurl_operator.core.views import JobView, ObjectView, object_view
 from aurl_operator.kube.client import ApiError, Client
 from aurl_operator.kube.event_recorder import EventRecorder
 from aurl_operator.kube.progress_poller import ProgressPoller, Target
-from aurl_operator.kube.store import Cache, Object
+from aurl_operator.kube.store import Cache
 from aurl_operator.serve.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-#: plan() is asked again after its actions succeeded: one reconciliation does all that can be done now.
+#: One reconciliation plans again after its actions succeeded, at most this many times.
 MAX_ROUNDS: Final = 6
-#: Seconds for which a claim that the user named is taken to exist: many jobs may start on one at once.
+#: Seconds for which a claim that the user named is assumed to still exist: many jobs may start on one.
 CLAIM_TRUSTED_SECONDS: Final = 2.0
 CLAIMS_KEPT: Final = 1024
 
 
 class Conflict(Exception):
-    """The job was changed meanwhile; look again."""
+    """The job has changed in the meantime; reconcile again."""
 
 
 class Reconciler:
-    """Does the work for one key at a time; several keys may be worked on concurrently."""
+    """Reconciles one key at a time; several keys may be worked on concurrently."""
 
     def __init__(
         self,
@@ -54,88 +53,86 @@ class Reconciler:
         self._recorder, self._metrics, self._options, self._now = recorder, metrics, options, now
         self._applier = Applier(client, cache)
         self._refusals: dict[str, dict[str, Refusal]] = {}
-        self._claims: dict[tuple[str, str], tuple[float, Object]] = {}
+        self._claims: dict[Key, tuple[float, ObjectView]] = {}
 
     async def reconcile(self, key: Key) -> float | None:
-        """Bring one job on; seconds until it must be looked at again, None for never.
+        """Bring one job closer to its spec; seconds until the next look at it, None for never.
 
-        Raises Conflict, ApiError and Unreachable: the caller tries again with back-off.
+        Raises Conflict, ApiError and Unreachable: the caller retries with back-off.
         """
         job = self._cache.job(key)
-        who = job_ref(job) if job is not None else None
-        if job is None or who is None:
+        if job is None:
             self._poller.follow(key, None)
             return None
         events: list[Event] = []
-        refused_before = dict(self._refusals.get(who.uid, {}))
         wake: float | None = None
-        status: JobStatus | None = None
-        unwritten = False
+        known_refusals = dict(self._refusals.get(job.ref.uid, {}))
         for _ in range(MAX_ROUNDS):
-            children = await self._children(who, job)
-            decided = plan(job, children, self._poller.latest(key), self._now(), self._options)
+            observed = await self._observe(job)
+            decided = plan(observed)
             wake = decided.requeue_after
             if decided.status is None:
                 break
-            status = decided.status
+            job = job.with_status(decided.status)
             events += decided.events
             if decided.status_first:
-                job = await self._write(key, who, job, status, events)
-                events, unwritten = [], False
-                self._count(decided, who)
-            else:
-                job, unwritten = {**job, "status": _dump(status)}, True
-            changed = await self._act(who, decided, refused_before)
-            # What is written first is what makes the next step possible, and nobody else would call for that:
-            # the write is no news to the watch.
+                job, events = await self._report(job, events), []
+                self._count(job, decided)
+            changed = await self._apply(job.ref, decided, known_refusals, observed.now)
+            # After a status that had to be written first there may be more to do, and no event says so:
+            # the watch reports nothing new.
             if not changed and not decided.status_first:
                 break
         else:
             wake = 0.0  # more may be left to do
-        if status is not None and unwritten:
-            await self._write(key, who, job, status, events)
-        if status is not None and is_finished(status):
-            self.forget(who.uid)
-        self._poller.follow(key, self._target(who, status))
+        if job.planned is not None:
+            job = await self._report(job, events)
+        if job.finished:
+            self.forget(job.ref.uid)
+        self._poller.follow(key, self._target(job) if decided.status else None)
         return wake
 
-    # ---------------------------------------------------------------- seeing
+    def forget(self, uid: str) -> None:
+        """Drop the refusals remembered for a job that is deleted or has finished."""
+        self._refusals.pop(uid, None)
 
-    async def _children(self, who: JobRef, job: Object) -> Children:
-        cache = self._cache
-        return Children(
-            pods=tuple(cache.children(who.uid, "Pod")),
-            service=next(cache.children(who.uid, "Service"), None),
-            config_map=cache.config_map(who.uid),
-            network_policy=next(cache.children(who.uid, "NetworkPolicy"), None),
-            pod_groups=tuple(group for kind in podgroups.KINDS for group in cache.children(who.uid, kind)),
-            claim=await self._own_claim(who, job),
-            named_claim=await self._named_claim(who, job),
-            refusals=self._refusals.get(who.uid, {}),
+    # ---------------------------------------------------------------- observe
+
+    async def _observe(self, job: JobView) -> Observed:
+        children = self._cache.children(job.ref.uid)
+        children = replace(
+            children,
+            claim=await self._own_claim(job, children),
+            named_claim=await self._named_claim(job),
+        )
+        return Observed(
+            job,
+            children,
+            self._poller.latest(job.ref.key),
+            self._now(),
+            self._options,
+            self._refusals.get(job.ref.uid, {}),
         )
 
-    async def _own_claim(self, who: JobRef, job: Object) -> Object | None:
-        """The claim made from claimTemplate. Before one is called lost the API server is asked.
+    async def _own_claim(self, job: JobView, children: Children) -> ObjectView | None:
+        """Return the claim made from claimTemplate. Ask the API server before one counts as lost.
 
-        Then any claim of that name will do: somebody may have restored it from a snapshot.
+        Any claim of that name will do then: it may have been restored from a snapshot.
         """
-        known = next(self._cache.children(who.uid, "PersistentVolumeClaim"), None)
-        status = job.get("status")
-        if known is not None or not dig(status, "claimUid") or is_finished(read_status(status)):
-            return known
-        return await self._claim(who, claim_name(who.name))
+        if children.claim is not None or not job.status.claim_uid or job.finished:
+            return children.claim
+        return await self._claim(job.ref.namespace, claim_name(job.ref.name))
 
-    async def _named_claim(self, who: JobRef, job: Object) -> Object | None:
-        """The claim of spec.storage.claimName: not ours, not watched, of interest before pods run."""
-        name = text(dig(job, "spec", "storage", "claimName"))
-        waiting = dig(job, "status", "launch", "createdTime") is None
-        if not name or not waiting or is_finished(read_status(job.get("status"))):
+    async def _named_claim(self, job: JobView) -> ObjectView | None:
+        """Return the claim of spec.storage.claimName: not ours, not watched, needed only before pods run."""
+        name, launch = job.claim_name, job.status.launch
+        if not name or (launch is not None and launch.created_time is not None) or job.finished:
             return None
-        place, now = (who.namespace, name), asyncio.get_running_loop().time()
+        place, now = (job.ref.namespace, name), asyncio.get_running_loop().time()
         seen = self._claims.get(place)
         if seen is not None and now - seen[0] < CLAIM_TRUSTED_SECONDS:
             return seen[1]
-        claim = await self._claim(who, name)
+        claim = await self._claim(*place)
         self._claims.pop(place, None)
         if claim is not None:
             self._claims[place] = now, claim
@@ -143,143 +140,106 @@ class Reconciler:
                 self._claims.pop(next(iter(self._claims)))
         return claim
 
-    async def _claim(self, who: JobRef, name: str) -> Object | None:
+    async def _claim(self, namespace: str, name: str) -> ObjectView | None:
         try:
-            return await self._client.request("GET", "PersistentVolumeClaim", who.namespace, name)
+            return object_view(await self._client.request("GET", "PersistentVolumeClaim", namespace, name))
         except ApiError as error:
             if error.code == 404:
                 return None
             raise
 
-    def _target(self, who: JobRef, status: JobStatus | None) -> Target | None:
-        """The launcher of rank 0, if it runs."""
-        if status is None or is_finished(status):
+    def _target(self, job: JobView) -> Target | None:
+        """Return the launcher of rank 0 if it is running."""
+        if job.finished:
             return None
-        for pod in self._cache.children(who.uid, "Pod"):
-            view = pod_view(pod)
-            if view is None or (view.role, view.attempt, view.index) != ("worker", status.attempt, 0):
-                continue
-            if view.phase == "Running" and view.ip and not view.leaving:
-                return Target(view.ip, view.attempt)
+        for pod in self._cache.children(job.ref.uid).pods:
+            rank_0 = (pod.role, pod.attempt, pod.index) == ("worker", job.status.attempt, 0)
+            if rank_0 and pod.phase == "Running" and pod.ip and not pod.leaving:
+                return Target(pod.ip, pod.attempt)
         return None
 
-    # ---------------------------------------------------------------- acting
+    # ---------------------------------------------------------------- apply
 
-    async def _act(self, who: JobRef, decided: Plan, known: dict[str, Refusal]) -> bool:
-        """Carry out the actions; whether another look may find more to do at once."""
+    async def _apply(self, job: JobRef, decided: Plan, known: dict[str, Refusal], now: datetime) -> bool:
+        """Apply the actions; True if another look may find more to do immediately."""
         if not decided.actions:
             return False
-        applied = await self._applier.apply(who, decided.actions, known)
-        refusals = self._refusals.setdefault(who.uid, {})
+        applied = await self._applier.apply(job, decided.actions, known, now)
+        refusals = self._refusals.setdefault(job.uid, {})
         for name in applied.created:
             refusals.pop(name, None)
         refusals.update(applied.refused)
         return applied.changed > 0 or bool(applied.refused)
 
-    def forget(self, uid: str) -> None:
-        """Drop what is remembered of a job that is deleted or finished."""
-        self._refusals.pop(uid, None)
+    # ---------------------------------------------------------------- report
 
-    # ---------------------------------------------------------------- reporting
-
-    async def _write(
-        self, key: Key, who: JobRef, job: Object, status: JobStatus, events: list[Event]
-    ) -> Object:
-        """Write the status if it differs from the server's, then tell the events. The job as it is now."""
-        known = self._cache.job(key)
-        if known is None or dig(known, "metadata", "uid") != who.uid:
+    async def _report(self, job: JobView, events: list[Event]) -> JobView:
+        """Write the planned status if it differs from the server's, record events, and return the job."""
+        known = self._cache.job(job.ref.key)
+        if known is None or known.ref.uid != job.ref.uid:
             raise Conflict("the job is gone")
-        version = text(dig(job, "metadata", "resourceVersion"))
-        if dig(known, "metadata", "resourceVersion") != version:
-            raise Conflict("the job was changed meanwhile")
-        before = known.get("status")
-        patch = merge_patch(before, _dump(status))
+        if known.version != job.version:
+            raise Conflict("the job has changed in the meantime")
+        patch = merge_patch(known.raw.get("status"), _dump(job.status))
         if patch:
-            body = {"metadata": {"resourceVersion": version, "uid": who.uid}, "status": patch}
-            try:
-                answer = await self._client.request(
-                    "PATCH", "Job", who.namespace, who.name, subresource="status", body=body
-                )
-            except ApiError as error:
-                if error.code == 409:
-                    await self._refresh(key, who)
-                    raise Conflict("the job was changed meanwhile") from error
-                if error.code == 404:
-                    self._cache.drop_job(job)
-                    raise Conflict("the job is gone") from error
-                raise
-            self._cache.put_job(answer)
-            self._observe(who, job, read_status(before), status)
+            await self._write(job, patch)
+            self._metrics.observe_transition(job.created, known.status, job.status)
+            if known.status.state != job.status.state:
+                log.info("state %s", job.status.state, extra=_about(job))
         for event in events:
-            self._recorder.record(who, version, event)
-        return self._cache.job(key) or job
+            self._recorder.record(job.ref, job.version, event)
+        return self._cache.job(job.ref.key) or job
 
-    async def _refresh(self, key: Key, who: JobRef) -> None:
-        """After a conflict the watch may lag: ask."""
+    async def _write(self, job: JobView, patch: dict[str, Any]) -> None:
+        """Patch the status of exactly this version of the job. Raises Conflict if there is a newer one."""
+        ref = job.ref
+        body = {"metadata": {"resourceVersion": job.version, "uid": ref.uid}, "status": patch}
         try:
-            self._cache.put_job(await self._client.request("GET", "Job", who.namespace, who.name))
+            answer = await self._client.request(
+                "PATCH", "Job", ref.namespace, ref.name, subresource="status", body=body
+            )
+        except ApiError as error:
+            if error.code == 409:
+                await self._refresh(ref)
+                raise Conflict("the job has changed in the meantime") from error
+            if error.code == 404:
+                self._cache.drop_job(job.raw)
+                raise Conflict("the job is gone") from error
+            raise
+        self._cache.put_job(answer)
+
+    async def _refresh(self, job: JobRef) -> None:
+        """Read the job after a conflict: the watch may lag."""
+        try:
+            self._cache.put_job(await self._client.request("GET", "Job", job.namespace, job.name))
         except ApiError as error:
             if error.code != 404:
                 raise
-            known = self._cache.job(key)
+            known = self._cache.job(job.key)
             if known is not None:
-                self._cache.drop_job(known)
+                self._cache.drop_job(known.raw)
 
-    def _count(self, decided: Plan, who: JobRef) -> None:
-        if decided.restarted_now:
-            self._metrics.restarts.labels(decided.restarted_now).inc()
-        if decided.failed_now:
-            self._metrics.failures.labels(decided.failed_now).inc()
-        status = decided.status
-        failure = status.last_failure if status else None
-        if decided.restarted_now and failure and status:
-            log.info(
-                "gang restarts: %s",
-                failure.message,
-                extra=_about(who, attempt=status.attempt, reason=failure.reason),
-            )
-
-    def _observe(self, who: JobRef, job: Object, before: JobStatus, after: JobStatus) -> None:
-        """Log a new state, and measure how long a job took to its pods and to its first step."""
-        if before.state != after.state:
-            log.info(
-                "state %s",
-                after.state,
-                extra=_about(who, attempt=after.attempt),
-            )
-        made = after.launch.created_time if after.launch and after.launch.role == "worker" else None
-        had = before.launch.created_time if before.launch and before.launch.role == "worker" else None
-        stepped = after.progress.first_step_time if after.progress else None
-        step_before = before.progress.first_step_time if before.progress else None
-        if after.attempt == 0:
-            created = parse_time(dig(job, "metadata", "creationTimestamp"))
-            pods, step = self._metrics.submit_to_pods, self._metrics.submit_to_first_step
-        elif after.last_failure is not None and after.last_failure.attempt == after.attempt - 1:
-            created = after.last_failure.time
-            pods = self._metrics.recovery.labels("pods_created")
-            step = self._metrics.recovery.labels("first_step")
-        else:
-            return
-        if created is None:
-            return
-        if made and not had:
-            pods.observe(max((made - created).total_seconds(), 0.0))
-        # The progress of the attempt before stays until the new one tells its own.
-        if stepped and stepped > created and (step_before is None or step_before < created):
-            step.observe((stepped - created).total_seconds())
+    def _count(self, job: JobView, decided: Plan) -> None:
+        """Count restarts and failures, whose status is written by now."""
+        self._metrics.count(decided)
+        failure = job.status.last_failure
+        if decided.restarted_now and failure:
+            log.info("gang restarts: %s", failure.message, extra=_about(job, reason=failure.reason))
 
 
 def _dump(status: JobStatus) -> dict[str, Any]:
-    """The status as JSON, without empty texts: Kubernetes 1.20 reads those of a merge patch as null."""
-    dumped: dict[str, Any] = _filled(status.model_dump(mode="json", by_alias=True, exclude_none=True))
+    """Return the status as JSON without empty strings: Kubernetes 1.20 reads such patches as null."""
+    dumped: dict[str, Any] = _without_empty(status.model_dump(mode="json", by_alias=True, exclude_none=True))
     return dumped
 
 
-def _filled(value: Any) -> Any:
+def _without_empty(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _filled(item) for key, item in value.items() if item != ""}
-    return [_filled(item) for item in value] if isinstance(value, list) else value
+        return {key: _without_empty(item) for key, item in value.items() if item != ""}
+    return [_without_empty(item) for item in value] if isinstance(value, list) else value
 
 
-def _about(who: JobRef, **more: object) -> dict[str, object]:
-    return {"job": who.name, "namespace": who.namespace, "resource": f"{KIND}.{API_VERSION}", **more}
+def _about(job: JobView, **more: object) -> dict[str, object]:
+    ref = job.ref
+    where = {"job": ref.name, "namespace": ref.namespace, "resource": f"{KIND}.{API_VERSION}"}
+    return {**where, "attempt": job.status.attempt, **more}

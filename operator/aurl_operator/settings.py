@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aurl_operator import __version__
-from aurl_operator.core.actions import Options
+from aurl_operator.core.observed import Options
 from aurl_operator.core.validation import ConfigCheck
 
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")

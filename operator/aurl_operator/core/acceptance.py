@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from aurl_operator.api.spec import JobSpec
 from aurl_operator.core.names import JobRef
-from aurl_operator.core.objects import accepted_spec, mutable_fields
+from aurl_operator.core.objects import mutable_fields
 from aurl_operator.core.problems import Problem, summary
 from aurl_operator.core.validation import ConfigCheck, check_spec
 
@@ -32,20 +30,21 @@ def accept(
     job: JobRef,
     wanted: JobSpec | None,
     problems: tuple[Problem, ...],
-    config_map: Mapping[str, Any] | None,
+    remembered: JobSpec | None,
     started: bool,
     check_config: ConfigCheck,
 ) -> Acceptance:
-    """Decide between the wanted specification and the one in the job's ConfigMap.
+    """Choose between the wanted spec and the one that the running job was started with.
 
-    problems: why `wanted` is None. started: whether the job has taken up work and was not suspended since.
-    A running job goes on with what it was started with; suspension and run policy may change at any time.
+    problems: the reasons why `wanted` is None. remembered: the spec in the job's ConfigMap. started: True if
+    the job has started and was not suspended since. A running job keeps the spec it was started with;
+    suspension and run policy may change at any time.
     """
     if wanted is not None:
         problems = check_spec(job, wanted, check_config)
     sound = wanted is not None and not problems
     running = started and not (wanted is not None and wanted.suspend)
-    accepted = accepted_spec(config_map) if running else None
+    accepted = remembered if running else None
     if accepted is not None and check_spec(job, accepted, check_config):
         accepted = None  # somebody wrote into the ConfigMap
     if accepted is None:

@@ -1,14 +1,13 @@
-"""What plan() may ask of the shell, and what it is told: plain values, nothing that acts."""
+"""What plan() decides: actions, events and a new status, as plain values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from aurl_operator.api.status import FailureClass, JobStatus
-from aurl_operator.core.problems import Problem
 
 Kind = Literal[
     "Pod",
@@ -85,42 +84,6 @@ class Refusal:
     message: str
     time: datetime
     count: int = 1
-
-
-@dataclass(frozen=True)
-class Children:
-    """Everything in the cluster that plan() looks at besides the job, as the API server gives it.
-
-    `named_claim` is the claim of spec.storage.claimName; `refusals` are keyed by object name.
-    """
-
-    pods: tuple[Mapping[str, Any], ...] = ()
-    service: Mapping[str, Any] | None = None
-    config_map: Mapping[str, Any] | None = None
-    network_policy: Mapping[str, Any] | None = None
-    pod_groups: tuple[Mapping[str, Any], ...] = ()
-    claim: Mapping[str, Any] | None = None
-    named_claim: Mapping[str, Any] | None = None
-    refusals: Mapping[str, Refusal] = field(default_factory=dict)
-
-
-def _no_problems(dataset: Mapping[str, Any], training: Mapping[str, Any]) -> tuple[Problem, ...]:
-    return ()
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the administrator decides for all jobs.
-
-    `check_config` validates `dataset` and `training`; `progress_interval` is in seconds;
-    `network_policy` gives each job one.
-    """
-
-    image: str
-    image_pull_policy: str = "IfNotPresent"
-    progress_interval: float = 5.0
-    network_policy: bool = True
-    check_config: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Problem, ...]] = _no_problems
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from aurl_operator.api.base import GROUP, PLURAL
 from aurl_operator.api.spec import MANAGED_BY
 from aurl_operator.core.acceptance import accept, refused_change
 from aurl_operator.core.names import JobRef, Key
-from aurl_operator.core.objects import config_data
+from aurl_operator.core.objects import accepted_spec
 from aurl_operator.core.parsers import dig, integer, mapping, text
 from aurl_operator.core.status_reader import is_finished, read_status
 from aurl_operator.core.validation import ConfigCheck, parse_spec
+from aurl_operator.core.views import JobView, ObjectView
 
 API_VERSION: Final = "admission.k8s.io/v1"
 KIND: Final = "AdmissionReview"
@@ -39,8 +40,8 @@ class Admission:
     UID. `namespaces` are those of this operator, none for all of them.
     """
 
-    job: Callable[[Key], Mapping[str, Any] | None]
-    config_map: Callable[[str], Mapping[str, Any] | None]
+    job: Callable[[Key], JobView | None]
+    config_map: Callable[[str], ObjectView | None]
     check_config: ConfigCheck
     namespaces: Collection[str] = ()
 
@@ -61,9 +62,11 @@ class Admission:
                 return self._judge(obj, old if operation == "UPDATE" else None, namespace)
             case "scale":
                 known = self.job((namespace, name))
+                if known is None:
+                    return ""
                 nodes = integer(dig(obj, "spec", "replicas"))
-                wanted = {**mapping(known), "spec": {**mapping(dig(known, "spec")), "numNodes": nodes}}
-                return self._judge(wanted, known, namespace) if known is not None else ""
+                wanted = {**known.raw, "spec": {**mapping(known.raw.get("spec")), "numNodes": nodes}}
+                return self._judge(wanted, known.raw, namespace)
         return ""
 
     def _judge(self, job: Mapping[str, Any], old: Mapping[str, Any] | None, namespace: str) -> str:
@@ -76,12 +79,14 @@ class Admission:
             return "spec.managedBy cannot be changed after creation."
         if manager != MANAGED_BY:
             return ""
-        who = JobRef(_name(job), namespace, text(dig(job, "metadata", "uid")) or "new", 0, False)
+        who = JobRef(_name(job), namespace, text(dig(job, "metadata", "uid")) or "new")
         status = read_status(dig(old, "status"))
         started = status.start_time is not None and not is_finished(status)
         wanted, problems = parse_spec(spec)
-        memory = self.config_map(who.uid) or _memory(before)
-        accepted = accept(who, wanted, problems, memory, started, self.check_config)
+        config_map = self.config_map(who.uid)
+        # A job that the operator has not seen yet has no ConfigMap.
+        remembered = accepted_spec(config_map) if config_map else parse_spec(before)[0]
+        accepted = accept(who, wanted, problems, remembered, started, self.check_config)
         if accepted.reason != "ChangeRefused":
             return accepted.complaint
         # Edits that were made while this webhook was away are told in the job's conditions.
@@ -121,9 +126,3 @@ def _same(spec: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
 def _name(job: Mapping[str, Any]) -> str:
     name, prefix = (text(dig(job, "metadata", key)) for key in ("name", "generateName"))
     return name or f"{prefix}{_GENERATED}"
-
-
-def _memory(before: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The ConfigMap that the operator would have made for a specification; for a job it has not seen yet."""
-    spec, _ = parse_spec(before)
-    return {"data": config_data(spec)} if spec is not None else None

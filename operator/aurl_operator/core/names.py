@@ -9,7 +9,7 @@ from typing import Any
 
 from aurl_operator.api.base import API_VERSION, KIND
 from aurl_operator.api.status import Role
-from aurl_operator.core.parsers import dig, integer, text
+from aurl_operator.core.parsers import dig, text
 
 Key = tuple[str, str]
 """Namespace and name of a job."""
@@ -34,22 +34,22 @@ _DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 @dataclass(frozen=True)
 class JobRef:
-    """Which job, in which version of its specification."""
+    """The identity of a job."""
 
     name: str
     namespace: str
     uid: str
-    generation: int
-    deleting: bool
+
+    @property
+    def key(self) -> Key:
+        """Namespace and name."""
+        return self.namespace, self.name
 
 
 def job_ref(job: Mapping[str, Any]) -> JobRef | None:
-    """Who a job object is, or None where it lacks a name, a namespace or a UID."""
+    """Return the identity of a job object, or None if it lacks a name, namespace or UID."""
     name, namespace, uid = (text(dig(job, "metadata", key)) for key in ("name", "namespace", "uid"))
-    if not (name and namespace and uid):
-        return None
-    generation = integer(dig(job, "metadata", "generation")) or 0
-    return JobRef(name, namespace, uid, generation, bool(dig(job, "metadata", "deletionTimestamp")))
+    return JobRef(name, namespace, uid) if name and namespace and uid else None
 
 
 def pod_name(job: str, role: Role, attempt: int, index: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -25,7 +24,7 @@ from aurl_operator.core.names import (
     owner_reference,
     service_name,
 )
-from aurl_operator.core.parsers import dig, text
+from aurl_operator.core.views import ObjectView
 
 ACCEPTED_KEY = "spec.json"
 #: Fields of every specification that may change while the job runs.
@@ -103,12 +102,6 @@ def build_network_policy(job: JobRef) -> dict[str, Any]:
     }
 
 
-def cluster_ip(service: Mapping[str, Any] | None) -> str:
-    """Address of the Service, or an empty text while it has none."""
-    address = text(dig(service, "spec", "clusterIP"))
-    return "" if address == "None" else address
-
-
 def build_config_map(job: JobRef, spec: JobSpec) -> dict[str, Any]:
     """The ConfigMap with what the trainer reads and the specification that the running job was made from."""
     return {
@@ -135,10 +128,10 @@ def _as_yaml(document: str) -> str:
     return str(yaml.safe_dump(json.loads(document), sort_keys=True, allow_unicode=True))
 
 
-def accepted_spec(config_map: Mapping[str, Any] | None) -> JobSpec | None:
+def accepted_spec(config_map: ObjectView | None) -> JobSpec | None:
     """The specification that a job's ConfigMap was made from, None where it cannot be read."""
-    raw = dig(config_map, "data", ACCEPTED_KEY)
-    return _parse_accepted(raw) if isinstance(raw, str) else None
+    raw = config_map.data.get(ACCEPTED_KEY) if config_map else None
+    return _parse_accepted(raw) if raw is not None else None
 
 
 @lru_cache(maxsize=4096)

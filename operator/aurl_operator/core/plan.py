@@ -1,354 +1,546 @@
-"""plan(): everything that the operator decides, as a pure function of what it sees.
+"""plan(): every decision of the operator, as a pure function of what it observes.
 
-Level-triggered: nothing is remembered between calls but what stands in the job's status, and any call may be
-the first one after the operator was down. No clock, no IO, no kopf. `_Round.run` is the order of decisions.
+Level-triggered: the only memory is the job's status, and any call may be the first one after a restart of the
+operator. No clock, no IO, no kopf. Steps are listed top-down: plan(), then each step in the order of its use.
+A step that returns a Plan ends the decision; None continues with the next step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
-from functools import partial
-from typing import Any
+from collections.abc import Iterable
+from typing import Final
 
 from aurl_operator.api.spec import MANAGED_BY, JobSpec, RunPolicy
 from aurl_operator.api.status import Failure, FailureClass, Launch, Nodes, Role, State
-from aurl_operator.core import badnodes, elastic, placement, prerequisites
+from aurl_operator.core import badnodes, elastic, placement, podgroups, prerequisites
 from aurl_operator.core.acceptance import accept
-from aurl_operator.core.actions import Children, Options, Patch, Plan
-from aurl_operator.core.budget import decide
+from aurl_operator.core.actions import Delete, DeleteJob, Patch, Plan
+from aurl_operator.core.budget import decide, earliest_start
 from aurl_operator.core.classify import Verdict, judge
-from aurl_operator.core.cleanup import after_finish
 from aurl_operator.core.conditions import Aspect, Blocker, find
-from aurl_operator.core.creation import CLAIM_RECHECK_SECONDS, Creation
-from aurl_operator.core.gang import (
-    Gang,
-    find_gang,
-    namespace_ends,
-    pod_blocker,
-    size_of,
-)
+from aurl_operator.core.gang import Gang, find_gang, is_record, namespace_ends, pod_blocker, size_of
 from aurl_operator.core.hang import hang, patience, still_since
-from aurl_operator.core.names import LABEL_JOB_UID, LABEL_ROLE, job_ref, owner_uid
-from aurl_operator.core.objects import (
-    config_data,
-    dataset_hash,
-    spec_hash,
-)
-from aurl_operator.core.parsers import dig
-from aurl_operator.core.podview import pod_view
-from aurl_operator.core.problems import Problem
-from aurl_operator.core.progress import (
-    ProgressReport,
-    dataset_sentence,
-    read_dataset,
-    take_last_words,
-    take_poll,
-)
-from aurl_operator.core.status_reader import is_finished, read_status
-from aurl_operator.core.stragglers import read_paces, stragglers
-from aurl_operator.core.validation import parse_spec
+from aurl_operator.core.names import LABEL_JOB_UID, LABEL_ROLE
+from aurl_operator.core.objects import accepted_spec, config_data, dataset_hash, spec_hash
+from aurl_operator.core.observed import Observed
+from aurl_operator.core.plan_builder import PlanBuilder
+from aurl_operator.core.pods import GangSettings, build_pod
+from aurl_operator.core.podsecurity import violations
+from aurl_operator.core.progress import dataset_sentence, read_dataset, take_last_words, take_poll
+from aurl_operator.core.stragglers import read_compute_times, stragglers
+
+#: Seconds until a missing claim is looked up again: it may come from anywhere and is not watched.
+CLAIM_RECHECK_SECONDS: Final = 5.0
+#: Seconds until a failure whose cause is still unclear is judged again.
+_JUDGE_AGAIN_SECONDS: Final = 0.5
+_HTTP_INVALID: Final = 422
+#: Reasons of failure whose purpose is to stop the pods, regardless of cleanPodPolicy.
+_STOPPING: Final = frozenset({"DeadlineExceeded", "StartupDeadlineExceeded"})
 
 
-def plan(
-    job: Mapping[str, Any],
-    children: Children,
-    progress: ProgressReport | None,
-    now: datetime,
-    options: Options,
-) -> Plan:
-    """Decide what to do for a job. Never raises, whatever the objects hold; `now` is timezone-aware."""
-    who = job_ref(job)
-    if who is None or who.deleting or dig(job, "spec", "managedBy") not in (None, MANAGED_BY):
+def plan(observed: Observed) -> Plan:
+    """Decide what to do for a job. Never raises, whatever the objects hold."""
+    job = observed.job
+    if job.deleting or job.managed_by not in (None, MANAGED_BY):
         return Plan()
-    if namespace_ends(children.refusals):
-        return Plan()  # the job goes as well, and nobody is to be told of failures on the way
-    status = read_status(job.get("status"))
-    mine = (pod for pod in children.pods if owner_uid(pod) == who.uid)
-    pods = [view for pod in mine if (view := pod_view(pod)) is not None]
-    spec, problems = parse_spec(job.get("spec"))
-    if is_finished(status):
-        policy = spec.run_policy if spec else RunPolicy()
-        return after_finish(who, status, policy, pods, children.service, now)
-    return _Round(who, status, pods, children, progress, now, options).run(spec, problems)
+    if namespace_ends(observed.refusals):
+        return Plan()  # the job is about to go as well: no failures to report on the way
+    if job.finished:
+        return clean_up_finished_job(observed)
+    started = job.status.start_time is not None
+    accepted = accept(
+        job.ref,
+        job.spec,
+        job.problems,
+        accepted_spec(observed.children.config_map),
+        started,
+        observed.options.check_config,
+    )
+    followed = accepted.spec or job.spec
+    builder = PlanBuilder(observed, followed.run_policy if followed else RunPolicy())
+    count_attempt(builder)
+    if accepted.spec is None:
+        return fail_user(builder, accepted.reason, accepted.message)
+    if accepted.reason:
+        builder.block(Blocker(accepted.reason, accepted.message))
+    spec = accepted.spec
+    leave_changed_spec(builder, spec)
+    recall_dataset(builder, spec)
+    if spec.suspend:
+        return suspend(builder, spec)
+    ensure_prerequisites(builder, spec)
+    return (
+        enforce_active_deadline(builder)
+        or prepare_dataset(builder, spec)
+        or train(builder, spec)
+        or succeed(builder)
+    )
 
 
-class _Round(Creation):
-    """The decisions about an unfinished job."""
+# ---------------------------------------------------------------- the spec and what follows from it
 
-    # ------------------------------------------------------------------ the order of decisions
 
-    def run(self, wanted: JobSpec | None, problems: tuple[Problem, ...]) -> Plan:
-        """Decide."""
-        attempt = max([self.status.attempt, *(pod.attempt for pod in self.pods)])
-        self.update(attempt=attempt)
-        if wanted is not None:
-            self.policy = wanted.run_policy
-        started = self.status.start_time is not None
-        check = self.options.check_config
-        accepted = accept(self.who, wanted, problems, self.children.config_map, started, check)
-        if accepted.spec is None:
-            return self.fail_user(accepted.reason, accepted.message)
-        if accepted.reason:
-            self.blocker = Blocker(accepted.reason, accepted.message)
-        spec = accepted.spec
-        self.policy = spec.run_policy
-        self._note_specification(spec)
-        self._note_dataset(spec)
-        if spec.suspend:
-            return self._suspend(spec)
-        self._ensure_objects(spec)
-        if prerequisites.config_ready(spec, self.children.config_map) and self.status.start_time is None:
-            self.update(start_time=self.now)
-        launch = self.status.launch
-        queued = launch is not None and launch.queued
-        if not queued and self.passed(self.status.start_time, self.policy.active_deadline_seconds):
-            seconds = self.policy.active_deadline_seconds
-            return self.fail("DeadlineExceeded", f"The job was active for more than {seconds} s.", None)
-        if self.dataset.status != "True":
-            decided = self._keep_gang(spec, "prepare", 1)
-            if decided is not None:
-                return decided
-        size = size_of("worker", self.status.attempt, self.pods) or elastic.target(spec, self.status)
-        return self._keep_gang(spec, "worker", size) or self.succeed()
+def count_attempt(builder: PlanBuilder) -> None:
+    """Raise the attempt to that of the newest pod, in case the status was lost."""
+    builder.update(attempt=max([builder.status.attempt, *(pod.attempt for pod in builder.pods)]))
 
-    def _note_specification(self, spec: JobSpec) -> None:
-        """Begin a new attempt where the pods were made from another specification.
 
-        That is so only if the ConfigMap, the memory of what was accepted, was deleted under an edited job.
-        """
-        made_from, digest = self.status.spec_hash, spec_hash(spec)
-        started = self.status.start_time is not None and not spec.suspend
-        if started and made_from not in (None, digest):
-            self.renewed = True
-            if any(pod.attempt == self.status.attempt for pod in self.pods):
-                self.update(attempt=self.status.attempt + 1, launch=None)
-        self.update(spec_hash=digest)
+def leave_changed_spec(builder: PlanBuilder, spec: JobSpec) -> None:
+    """Start a new attempt if the pods were made from another spec.
 
-    def _note_dataset(self, spec: JobSpec) -> None:
-        """Whether the prepared dataset is the one that is asked for."""
-        known = find(self.status.conditions, "DatasetReady")
-        prepared = self.status.dataset
-        if prerequisites.claim_replaced(spec, self.children, self.status):
-            return  # Whatever the new claim holds, the preparation finds out.
-        if known and known.status == "True" and prepared and prepared.spec_hash == dataset_hash(spec):
-            self.dataset = Aspect("True", known.reason, known.message)
-        elif known and known.status == "False":
-            self.dataset = Aspect("False", known.reason, known.message)
+    This happens only if the ConfigMap, which remembers the accepted spec, was deleted under an edited job.
+    """
+    status, digest = builder.status, spec_hash(spec)
+    started = status.start_time is not None and not spec.suspend
+    if started and status.spec_hash not in (None, digest):
+        builder.status_first = True
+        if any(pod.attempt == status.attempt for pod in builder.pods):
+            builder.update(attempt=status.attempt + 1, launch=None)
+    builder.update(spec_hash=digest)
 
-    # ------------------------------------------------------------------ suspension
 
-    def _suspend(self, spec: JobSpec) -> Plan:
-        """Stop all pods. The next start is a new attempt: names and rendezvous are never used twice."""
-        if any(pod.attempt == self.status.attempt for pod in self.pods):
-            self.update(attempt=self.status.attempt + 1)
-        stopped = self.status.start_time is not None or self.status.attempt != self.old.attempt
-        self.stop(self.pods)
-        nodes = Nodes(desired=spec.num_nodes, ready=0)
-        self.update(
-            start_time=None, launch=None, nodes=nodes, replicas=0, scheduling=None, elastic_nodes=None
+def recall_dataset(builder: PlanBuilder, spec: JobSpec) -> None:
+    """Carry the condition DatasetReady over if it is about the dataset that the spec asks for."""
+    known = find(builder.status.conditions, "DatasetReady")
+    prepared = builder.status.dataset
+    if prerequisites.claim_replaced(spec, builder.observed.children, builder.status):
+        return  # the prepare pod finds out whether the new claim holds the dataset
+    if known and known.status == "True" and prepared and prepared.spec_hash == dataset_hash(spec):
+        builder.dataset = Aspect("True", known.reason, known.message)
+    elif known and known.status == "False":
+        builder.dataset = Aspect("False", known.reason, known.message)
+
+
+def suspend(builder: PlanBuilder, spec: JobSpec) -> Plan:
+    """Stop all pods. Resuming starts a new attempt: names and rendezvous are never used twice."""
+    status = builder.status
+    if any(pod.attempt == status.attempt for pod in builder.pods):
+        builder.update(attempt=status.attempt + 1)
+    if status.start_time is not None or builder.status.attempt != builder.observed.job.status.attempt:
+        builder.status_first = True
+    stop_all(builder)
+    builder.update(
+        start_time=None,
+        launch=None,
+        nodes=Nodes(desired=spec.num_nodes, ready=0),
+        replicas=0,
+        scheduling=None,
+        elastic_nodes=None,
+    )
+    message = "The job is suspended; set spec.suspend to false to resume from the last checkpoint."
+    return builder.finish("Suspended", "Suspended", message)
+
+
+def ensure_prerequisites(builder: PlanBuilder, spec: JobSpec) -> None:
+    """Create or correct the ConfigMap, Service, NetworkPolicy and claim, and start the job's clock."""
+    children, status = builder.observed.children, builder.status
+    network_policy = builder.observed.options.network_policy
+    for kind, manifest in prerequisites.missing(builder.job, spec, children, status, network_policy):
+        builder.create(kind, manifest)
+    config_ready = prerequisites.config_ready(spec, children.config_map)
+    if children.config_map is not None and not config_ready:
+        builder.actions.append(Patch("ConfigMap", children.config_map.name, {"data": config_data(spec)}))
+    lost = prerequisites.own_claim_blocker(builder.job, spec, children, status)
+    builder.block(lost, CLAIM_RECHECK_SECONDS)
+    builder.update(claim_uid=prerequisites.claim_uid(spec, children, status))
+    if config_ready and status.start_time is None:
+        builder.update(start_time=builder.now)
+
+
+def enforce_active_deadline(builder: PlanBuilder) -> Plan | None:
+    """Fail a job that has been active for too long; time in a queue does not count."""
+    launch, limit = builder.status.launch, builder.policy.active_deadline_seconds
+    if (launch is not None and launch.queued) or not builder.passed(builder.status.start_time, limit):
+        return None
+    return fail(builder, "DeadlineExceeded", f"The job was active for more than {limit} s.")
+
+
+# ---------------------------------------------------------------- the gang
+
+
+def prepare_dataset(builder: PlanBuilder, spec: JobSpec) -> Plan | None:
+    """Run the prepare pod; None once the dataset is ready."""
+    return None if builder.dataset.status == "True" else keep_gang(builder, spec, "prepare", 1)
+
+
+def train(builder: PlanBuilder, spec: JobSpec) -> Plan | None:
+    """Run the workers; None once all of them have succeeded."""
+    size = size_of("worker", builder.status.attempt, builder.pods) or elastic.target(spec, builder.status)
+    return keep_gang(builder, spec, "worker", size)
+
+
+def keep_gang(builder: PlanBuilder, spec: JobSpec, role: Role, size: int) -> Plan | None:
+    """Start a gang and keep it running; None once all its members have succeeded."""
+    gang = find_gang(builder.job.name, role, builder.status.attempt, size, builder.pods)
+    report_nodes(builder, spec, gang)
+    verdict = judge_gang(builder, gang)
+    if verdict is not None and verdict.settled:
+        return recover(builder, gang, verdict.failure)
+    if role == "worker":
+        follow_training(builder, spec, gang)
+        hung = find_hang(builder, gang) if verdict is None else None
+        if hung is not None:
+            return recover(builder, gang, hung)
+    if gang.succeeded:
+        if role == "prepare":
+            record_dataset(builder, spec, gang)
+        return None
+    builder.delete_pods(gang.stale)
+    if verdict is not None:
+        builder.wake(_JUDGE_AGAIN_SECONDS)
+    else:
+        decided = (
+            resize_or_release(builder, spec, gang)
+            or maintain_placeholders(builder, spec, gang)
+            or create_missing(builder, spec, gang)
         )
-        message = "The job is suspended; set spec.suspend to false to go on from the last checkpoint."
-        return self.finish("Suspended", "Suspended", message, status_first=stopped)
+        if decided is not None:
+            return decided
+    track_launch(builder, gang)
+    return (
+        reuse_avoided_nodes(builder, gang)
+        or enforce_startup_deadline(builder, gang)
+        or report_state(builder, gang, unclear=verdict is not None)
+    )
 
-    # ------------------------------------------------------------------ what pods need
 
-    def _ensure_objects(self, spec: JobSpec) -> None:
-        children, policy = self.children, self.options.network_policy
-        for kind, manifest in prerequisites.missing(self.who, spec, children, self.status, policy):
-            self.create(kind, manifest)
-        if children.config_map is not None and not prerequisites.config_ready(spec, children.config_map):
-            name = children.config_map["metadata"]["name"]
-            self.actions.append(Patch("ConfigMap", name, {"data": config_data(spec)}))
-        lost = prerequisites.own_claim_blocker(self.who, spec, children, self.status)
-        self.block(lost, CLAIM_RECHECK_SECONDS)
-        self.update(claim_uid=prerequisites.claim_uid(spec, children, self.status))
+def report_nodes(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> None:
+    """Report the numbers of worker pods, and forget the launch of another gang."""
+    workers = gang.role == "worker"
+    builder.update(
+        nodes=Nodes(desired=spec.num_nodes, ready=gang.ready if workers else 0),
+        replicas=gang.size if workers else 0,
+        selector=f"{LABEL_JOB_UID}={builder.job.uid},{LABEL_ROLE}=worker",
+    )
+    launch = builder.status.launch
+    if launch is not None and launch.role != gang.role:
+        builder.update(launch=None)
 
-    # ------------------------------------------------------------------ the gang
 
-    def _keep_gang(self, spec: JobSpec, role: Role, size: int) -> Plan | None:
-        """Bring the gang up and keep it; None once all its members have succeeded."""
-        gang = find_gang(self.who.name, role, self.status.attempt, size, self.pods)
-        ready = gang.ready if role == "worker" else 0
-        selector = f"{LABEL_JOB_UID}={self.who.uid},{LABEL_ROLE}=worker"
-        replicas = size if role == "worker" else 0
-        nodes = Nodes(desired=spec.num_nodes, ready=ready)
-        self.update(nodes=nodes, replicas=replicas, selector=selector)
-        launch = self.status.launch
-        if launch is not None and launch.role != role:
-            self.update(launch=None)
-            launch = None
-        lost = gang.missing_names if launch and launch.created_time else ()
-        verdict = judge(tuple(gang.members.values()), lost, role, gang.attempt, self.now)
-        if verdict is not None and verdict.settled:
-            return self._after_failure(gang, verdict)
-        if role == "worker":
-            report = self.progress if self.progress and self.progress.attempt == gang.attempt else None
-            self.status = take_poll(self.status, report, self.now, self.options.progress_interval)
-            self.status = take_last_words(self.status, [p for p in gang.members.values() if p.index == 0])
-            self._note_stragglers(gang, spec, report)
-            if verdict is None and gang.up and not gang.succeeded:
-                stuck = self._hang(report)
-                if stuck is not None:
-                    return self._after_failure(gang, Verdict(stuck, settled=True))
-        if gang.succeeded:
-            if role == "prepare":
-                self._dataset_prepared(gang, spec)
-            return None
-        self.stop(gang.stale)
-        if verdict is None:
-            moved = self._move(gang, spec)
-            if moved is not None:
-                return moved
-        if verdict is not None:
-            self.wake(0.5)
-        elif gang.missing and not gang.stale:
-            refused = self.fill(gang, spec)
-            if refused is not None:
-                return refused
-        return self._report_gang(gang, unclear=verdict is not None)
+def judge_gang(builder: PlanBuilder, gang: Gang) -> Verdict | None:
+    """Find out why the gang failed, if it did; a member that existed and is gone has failed as well."""
+    launch = builder.status.launch
+    lost = gang.missing_names if launch and launch.created_time else ()
+    return judge(tuple(gang.members.values()), lost, gang.role, gang.attempt, builder.now)
 
-    def _note_stragglers(self, gang: Gang, spec: JobSpec, report: ProgressReport | None) -> None:
-        paces = read_paces(report, gang.size * spec.num_proc_per_node)
+
+def follow_training(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> None:
+    """Copy progress, the newest checkpoint and stragglers into the status."""
+    report, interval = builder.observed.report_of(gang.attempt), builder.observed.options.progress_interval
+    builder.status = take_poll(builder.status, report, builder.now, interval)
+    builder.status = take_last_words(builder.status, [p for p in gang.members.values() if p.index == 0])
+    compute_times = read_compute_times(report, gang.size * spec.num_proc_per_node)
+    if compute_times is not None:
         nodes = {index: pod.node for index, pod in gang.members.items()}
-        known, factor = self.status.stragglers, self.policy.straggler_factor
-        if paces is not None:
-            found = stragglers(paces, factor, known, nodes, spec.num_proc_per_node, self.now)
-            self.update(stragglers=found)
+        known, factor = builder.status.stragglers, builder.policy.straggler_factor
+        found = stragglers(compute_times, factor, known, nodes, spec.num_proc_per_node, builder.now)
+        builder.update(stragglers=found)
 
-    def _hang(self, report: ProgressReport | None) -> Failure | None:
-        """Whether the running gang stands still for longer than it may."""
-        if not self.passed(still_since(self.status), patience(self.policy.hang_deadline_seconds)):
+
+def find_hang(builder: PlanBuilder, gang: Gang) -> Failure | None:
+    """Return a failure if the running gang has made no progress for longer than its deadline."""
+    deadline = patience(builder.policy.hang_deadline_seconds)
+    if not gang.up or gang.succeeded or not builder.passed(still_since(builder.status), deadline):
+        return None
+    interval = builder.observed.options.progress_interval
+    builder.wake(interval)  # a fresh report decides
+    return hang(builder.status, builder.observed.report_of(gang.attempt), gang.attempt, builder.now, interval)
+
+
+def record_dataset(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> None:
+    """Record what the prepare pod reported when it succeeded."""
+    ended = gang.members[0].terminated
+    dataset = read_dataset(ended.report if ended else {}, dataset_hash(spec))
+    builder.dataset = Aspect("True", "Prepared", dataset_sentence(dataset))
+    restarts = builder.status.restarts.model_copy(update={"consecutive": 0})
+    builder.update(dataset=dataset, launch=None, restarts=restarts)
+
+
+# ---------------------------------------------------------------- the size of the gang, and its pods
+
+
+def resize_or_release(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> Plan | None:
+    """Start a new attempt to change the number of nodes, or to free the room of a partly placed gang."""
+    if gang.role != "worker":
+        return None
+    move, wake = elastic.resize(spec, builder.status, gang, builder.now)
+    builder.wake(wake)
+    if move is None:
+        move, wake = placement.release(builder.job.uid, spec, builder.status, gang, builder.now)
+        builder.wake(wake)
+    if move is None:
+        return None
+    builder.update(**move.changes)
+    return start_next_attempt(builder, gang, move.reason, move.message)
+
+
+def maintain_placeholders(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> Plan | None:
+    """Keep as many placeholder pods as the job could use nodes in addition."""
+    wanted, wake = elastic.placeholders(spec, builder.status, gang, builder.now)
+    builder.wake(wake)
+    builder.delete_pods(pod for pod in gang.placeholders if pod.index not in wanted)
+    existing = {pod.index for pod in gang.placeholders}
+    missing = [index for index in wanted if index not in existing]
+    return create_pods(builder, spec, gang, "placeholder", missing)
+
+
+def create_missing(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> Plan | None:
+    """Create the missing members of the gang once everything they need is there."""
+    if not gang.missing or gang.stale:
+        return None
+    if not gang.members:
+        if placement.waiting(builder.status, builder.now)[0] is not None:
             return None
-        self.wake(self.options.progress_interval)  # until there is a fresh report
-        return hang(self.status, report, self.status.attempt, self.now, self.options.progress_interval)
-
-    def _move(self, gang: Gang, spec: JobSpec) -> Plan | None:
-        """Resize the gang or release a partly placed one; otherwise maintain the placeholder pods."""
-        if gang.role != "worker":
+        earliest = earliest_start(builder.status)
+        if earliest is not None and earliest > builder.now:
+            builder.wake((earliest - builder.now).total_seconds())
             return None
-        for decide_move in (elastic.resize, partial(placement.release, self.who.uid)):
-            move, wake = decide_move(spec, self.status, gang, self.now)
-            self.wake(wake)
-            if move is not None:
-                self.update(**move.changes)
-                return self._begin_anew(gang, move.reason, move.message)
-        indexes, wake = elastic.placeholders(spec, self.status, gang, self.now)
-        self.wake(wake)
-        self.stop(pod for pod in gang.placeholders if pod.index not in indexes)
-        there = {pod.index for pod in gang.placeholders}
-        return self.create_pods(
-            self.common(gang, spec, "placeholder"), (index for index in indexes if index not in there), spec
-        )
+    if builder.status.launch is None:
+        builder.update(launch=new_launch(builder, gang.role))
+    children, network_policy = builder.observed.children, builder.observed.options.network_policy
+    unusable = prerequisites.named_claim_blocker(builder.job, spec, children)
+    builder.block(unusable, CLAIM_RECHECK_SECONDS)
+    lost = prerequisites.own_claim_blocker(builder.job, spec, children, builder.status)
+    if unusable or lost or not prerequisites.ready(spec, children, network_policy):
+        return None
+    if not ensure_pod_group(builder, spec, gang):
+        return None
+    return create_pods(builder, spec, gang, gang.role, gang.missing)
 
-    def _startup_overdue(self) -> Plan | None:
-        """Fail a job that did not run within its start-up deadline; released tries count from the first."""
-        launch, limit = self.status.launch, self.policy.startup_deadline_seconds
-        if launch is not None and (launch.running_time is not None or launch.queued):
-            return None
-        scheduling = self.status.scheduling
-        since = scheduling.since if scheduling else launch.start_time if launch else None
-        if not self.passed(since, limit):
-            return None
-        known = (self.blocker, scheduling)
-        why = next((each.message for each in known if each), "The pods did not all run.")
-        return self.fail("StartupDeadlineExceeded", f"Not running after {limit} s: {why}", None)
 
-    def _report_gang(self, gang: Gang, unclear: bool) -> Plan:
-        """Record how far the gang has come and what keeps it, and enforce the start-up deadline.
+def new_launch(builder: PlanBuilder, role: Role) -> Launch:
+    """Return the launch of a gang that starts now."""
+    policy = builder.policy.node_avoidance
+    nodes = badnodes.avoided(builder.status.node_failures, policy, builder.now)
+    return Launch(role=role, start_time=builder.now, avoided_nodes=list(nodes))
 
-        unclear: a member failed, but why is not known yet; the job stays in its state for that moment.
-        """
-        launch = self.status.launch
-        if gang.members and launch is None:
-            launch = Launch(role=gang.role, start_time=self.now, avoided_nodes=self.avoided_nodes())
-        if launch is not None and not gang.missing and launch.created_time is None:
-            launch = launch.model_copy(update={"created_time": self.now})
-        if launch is not None and gang.up and launch.running_time is None:
-            launch = launch.model_copy(update={"running_time": self.now})
-            self.update(scheduling=None)
-        queued = any(pod.gated for pod in gang.members.values())
-        if launch is not None and queued != launch.queued:
-            # No deadline runs while a queue holds the job back.
-            launch = launch.model_copy(update={"queued": queued, "start_time": self.now})
-            self.update(start_time=self.now)
-        self.update(launch=launch)
-        members = tuple(gang.members.values())
-        if launch is not None and launch.avoided_nodes:
-            nodes = launch.avoided_nodes
-            wait = badnodes.seconds_until_reuse(members, nodes, launch.created_time, self.now)
-            if wait == 0:
-                self.update(node_failures=badnodes.reuse(self.status.node_failures, nodes))
-                message = (
-                    f"No other node has room, so {', '.join(nodes)} may be used in spite of its failures."
-                )
-                return self._begin_anew(gang, "AvoidedNodeReused", message)
-            self.wake(wait)
-        if not members:
-            self.block(*placement.waiting(self.status, self.now))
-        blocker, wake = pod_blocker(members, self.now)
-        self.block(blocker)
-        self.wake(wake)
-        overdue = self._startup_overdue()
-        if overdue is not None:
-            return overdue
-        ran = launch is not None and launch.running_time is not None
-        state, message = self._state_of(gang, up=gang.up or (unclear and ran))
-        if gang.role == "prepare" and gang.members:
-            self.dataset = Aspect("False", "Preparing", message)
-        failure = self.status.last_failure if state == "Restarting" else None
-        return self.finish(state, (failure and failure.reason) or state, message)
 
-    def _state_of(self, gang: Gang, up: bool) -> tuple[State, str]:
-        workers = gang.role == "worker"
-        if workers and up:
-            return "Running", f"Attempt {gang.attempt} runs on {gang.size} node(s)."
-        if gang.members:
-            if not workers:
-                return "Preparing", f"Pod {gang.members[0].name} prepares the dataset."
-            running = sum(pod.phase == "Running" for pod in gang.members.values())
-            return "Starting", f"Attempt {gang.attempt} is starting: {running} of {gang.size} pods run."
-        failure = self.status.last_failure
-        if self.status.restarts.total and failure and failure.attempt == gang.attempt - 1:
-            message = f"Restart {self.status.restarts.total} is under way: {failure.message}"
-            return "Restarting", message
-        if workers:
-            return "Starting", f"The {gang.size} worker pod(s) of attempt {gang.attempt} are being created."
-        return "Pending", "The job's volume, configuration and first pod are being created."
+def ensure_pod_group(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> bool:
+    """Create the attempt's PodGroup if its scheduler wants one, delete older ones; True once it exists."""
+    wanted = podgroups.pod_group(builder.job, spec, gang.attempt, gang.size)
+    if wanted is None or gang.role != "worker":
+        return True
+    kind, manifest = wanted
+    known = {group.name: group for group in builder.observed.children.pod_groups}
+    exists = known.pop(manifest["metadata"]["name"], None) is not None
+    builder.delete(*(Delete(kind, old.name, old.uid) for old in known.values()))
+    if not exists:
+        builder.create(kind, manifest)
+    return exists
 
-    def _dataset_prepared(self, gang: Gang, spec: JobSpec) -> None:
-        ended = gang.members[0].terminated
-        dataset = read_dataset(ended.report if ended else {}, dataset_hash(spec))
-        self.dataset = Aspect("True", "Prepared", dataset_sentence(dataset))
-        restarts = self.status.restarts.model_copy(update={"consecutive": 0})
-        self.update(dataset=dataset, launch=None, restarts=restarts)
 
-    # ------------------------------------------------------------------ the end, or another attempt
+def create_pods(
+    builder: PlanBuilder, spec: JobSpec, gang: Gang, role: Role, indexes: Iterable[int]
+) -> Plan | None:
+    """Create pods; fail the job if the API server can never accept them."""
+    children, options, launch = builder.observed.children, builder.observed.options, builder.status.launch
+    settings = GangSettings(
+        role=role,
+        attempt=gang.attempt,
+        size=gang.size,
+        image=spec.image or options.image,
+        image_pull_policy=options.image_pull_policy,
+        service_ip=children.service.address if children.service else "",
+        out_of_memory_restarts=builder.status.restarts.by_class.get("OutOfMemory", 0),
+        avoided_nodes=tuple(launch.avoided_nodes) if launch else (),
+    )
+    for index in indexes:
+        pod = build_pod(builder.job, spec, settings, index)
+        broken = violations(pod)
+        if broken:
+            message = f"The pods would violate the Pod Security Standard 'restricted': {'; '.join(broken)}."
+            return fail_user(builder, "PodNotRestricted", message)
+        refusal = builder.observed.refusals.get(pod["metadata"]["name"])
+        if refusal is not None and refusal.code == _HTTP_INVALID:
+            message = f"The API server rejects the pods as invalid: {refusal.message.rstrip('. ')}."
+            return fail_user(builder, "InvalidPod", message)
+        builder.create("Pod", pod)
+    return None
 
-    def _after_failure(self, gang: Gang, verdict: Verdict) -> Plan:
-        if gang.role == "worker":
-            self.status = take_last_words(self.status, gang.members.values())
-        saved = self.status.last_checkpoint
-        failure = verdict.failure.model_copy(update={"checkpoint_step": saved.step if saved else None})
-        decision = decide(self.status, failure, self.policy, self.now)
-        nodes = badnodes.note(self.status.node_failures, failure, self.policy.node_avoidance, self.now)
-        self.update(restarts=decision.restarts, node_failures=nodes)
-        if gang.role == "prepare":
-            self.dataset = Aspect("False", failure.reason, failure.message)
-        if decision.give_up_reason:
-            return self.fail(decision.give_up_reason, decision.give_up_message, failure)
-        self.update(last_failure=failure)
-        message = f"Restart {decision.restarts.total} is under way: {failure.message}"
-        return self._begin_anew(gang, failure.reason, message, failure.failure_class)
 
-    def _begin_anew(
-        self, gang: Gang, reason: str, message: str, restarted: FailureClass | None = None
-    ) -> Plan:
-        """End an attempt; its successor is made once all of its pods are gone.
+# ---------------------------------------------------------------- how far the gang has come
 
-        Survivors are not trusted to leave by themselves: every pod of the attempt goes.
-        """
-        self.stop(self.pods)
-        nodes = Nodes(desired=self.status.nodes.desired, ready=0)
-        self.update(attempt=gang.attempt + 1, launch=None, nodes=nodes, stragglers=[])
-        return self.finish("Restarting", reason, message, status_first=True, restarted=restarted)
+
+def track_launch(builder: PlanBuilder, gang: Gang) -> None:
+    """Record when the gang was started, was complete, and ran; restart its clocks when a queue admits it."""
+    launch = builder.status.launch
+    if gang.members and launch is None:
+        launch = new_launch(builder, gang.role)
+    if launch is None:
+        return
+    if not gang.missing and launch.created_time is None:
+        launch = launch.model_copy(update={"created_time": builder.now})
+    if gang.up and launch.running_time is None:
+        launch = launch.model_copy(update={"running_time": builder.now})
+        builder.update(scheduling=None)
+    queued = any(pod.gated for pod in gang.members.values())
+    if queued != launch.queued:
+        launch = launch.model_copy(update={"queued": queued, "start_time": builder.now})
+        builder.update(start_time=builder.now)
+    builder.update(launch=launch)
+
+
+def reuse_avoided_nodes(builder: PlanBuilder, gang: Gang) -> Plan | None:
+    """Start a new attempt without node avoidance if the pods fit nowhere else."""
+    launch = builder.status.launch
+    if launch is None or not launch.avoided_nodes:
+        return None
+    nodes, members = launch.avoided_nodes, tuple(gang.members.values())
+    wait = badnodes.seconds_until_reuse(members, nodes, launch.created_time, builder.now)
+    if wait != 0:
+        builder.wake(wait)
+        return None
+    builder.update(node_failures=badnodes.reuse(builder.status.node_failures, nodes))
+    message = f"No other node has room, so {', '.join(nodes)} may be used again despite earlier failures."
+    return start_next_attempt(builder, gang, "AvoidedNodeReused", message)
+
+
+def enforce_startup_deadline(builder: PlanBuilder, gang: Gang) -> Plan | None:
+    """Note what blocks the pods, and fail a job that took too long to start.
+
+    The deadline covers all attempts to place the gang, and stops while a queue holds it.
+    """
+    if not gang.members:
+        builder.block(*placement.waiting(builder.status, builder.now))
+    blocker, wake = pod_blocker(tuple(gang.members.values()), builder.now)
+    builder.block(blocker)
+    builder.wake(wake)
+    launch, limit = builder.status.launch, builder.policy.startup_deadline_seconds
+    if launch is not None and (launch.running_time is not None or launch.queued):
+        return None
+    scheduling = builder.status.scheduling
+    since = scheduling.since if scheduling else launch.start_time if launch else None
+    if not builder.passed(since, limit):
+        return None
+    known = (builder.blocker, scheduling)
+    why = next((each.message for each in known if each), "The pods did not all run.")
+    return fail(builder, "StartupDeadlineExceeded", f"Not running after {limit} s: {why}")
+
+
+def report_state(builder: PlanBuilder, gang: Gang, unclear: bool) -> Plan:
+    """Report the state of the job.
+
+    unclear: a member failed and the cause is not known yet; until then a running job stays in its state.
+    """
+    launch = builder.status.launch
+    ran = launch is not None and launch.running_time is not None
+    state, message = state_of(builder, gang, up=gang.up or (unclear and ran))
+    if gang.role == "prepare" and gang.members:
+        builder.dataset = Aspect("False", "Preparing", message)
+    failure = builder.status.last_failure if state == "Restarting" else None
+    return builder.finish(state, (failure and failure.reason) or state, message)
+
+
+def state_of(builder: PlanBuilder, gang: Gang, up: bool) -> tuple[State, str]:
+    """Return the state of an unfinished job and a sentence about it."""
+    workers, restarts, failure = gang.role == "worker", builder.status.restarts, builder.status.last_failure
+    if workers and up:
+        return "Running", f"Attempt {gang.attempt} is running on {gang.size} node(s)."
+    if gang.members and not workers:
+        return "Preparing", f"Pod {gang.members[0].name} is preparing the dataset."
+    if gang.members:
+        running = sum(pod.phase == "Running" for pod in gang.members.values())
+        return "Starting", f"Attempt {gang.attempt} is starting: {running} of {gang.size} pods are running."
+    if restarts.total and failure and failure.attempt == gang.attempt - 1:
+        return "Restarting", f"Restart {restarts.total} is in progress: {failure.message}"
+    if workers:
+        return "Starting", f"The {gang.size} worker pod(s) of attempt {gang.attempt} are being created."
+    return "Pending", "The job's volume, configuration and first pod are being created."
+
+
+# ---------------------------------------------------------------- the next attempt, or the end
+
+
+def recover(builder: PlanBuilder, gang: Gang, failure: Failure) -> Plan:
+    """Restart the gang after a failure, or fail the job if its budget is spent."""
+    if gang.role == "worker":
+        builder.status = take_last_words(builder.status, gang.members.values())
+    saved = builder.status.last_checkpoint
+    failure = failure.model_copy(update={"checkpoint_step": saved.step if saved else None})
+    decision = decide(builder.status, failure, builder.policy, builder.now)
+    avoidance = builder.policy.node_avoidance
+    nodes = badnodes.note(builder.status.node_failures, failure, avoidance, builder.now)
+    builder.update(restarts=decision.restarts, node_failures=nodes)
+    if gang.role == "prepare":
+        builder.dataset = Aspect("False", failure.reason, failure.message)
+    if decision.give_up_reason:
+        return fail(builder, decision.give_up_reason, decision.give_up_message, failure)
+    builder.update(last_failure=failure)
+    message = f"Restart {decision.restarts.total} is in progress: {failure.message}"
+    return start_next_attempt(builder, gang, failure.reason, message, failure.failure_class)
+
+
+def start_next_attempt(
+    builder: PlanBuilder, gang: Gang, reason: str, message: str, restarted: FailureClass | None = None
+) -> Plan:
+    """End an attempt; the next one is created once all pods are gone. Survivors are deleted as well."""
+    stop_all(builder)
+    nodes = Nodes(desired=builder.status.nodes.desired, ready=0)
+    builder.update(attempt=gang.attempt + 1, launch=None, nodes=nodes, stragglers=[])
+    builder.status_first = True
+    return builder.finish("Restarting", reason, message, restarted=restarted)
+
+
+def stop_all(builder: PlanBuilder) -> None:
+    """Delete all pods but those kept for their log."""
+    builder.delete_pods(pod for pod in builder.pods if not is_record(pod))
+
+
+def succeed(builder: PlanBuilder) -> Plan:
+    """Report success."""
+    progress = builder.status.progress
+    steps = f" after {progress.step} steps" if progress and progress.step is not None else ""
+    return end(builder, "Succeeded", "Succeeded", f"Training finished{steps}.")
+
+
+def fail(builder: PlanBuilder, reason: str, message: str, failure: Failure | None = None) -> Plan:
+    """Fail the job for good."""
+    if failure is not None:
+        builder.update(last_failure=failure)
+    return end(builder, "Failed", reason, message, failure.failure_class if failure else "Unknown")
+
+
+def fail_user(builder: PlanBuilder, reason: str, message: str) -> Plan:
+    """Fail the job for good because of its spec."""
+    failure = Failure(failure_class="UserError", reason=reason, message=message, time=builder.now)
+    return fail(builder, reason, message, failure)
+
+
+def end(
+    builder: PlanBuilder, state: State, reason: str, message: str, failed: FailureClass | None = None
+) -> Plan:
+    """Report that the job has finished, and clean up. What was about to be created no longer is."""
+    builder.blocker = None
+    builder.actions = [action for action in builder.actions if isinstance(action, Delete)]
+    nodes = Nodes(desired=builder.status.nodes.desired, ready=0)
+    builder.update(completion_time=builder.now, nodes=nodes, replicas=0)
+    clean_up(builder, reason)
+    builder.wake(builder.policy.ttl_seconds_after_finished)
+    builder.status_first = True
+    return builder.finish(state, reason, message, failed=failed)
+
+
+def clean_up_finished_job(observed: Observed) -> Plan:
+    """Clean up, and delete the job when its time to live is over. Nothing is ever created here."""
+    job = observed.job
+    builder = PlanBuilder(observed, job.spec.run_policy if job.spec else RunPolicy())
+    failed = find(job.status.conditions, "Failed")
+    clean_up(builder, failed.reason if failed and failed.status == "True" else "")
+    completed = job.status.completion_time
+    if builder.passed(completed, builder.policy.ttl_seconds_after_finished):
+        builder.actions.append(DeleteJob(job.ref.name, job.ref.uid))
+    builder.update(observed_generation=job.generation)
+    return builder.build()
+
+
+def clean_up(builder: PlanBuilder, reason: str) -> None:
+    """Delete the pods that cleanPodPolicy names, placeholder pods, and the Service."""
+    policy, service = builder.policy.clean_pod_policy, builder.observed.children.service
+    running = policy == "Running" or reason in _STOPPING
+    builder.delete_pods(
+        pod
+        for pod in builder.pods
+        if policy == "All" or (running and not pod.over) or pod.role == "placeholder"
+    )
+    if service is not None and service.name and not service.deleting:
+        builder.delete(Delete("Service", service.name, service.uid))

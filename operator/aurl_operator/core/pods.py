@@ -54,7 +54,7 @@ _PLAIN_RESOURCES: Final = ("cpu", "memory", "ephemeral-storage")
 
 
 @dataclass(frozen=True)
-class Attempt:
+class GangSettings:
     """What the pods of one gang have in common.
 
     `out_of_memory_restarts` tells the trainer how often to halve its micro-batch; `service_ip` is the
@@ -62,7 +62,7 @@ class Attempt:
     """
 
     role: Role
-    number: int
+    attempt: int
     size: int
     image: str
     image_pull_policy: str
@@ -71,11 +71,11 @@ class Attempt:
     avoided_nodes: tuple[str, ...] = ()
 
 
-def build_pod(job: JobRef, spec: JobSpec, attempt: Attempt, index: int) -> dict[str, Any]:
+def build_pod(job: JobRef, spec: JobSpec, settings: GangSettings, index: int) -> dict[str, Any]:
     """One pod of a job."""
-    overlay, placeholder = spec.pod_template, attempt.role == "placeholder"
+    overlay, placeholder = spec.pod_template, settings.role == "placeholder"
     grace = _PLACEHOLDER_GRACE_SECONDS if placeholder else spec.run_policy.termination_grace_period_seconds
-    wanted = scheduling_hints(job, spec, attempt.role, attempt.number, attempt.size)
+    wanted = scheduling_hints(job, spec, settings.role, settings.attempt, settings.size)
     pod_spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -89,18 +89,18 @@ def build_pod(job: JobRef, spec: JobSpec, attempt: Attempt, index: int) -> dict[
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(job, spec, attempt, index)],
+        "containers": [_container(job, spec, settings, index)],
         "volumes": _volumes(job, spec),
     }
     pod_spec |= {"schedulerName": wanted.scheduler} if wanted.scheduler else {}
-    pod_spec |= _placement(spec, attempt.avoided_nodes)
+    pod_spec |= _placement(spec, settings.avoided_nodes)
     labels = common_labels(job) | {
-        LABEL_ATTEMPT: str(attempt.number),
-        LABEL_ROLE: attempt.role,
+        LABEL_ATTEMPT: str(settings.attempt),
+        LABEL_ROLE: settings.role,
         LABEL_INDEX: str(index),
     }
-    if attempt.role == "worker":
-        labels[LABEL_SIZE] = str(attempt.size)
+    if settings.role == "worker":
+        labels[LABEL_SIZE] = str(settings.size)
     annotations = {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(HTTP_PORT),
@@ -110,7 +110,7 @@ def build_pod(job: JobRef, spec: JobSpec, attempt: Attempt, index: int) -> dict[
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "name": pod_name(job.name, attempt.role, attempt.number, index),
+            "name": pod_name(job.name, settings.role, settings.attempt, index),
             "namespace": job.namespace,
             "labels": overlay.labels | labels | wanted.labels,
             "annotations": annotations | overlay.annotations | wanted.annotations,
@@ -120,18 +120,18 @@ def build_pod(job: JobRef, spec: JobSpec, attempt: Attempt, index: int) -> dict[
     }
 
 
-def _container(job: JobRef, spec: JobSpec, attempt: Attempt, index: int) -> dict[str, Any]:
+def _container(job: JobRef, spec: JobSpec, settings: GangSettings, index: int) -> dict[str, Any]:
     return {
         "name": CONTAINER,
-        "image": attempt.image,
-        "imagePullPolicy": attempt.image_pull_policy,
-        "command": _COMMANDS[attempt.role],
-        "env": _environment(job, spec, attempt, index),
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": _COMMANDS[settings.role],
+        "env": _environment(job, spec, settings, index),
         "ports": [
             {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
             {"name": "rendezvous", "containerPort": RENDEZVOUS_PORT, "protocol": "TCP"},
         ],
-        "resources": _resources(spec, attempt.role),
+        "resources": _resources(spec, settings.role),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -151,15 +151,15 @@ def _container(job: JobRef, spec: JobSpec, attempt: Attempt, index: int) -> dict
     }
 
 
-def _environment(job: JobRef, spec: JobSpec, attempt: Attempt, index: int) -> list[dict[str, Any]]:
-    workers = attempt.role == "worker"
+def _environment(job: JobRef, spec: JobSpec, settings: GangSettings, index: int) -> list[dict[str, Any]]:
+    workers = settings.role == "worker"
     values: dict[str, str] = {
         Variable.JOB_NAME: job.name,
         Variable.JOB_NAMESPACE: job.namespace,
         Variable.JOB_UID: job.uid,
-        Variable.ATTEMPT: str(attempt.number),
+        Variable.ATTEMPT: str(settings.attempt),
         Variable.NODE_RANK: str(index),
-        Variable.NUM_NODES: str(attempt.size),
+        Variable.NUM_NODES: str(settings.size),
         Variable.NPROC_PER_NODE: str(spec.num_proc_per_node if workers else 1),
         Variable.CONFIG: f"{CONFIG_DIR}/{CONFIG_FILE}",
         Variable.VOLUME: VOLUME_DIR,
@@ -170,8 +170,8 @@ def _environment(job: JobRef, spec: JobSpec, attempt: Attempt, index: int) -> li
         "HOME": "/tmp",
     }
     if workers:
-        values[Variable.RDZV_ENDPOINT] = rendezvous_endpoint(attempt.service_ip)
-        values[Variable.OUT_OF_MEMORY_RESTARTS] = str(attempt.out_of_memory_restarts)
+        values[Variable.RDZV_ENDPOINT] = rendezvous_endpoint(settings.service_ip)
+        values[Variable.OUT_OF_MEMORY_RESTARTS] = str(settings.out_of_memory_restarts)
         if spec.run_policy.hang_deadline_seconds is not None:
             values[Variable.HANG_SECONDS] = str(spec.run_policy.hang_deadline_seconds)
     fields: dict[str, str] = {

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from aurl_operator.api.spec import JobSpec
 from aurl_operator.api.status import JobStatus
-from aurl_operator.core.actions import Children, Kind
+from aurl_operator.core.actions import Kind
 from aurl_operator.core.conditions import Blocker
 from aurl_operator.core.names import JobRef, claim_name
 from aurl_operator.core.objects import (
@@ -15,10 +15,10 @@ from aurl_operator.core.objects import (
     build_config_map,
     build_network_policy,
     build_service,
-    cluster_ip,
     config_data,
 )
-from aurl_operator.core.parsers import dig, mapping, text
+from aurl_operator.core.observed import Children
+from aurl_operator.core.views import ObjectView
 
 
 def missing(
@@ -35,10 +35,11 @@ def missing(
         yield "PersistentVolumeClaim", build_claim(who, spec.storage.claim_template)
 
 
-def config_ready(spec: JobSpec, config_map: Mapping[str, Any] | None) -> bool:
+def config_ready(spec: JobSpec, config_map: ObjectView | None) -> bool:
     """Whether the ConfigMap says what the pods of this specification must read."""
-    data = mapping(dig(config_map, "data"))
-    return all(data.get(key) == value for key, value in config_data(spec).items())
+    if config_map is None:
+        return False
+    return all(config_map.data.get(key) == value for key, value in config_data(spec).items())
 
 
 def ready(spec: JobSpec, children: Children, network_policy: bool) -> bool:
@@ -47,7 +48,8 @@ def ready(spec: JobSpec, children: Children, network_policy: bool) -> bool:
         (spec.storage.claim_name is not None or children.claim is not None)
         and (not network_policy or children.network_policy is not None)
         and config_ready(spec, children.config_map)
-        and bool(cluster_ip(children.service))
+        and children.service is not None
+        and children.service.address != ""
     )
 
 
@@ -55,7 +57,7 @@ def claim_uid(spec: JobSpec, children: Children, status: JobStatus) -> str | Non
     """What the status must remember of the claim that was made from claimTemplate."""
     if spec.storage.claim_template is None:
         return None
-    return text(dig(children.claim, "metadata", "uid")) or status.claim_uid
+    return children.claim.uid if children.claim and children.claim.uid else status.claim_uid
 
 
 def claim_replaced(spec: JobSpec, children: Children, status: JobStatus) -> bool:
@@ -78,7 +80,7 @@ def own_claim_blocker(who: JobRef, spec: JobSpec, children: Children, status: Jo
             f"PersistentVolumeClaim {name!r} was deleted and with it {lost}; restore a claim of that name, "
             "or delete the job and create it again to begin anew.",
         )
-    if dig(claim, "metadata", "deletionTimestamp"):
+    if claim.deleting:
         return Blocker(
             "ClaimLost",
             f"PersistentVolumeClaim {name!r} is being deleted and vanishes with the pods that still use it; "
@@ -101,8 +103,7 @@ def named_claim_blocker(who: JobRef, spec: JobSpec, children: Children) -> Block
     return _volume_blocker(children.named_claim)
 
 
-def _volume_blocker(claim: Mapping[str, Any]) -> Blocker | None:
-    if dig(claim, "status", "phase") != "Lost":
+def _volume_blocker(claim: ObjectView) -> Blocker | None:
+    if claim.phase != "Lost":
         return None
-    name = text(dig(claim, "metadata", "name"))
-    return Blocker("ClaimLost", f"The volume of PersistentVolumeClaim {name!r} is lost.")
+    return Blocker("ClaimLost", f"The volume of PersistentVolumeClaim {claim.name!r} is lost.")

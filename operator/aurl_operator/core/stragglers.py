@@ -16,18 +16,18 @@ from aurl_operator.core.progress import ProgressReport
 RELEASE_SHARE: Final = 0.9
 
 
-def read_paces(report: ProgressReport | None, world_size: int) -> list[float] | None:
+def read_compute_times(report: ProgressReport | None, world_size: int) -> list[float] | None:
     """Seconds of own work per step by rank, None where the report does not tell them for every rank."""
-    told = report.body.get(ProgressKey.COMPUTE_SECONDS) if report else None
-    if not isinstance(told, list) or len(told) != world_size or world_size < 2:
+    reported = report.body.get(ProgressKey.COMPUTE_SECONDS) if report else None
+    if not isinstance(reported, list) or len(reported) != world_size or world_size < 2:
         return None
-    paces = [number(value) for value in told]
-    sound = [pace for pace in paces if pace is not None and pace >= 0]
+    compute_times = [number(value) for value in reported]
+    sound = [seconds for seconds in compute_times if seconds is not None and seconds >= 0]
     return sound if len(sound) == world_size else None
 
 
 def stragglers(
-    paces: Sequence[float],
+    compute_times: Sequence[float],
     factor: float,
     known: Sequence[Straggler],
     nodes: Mapping[int, str],
@@ -37,9 +37,9 @@ def stragglers(
     """The ranks that take `factor` times as long as the median of the others; `nodes` by pod index."""
     before = {straggler.rank: straggler for straggler in known}
     found = []
-    for rank, pace in enumerate(paces):
-        usual = median([*paces[:rank], *paces[rank + 1 :]])
-        slowdown = pace / usual if usual > 0 else 1.0
+    for rank, seconds in enumerate(compute_times):
+        usual = median([*compute_times[:rank], *compute_times[rank + 1 :]])
+        slowdown = seconds / usual if usual > 0 else 1.0
         marked = before.get(rank)
         if slowdown < (factor * RELEASE_SHARE if marked else factor):
             continue

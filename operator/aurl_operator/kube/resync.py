@@ -60,8 +60,8 @@ class Resync:
 
     def announce(self) -> None:
         """Have every job that is known looked at."""
-        for obj in self._cache.jobs():
-            self._enqueue((text(dig(obj, "metadata", "namespace")), text(dig(obj, "metadata", "name"))))
+        for job in self._cache.jobs():
+            self._enqueue(job.ref.key)
 
     async def _once(self) -> None:
         # Children first: a job that is seen before its pods would be thought to have none.
@@ -69,9 +69,9 @@ class Resync:
         jobs = await self._list("Job", {})
         for obj in jobs.values():
             self._cache.put_job(obj)
-        for obj in self._cache.jobs():
-            if await self._vanished("Job", obj, jobs):
-                gone = self._cache.drop_job(obj)
+        for job in self._cache.jobs():
+            if await self._vanished("Job", job.raw, jobs):
+                gone = self._cache.drop_job(job.raw)
                 if gone:
                     self._enqueue(gone)
         self.announce()

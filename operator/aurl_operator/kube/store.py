@@ -1,96 +1,129 @@
-"""What the operator knows of the cluster: jobs and children, from watches and from answers to its writes."""
+"""The operator's view of the cluster: jobs and their objects, from watches and from answers to its writes."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from aurl_operator.core.actions import Kind
 from aurl_operator.core.names import Key, job_ref, owner_uid
+from aurl_operator.core.observed import Children
 from aurl_operator.core.parsers import dig, integer, text
+from aurl_operator.core.podgroups import KINDS as POD_GROUPS
+from aurl_operator.core.podview import PodView, pod_view
+from aurl_operator.core.views import JobView, ObjectView, job_view, object_view
 
 Object = dict[str, Any]
 _TOMBSTONES = 20_000
+
+
+@dataclass(frozen=True)
+class _Child:
+    """An object of a job: its metadata, and its view (None for a pod that cannot belong to a gang)."""
+
+    kind: Kind
+    raw: Object
+    view: PodView | ObjectView | None
 
 
 @dataclass
 class Cache:
     """Objects by UID. Older versions never replace newer ones, and deleted objects never come back."""
 
-    _jobs: dict[Key, Object] = field(default_factory=dict)
+    _jobs: dict[Key, JobView] = field(default_factory=dict)
     _keys: dict[str, Key] = field(default_factory=dict)
-    _children: dict[str, dict[str, tuple[Kind, Object]]] = field(default_factory=dict)
+    _children: dict[str, dict[str, _Child]] = field(default_factory=dict)
     _tombstones: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     # ---------------------------------------------------------------- jobs
 
-    def job(self, key: Key) -> Object | None:
-        """The job of a key, or None."""
+    def job(self, key: Key) -> JobView | None:
+        """Return the job of a key."""
         return self._jobs.get(key)
 
-    def jobs(self) -> Iterable[Object]:
-        """All jobs."""
+    def jobs(self) -> list[JobView]:
+        """Return all jobs."""
         return list(self._jobs.values())
 
     def put_job(self, job: Mapping[str, Any]) -> Key | None:
-        """Take a version of a job; its key if that was news."""
-        who = job_ref(job)
-        if who is None or who.uid in self._tombstones:
+        """Store a version of a job; its key if the version is new."""
+        view = job_view(_trim(job))
+        if view is None or view.ref.uid in self._tombstones:
             return None
-        key = (who.namespace, who.name)
+        key = view.ref.key
         known = self._jobs.get(key)
-        if known is not None and dig(known, "metadata", "uid") == who.uid and not _newer(job, known):
+        if known is not None and known.ref.uid != view.ref.uid:
+            self.drop_job(known.raw)
+        elif known is not None and not _newer(job, known.raw):
             return None
-        if known is not None and dig(known, "metadata", "uid") != who.uid:
-            self.drop_job(known)
-        self._jobs[key] = trim(job)
-        self._keys[who.uid] = key
+        self._jobs[key] = view
+        self._keys[view.ref.uid] = key
         return key
 
     def drop_job(self, job: Mapping[str, Any]) -> Key | None:
-        """Forget a job that was deleted; its children stay until they are deleted too. Returns its key."""
-        who = job_ref(job)
-        if who is None:
+        """Forget a deleted job and return its key. Its children stay until they are deleted as well."""
+        ref = job_ref(job)
+        if ref is None:
             return None
-        self._bury(who.uid)
-        self._keys.pop(who.uid, None)
-        key = (who.namespace, who.name)
-        known = self._jobs.get(key)
-        if known is None or dig(known, "metadata", "uid") != who.uid:
+        self._bury(ref.uid)
+        self._keys.pop(ref.uid, None)
+        known = self._jobs.get(ref.key)
+        if known is None or known.ref.uid != ref.uid:
             return None
-        del self._jobs[key]
-        return key
+        del self._jobs[ref.key]
+        return ref.key
 
     # ---------------------------------------------------------------- children
 
-    def children(self, uid: str, kind: Kind) -> Iterator[Object]:
-        """The objects of a kind that a job owns."""
-        return (obj for found, obj in self._children.get(uid, {}).values() if found == kind)
+    def children(self, uid: str) -> Children:
+        """Return the objects that a job owns."""
+        pods: list[PodView] = []
+        others: dict[Kind, list[ObjectView]] = defaultdict(list)
+        for child in self._children.get(uid, {}).values():
+            if isinstance(child.view, PodView):
+                pods.append(child.view)
+            elif child.view is not None:
+                others[child.kind].append(child.view)
 
-    def config_map(self, uid: str) -> Object | None:
-        """The ConfigMap of a job, or None."""
-        return next(self.children(uid, "ConfigMap"), None)
+        def first(kind: Kind) -> ObjectView | None:
+            return next(iter(others[kind]), None)
+
+        return Children(
+            pods=tuple(pods),
+            service=first("Service"),
+            config_map=first("ConfigMap"),
+            network_policy=first("NetworkPolicy"),
+            pod_groups=tuple(group for kind in POD_GROUPS for group in others[kind]),
+            claim=first("PersistentVolumeClaim"),
+        )
+
+    def config_map(self, uid: str) -> ObjectView | None:
+        """Return the ConfigMap of a job."""
+        return self.children(uid).config_map
 
     def all_children(self, kind: Kind) -> list[Object]:
-        """All objects of a kind."""
-        return [obj for owned in self._children.values() for found, obj in owned.values() if found == kind]
+        """Return the metadata of all objects of a kind."""
+        return [
+            child.raw for owned in self._children.values() for child in owned.values() if child.kind == kind
+        ]
 
     def put_child(self, kind: Kind, obj: Mapping[str, Any]) -> Key | None:
-        """Take a version of a child; the key of its job if that was news and the job is known."""
+        """Store a version of a child; the key of its job if the version is new and the job is known."""
         owner, uid = owner_uid(obj), text(dig(obj, "metadata", "uid"))
         if not owner or not uid or uid in self._tombstones:
             return None
         owned = self._children.setdefault(owner, {})
         known = owned.get(uid)
-        if known is not None and not _newer(obj, known[1]):
+        if known is not None and not _newer(obj, known.raw):
             return None
-        owned[uid] = (kind, trim(obj))
+        view = pod_view(obj) if kind == "Pod" else object_view(obj)
+        owned[uid] = _Child(kind, {"metadata": _trim(obj)["metadata"]}, view)
         return self._keys.get(owner)
 
     def drop_child(self, obj: Mapping[str, Any]) -> Key | None:
-        """Forget a child that was deleted; the key of its job."""
+        """Forget a deleted child; the key of its job."""
         owner, uid = owner_uid(obj), text(dig(obj, "metadata", "uid"))
         self._bury(uid)
         owned = self._children.get(owner)
@@ -106,22 +139,22 @@ class Cache:
             self._tombstones.popitem(last=False)
 
 
-def trim(obj: Mapping[str, Any]) -> Object:
-    """A copy without what the operator never reads; of a pod's specification only its node is kept."""
+def _trim(obj: Mapping[str, Any]) -> Object:
+    """Return a copy without the parts that the operator never reads."""
     kept = {key: value for key, value in obj.items() if key not in ("apiVersion", "kind")}
-    dropped = ("managedFields", "annotations")
-    kept["metadata"] = {k: v for k, v in (obj.get("metadata") or {}).items() if k not in dropped}
-    if dig(obj, "spec", "containers") is not None:
-        kept["spec"] = {"nodeName": dig(obj, "spec", "nodeName")}
+    metadata = obj.get("metadata")
+    if isinstance(metadata, Mapping):
+        dropped = ("managedFields", "annotations", "labels")
+        kept["metadata"] = {key: value for key, value in metadata.items() if key not in dropped}
     return kept
 
 
 def version(obj: Mapping[str, Any]) -> int | None:
-    """The resourceVersion as a number, None where it is not one."""
+    """Return the resourceVersion as a number, or None if it is not one."""
     return integer(dig(obj, "metadata", "resourceVersion"))
 
 
 def _newer(candidate: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
-    """Whether a version is newer; versions that are no numbers (none are today) count as newer."""
+    """True if a version is newer, or if the two cannot be compared."""
     new, old = version(candidate), version(known)
     return new is None or old is None or new > old

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -11,8 +12,9 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from aurl_operator.api.status import FailureClass, State
-from aurl_operator.core.parsers import dig, items, number, text
+from aurl_operator.api.status import FailureClass, JobStatus, Progress, State
+from aurl_operator.core.actions import Plan
+from aurl_operator.core.views import JobView
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SLOW = (0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
@@ -26,7 +28,7 @@ class Metrics:
 
     def __init__(
         self,
-        jobs: Callable[[], Iterable[Mapping[str, Any]]],
+        jobs: Callable[[], Iterable[JobView]],
         queue_depth: Callable[[], float],
         queue_oldest: Callable[[], float],
         leads: Callable[[], bool],
@@ -133,15 +135,53 @@ class Metrics:
             registry=self.registry,
         )
 
+    def count(self, decided: Plan) -> None:
+        """Count the restart or failure that a plan decided on."""
+        if decided.restarted_now:
+            self.restarts.labels(decided.restarted_now).inc()
+        if decided.failed_now:
+            self.failures.labels(decided.failed_now).inc()
+
+    def observe_transition(self, created: datetime | None, before: JobStatus, after: JobStatus) -> None:
+        """Measure the time to all worker pods, and to the first step, when a new status shows either.
+
+        It counts from the creation of the job, or from the failure before a later attempt.
+        """
+        if after.attempt == 0:
+            since, pods, step = created, self.submit_to_pods, self.submit_to_first_step
+        elif after.last_failure is not None and after.last_failure.attempt == after.attempt - 1:
+            since = after.last_failure.time
+            pods, step = self.recovery.labels("pods_created"), self.recovery.labels("first_step")
+        else:
+            return
+        if since is None:
+            return
+        pods_created, stepped = _worker_pods_created(after), _first_step(after)
+        if pods_created and not _worker_pods_created(before):
+            pods.observe(max((pods_created - since).total_seconds(), 0.0))
+        # The progress of the previous attempt stays until the new one reports its own.
+        stepped_before = _first_step(before)
+        if stepped and stepped > since and (stepped_before is None or stepped_before < since):
+            step.observe((stepped - since).total_seconds())
+
     def watch_contact(self, resource: str, time: float) -> None:
         """A watch has shown that it lives (Unix time)."""
         self._watch_last_contact.labels(resource).set(time)
 
 
+def _worker_pods_created(status: JobStatus) -> datetime | None:
+    launch = status.launch
+    return launch.created_time if launch and launch.role == "worker" else None
+
+
+def _first_step(status: JobStatus) -> datetime | None:
+    return status.progress.first_step_time if status.progress else None
+
+
 class _JobCollector(Collector):
     """Gauges about jobs, computed from the cache when scraped: a deleted job leaves no series behind."""
 
-    def __init__(self, jobs: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+    def __init__(self, jobs: Callable[[], Iterable[JobView]]) -> None:
         self._jobs = jobs
 
     def collect(self) -> Iterator[Metric]:
@@ -161,17 +201,15 @@ class _JobCollector(Collector):
             "aurl_operator_job_stragglers", "Ranks that are slower than their peers.", labels=by_job
         )
         for job in self._jobs():
-            labels = [text(dig(job, "metadata", "namespace")), text(dig(job, "metadata", "name"))]
-            found = dig(job, "status", "state")
-            current = found if found in states else "Pending"
+            labels = [job.ref.namespace, job.ref.name]
+            current = job.status.state or "Pending"
             counts[current] += 1
             for name in states:
                 state.add_metric([*labels, name], float(name == current))
-            slow.add_metric(labels, len(items(dig(job, "status", "stragglers"))))
-            progress = dig(job, "status", "progress")
-            fields = (("step", step), ("loss", loss), ("tokensPerSecond", speed))
-            for key, family in fields:
-                value = number(dig(progress, key))
+            slow.add_metric(labels, len(job.status.stragglers))
+            progress = job.status.progress or Progress()
+            gauges = ((progress.step, step), (progress.loss, loss), (progress.tokens_per_second, speed))
+            for value, family in gauges:
                 if value is not None:
                     family.add_metric(labels, value)
         total = GaugeMetricFamily("aurl_operator_jobs", "Jobs by state.", labels=["state"])

@@ -17,7 +17,7 @@ SOURCES = sorted((CHECKOUT / "operator/aurl_operator").rglob("*.py"))
 #: What is called with a reason among its arguments.
 GIVEN_TO = {
     "Acceptance", "Aspect", "Decision", "Event", "Failure", "Move", "Blocker",
-    "_begin_anew", "_failure", "fail", "fail_user", "finish",
+    "_failure", "fail", "fail_user", "finish", "start_next_attempt",
 }  # fmt: skip
 REASON = re.compile(r"[A-Z][a-z]+([A-Z][A-Za-z]+)*|OOMKilled")
 #: Arguments of these calls that are words of another kind: kinds of events, states, classes of failures.

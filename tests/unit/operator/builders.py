@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aurl_operator.api.base import format_time
-from aurl_operator.core.actions import Children, Create, Delete, Options, Plan
+from aurl_operator.core.actions import Create, Delete, Kind, Plan
+from aurl_operator.core.observed import Observed, Options
 from aurl_operator.core.plan import plan
 from aurl_operator.core.progress import ProgressReport
+from aurl_operator.core.views import object_view
+from aurl_operator.kube.store import Cache
 
 Object = dict[str, Any]
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -51,6 +55,32 @@ def make_job(name: str = "bach", **spec: Any) -> Object:
     }
 
 
+def observe(
+    job: Object,
+    owned: Iterable[tuple[Kind, Object | None]],
+    report: ProgressReport | None,
+    now: datetime,
+    options: Options,
+    claim: Object | None = None,
+    named_claim: Object | None = None,
+) -> Observed | None:
+    """What plan() sees of objects as the API server gives them; None if the store refuses the job."""
+    cache = Cache()
+    key = cache.put_job(job)
+    for kind, obj in owned:
+        if obj is not None:
+            cache.put_child(kind, obj)
+    view = cache.job(key) if key else None
+    if view is None:
+        return None
+    children = replace(
+        cache.children(view.ref.uid),
+        claim=object_view(claim) if claim is not None else None,
+        named_claim=object_view(named_claim) if named_claim is not None else None,
+    )
+    return Observed(view, children, report, now, options)
+
+
 class World:
     """One job and its children, changed by plan()'s actions as an API server would change them."""
 
@@ -73,17 +103,15 @@ class World:
 
     def look(self) -> Plan:
         """What plan() says now; nothing is changed."""
-        children = Children(
-            pods=tuple(self.pods.values()),
-            service=self.service,
-            config_map=self.config_map,
-            network_policy=self.network_policy,
-            pod_groups=tuple(self.pod_groups.values()),
-            claim=self.claim,
-            named_claim=self.named_claim,
-            refusals=self.refusals,
-        )
-        return plan(self.job, children, self.report, self.now, self.options)
+        owned: list[tuple[Kind, Object | None]] = [
+            ("Service", self.service),
+            ("ConfigMap", self.config_map),
+            ("NetworkPolicy", self.network_policy),
+            *(("Pod", pod) for pod in self.pods.values()),
+            *(("PodGroup.scheduling.volcano.sh", group) for group in self.pod_groups.values()),
+        ]
+        observed = observe(self.job, owned, self.report, self.now, self.options, self.claim, self.named_claim)
+        return plan(replace(observed, refusals=self.refusals)) if observed else Plan()
 
     def step(self) -> Plan:
         """Ask plan() once and do what it says."""

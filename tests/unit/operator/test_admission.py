@@ -16,6 +16,7 @@ from aurl_operator.api.training_schema import load_schema
 from aurl_operator.core.admission import Admission, MalformedReviewError, answer, read_review
 from aurl_operator.core.objects import config_data
 from aurl_operator.core.validation import config_checker, parse_spec
+from aurl_operator.core.views import job_view, object_view
 from unit.operator.builders import make_job, running
 from unit.operator.test_hostile_objects import JSON, paths, spoil
 
@@ -61,7 +62,9 @@ def refusal(
     namespaces: tuple[str, ...] = (),
 ) -> str:
     """Why a request is refused; `known` and `config_map` are what the operator has seen of the job."""
-    return Admission(lambda key: known, lambda uid: config_map, CHECK, namespaces).refusal(asked)
+    job_seen = job_view(known) if known else None
+    config_map_seen = object_view(config_map) if config_map else None
+    return Admission(lambda key: job_seen, lambda uid: config_map_seen, CHECK, namespaces).refusal(asked)
 
 
 @pytest.mark.parametrize(

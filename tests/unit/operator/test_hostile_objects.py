@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 
 from aurl_operator.api.base import parse_time
-from aurl_operator.core.actions import Children
+from aurl_operator.core.actions import Kind, Plan
 from aurl_operator.core.plan import plan
 from aurl_operator.core.podview import pod_view
 from aurl_operator.core.progress import ProgressReport
 from aurl_operator.core.status_reader import is_finished, read_status
-from unit.operator.builders import NOW, OPTIONS, make_job, running
+from unit.operator.builders import NOW, OPTIONS, make_job, observe, running
 
 LEAVES = (
     st.none()
@@ -144,16 +144,16 @@ def test_plan_survives_anything_anywhere(
             seen = spoil(seen, path, value)
         except (KeyError, IndexError, TypeError):
             continue  # an earlier change took the place away
-    pods = tuple(pod for pod in seen["pods"] if isinstance(pod, dict))
-    children = Children(
-        pods=pods,
-        service=an_object(seen["service"]),
-        config_map=an_object(seen["config_map"]),
-        network_policy=an_object(seen["network_policy"]),
-        claim=an_object(seen["claim"]),
-    )
+    owned: list[tuple[Kind, Any]] = [("Pod", pod) for pod in seen["pods"] if isinstance(pod, dict)]
+    owned += [
+        ("Service", an_object(seen["service"])),
+        ("ConfigMap", an_object(seen["config_map"])),
+        ("NetworkPolicy", an_object(seen["network_policy"])),
+    ]
     body = seen["report"] if isinstance(seen["report"], dict) else {}
-    decided = plan(seen["job"], children, ProgressReport(body, 0, NOW), NOW, OPTIONS)
+    report = ProgressReport(body, 0, NOW)
+    observed = observe(seen["job"], owned, report, NOW, OPTIONS, an_object(seen["claim"]))
+    decided = plan(observed) if observed else Plan()
     if decided.status is not None:
         json.dumps(decided.status.model_dump(mode="json", by_alias=True, exclude_none=True), allow_nan=False)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aurl_operator.core.progress import ProgressReport
-from aurl_operator.core.stragglers import read_paces
+from aurl_operator.core.stragglers import read_compute_times
 from unit.operator.builders import World, make_job, running
 
 
@@ -63,7 +63,7 @@ def test_marks_end_with_the_attempt() -> None:
 )
 def test_paces_that_make_no_sense_are_not_believed(told: Any) -> None:
     world = running()
-    assert read_paces(ProgressReport({"computeSeconds": told}, 0, world.now), 2) is None
+    assert read_compute_times(ProgressReport({"computeSeconds": told}, 0, world.now), 2) is None
 
 
 def test_ranks_that_take_no_time_are_not_compared() -> None:
