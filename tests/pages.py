@@ -1,4 +1,4 @@
-"""What the pages show: headings, commands and manifests, as the tests read them."""
+"""Reads headings, commands and manifests from the documentation pages for the tests."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ HEREDOC = re.compile(r"<<'(\w+)'\n(.*?)^\1$", re.DOTALL | re.MULTILINE)
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
-    """The fenced blocks of some languages."""
+    """The fenced blocks in the given languages."""
     return [body for language, body in FENCED.findall(page.read_text()) if language in languages]
 
 
 def manifests(page: Path) -> Iterator[Any]:
-    """The YAML documents of a page, those between the lines of a command included."""
+    """The YAML documents of a page, including those in here-documents of commands."""
     shown = [body for block in blocks(page, "sh", "console") for _, body in HEREDOC.findall(block)]
     for block in [*blocks(page, "yaml"), *shown]:
         yield from yaml.safe_load_all(block)
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The commands of a page's blocks as words: comments, prompts and what is piped in are gone."""
+    """The commands in a page's blocks as words, without comments, prompts, variables and here-documents."""
     for block in blocks(page, "sh", "console"):
         text = HEREDOC.sub("", block).replace("\\\n", " ")
         for line in text.splitlines():
@@ -43,14 +43,14 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 
 def mentioned(page: Path, program: str) -> Iterator[list[str]]:
-    """The commands of one program within the prose."""
+    """The commands of one program in the prose."""
     prose = FENCED.sub("", page.read_text())
     for code in re.findall(rf"`({re.escape(program)} [^`]+)`", prose):
         yield shlex.split(code)
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """The anchors that GitHub generates for a page's headings."""
     found: set[str] = set()
     for heading in re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text()), re.MULTILINE):
         words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()

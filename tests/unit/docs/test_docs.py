@@ -1,4 +1,4 @@
-"""The documentation says what is there: links lead somewhere, commands and job files are real."""
+"""The documentation matches the repository: links, make targets, fields, job files and metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pages import JOB_FILES, PAGES, ROOT, anchors, manifests
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     prose = re.sub(r"`[^`]*`", "", page.read_text())
     targets = re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", prose)
     missing = [target for target in targets if not (page.parent / target).exists()]
@@ -71,18 +71,18 @@ def operations() -> str:
     return (ROOT / "docs/operations.md").read_text()
 
 
-def test_every_metric_of_the_operator_is_in_the_contracts_and_no_other() -> None:
+def test_every_metric_of_the_operator_is_in_the_contracts() -> None:
     metrics = Metrics(tuple, lambda: 0.0, lambda: 0.0, lambda: True)
     counters = {"counter": "_total"}
     served = {f"{each.name}{counters.get(each.type, '')}" for each in metrics.registry.collect()}
     rows = (ROOT / "docs/contracts.md").read_text().splitlines()
-    told = {
+    documented = {
         name
         for row in rows
         if row.startswith("| `aurl_op")
         for name in re.findall(r"`(aurl_operator_\w+)`", row)
     }
-    assert told == {name for name in served if name.startswith("aurl_operator_")}
+    assert documented == {name for name in served if name.startswith("aurl_operator_")}
 
 
 def test_metrics_on_the_operations_page_are_the_operators() -> None:
@@ -95,7 +95,7 @@ def test_metrics_on_the_operations_page_are_the_operators() -> None:
 
 
 def test_kubectl_on_the_operations_page_names_real_objects() -> None:
-    """Deployment and lease are called as the chart calls them for the release of the page."""
+    """Deployment and lease have the names that the chart gives them for the release on the page."""
     chart = Chart.load(str(ROOT / "charts/aurl-operator"))
     objects = "\n".join(chart.render({}, name="aurl", namespace="aurl-system").values())
     found = re.findall(r"(deployment/|lease/|get lease )([a-z-]+)", operations())

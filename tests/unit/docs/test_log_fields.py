@@ -1,4 +1,4 @@
-"""Operator and trainer write the same fields, and they are the documented ones."""
+"""Operator and trainer write the same log fields, all of them documented."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Terminal(io.StringIO):
 def written(
     set_up: SetUp, name: str, environment: Mapping[str, str], stream: io.StringIO | None = None
 ) -> str:
-    """What one failure looks like."""
+    """The log output for one exception."""
     stream = stream or io.StringIO()
     root = logging.getLogger()
     before = root.handlers[:], root.level, sys.excepthook
@@ -57,7 +57,7 @@ def written(
 
 
 def documented() -> set[str]:
-    """The fields of the table in the section on logs."""
+    """The fields in the table of the section on logs."""
     section = CONTRACT.read_text().partition("## Logs")[2].partition("\n## ")[0]
     return {
         name
@@ -71,10 +71,10 @@ def test_both_write_the_same_documented_fields() -> None:
     for set_up, name, environment in ((operator, "aurl_operator.x", {}), (trainer, "aurl_trainer.x", POD)):
         (text,) = written(set_up, name, environment).splitlines()
         lines.append(json.loads(text))
-    told, trained = lines
-    assert list(told)[:3] == list(trained)[:3] == ["time", "level", "message"]
-    assert set(trained) - set(told) == {"nodeRank", "rank"}
-    assert set(told) <= set(trained) <= documented()
+    logged, trained = lines
+    assert list(logged)[:3] == list(trained)[:3] == ["time", "level", "message"]
+    assert set(trained) - set(logged) == {"nodeRank", "rank"}
+    assert set(logged) <= set(trained) <= documented()
     for line in lines:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
         assert {key: line[key] for key in WHERE} == WHERE
@@ -91,8 +91,8 @@ def test_a_terminal_gets_text_from_both_and_the_variable_decides() -> None:
 
 
 def test_lines_of_both_become_readable() -> None:
-    told = written(operator, "aurl_operator.x", {})
-    assert logs.readable(told).splitlines()[0][8:] == " ERROR music/chorales: it broke  step=7  reason=Test"
+    logged = written(operator, "aurl_operator.x", {})
+    assert logs.readable(logged).splitlines()[0][8:] == " ERROR music/chorales: it broke  step=7  reason=Test"
     trained = logs.readable(written(trainer, "aurl_trainer.x", POD))
     assert trained.splitlines()[0][8:] == " ERROR rank 1: it broke  step=7  reason=Test"
     assert trained.splitlines()[-1] == "ValueError: wild"

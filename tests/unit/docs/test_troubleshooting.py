@@ -1,4 +1,4 @@
-"""The page of symptoms knows every reason that the operator gives, whatever it gives it for."""
+"""The troubleshooting page has every reason that the operator gives."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from aurl_operator.core import classify
 
 PAGE = (CHECKOUT / "docs/troubleshooting.md").read_text()
 SOURCES = sorted((CHECKOUT / "operator/aurl_operator").rglob("*.py"))
-#: What is called with a reason among its arguments.
+#: Functions and classes that take a reason as an argument.
 GIVEN_TO = {
     "Acceptance", "Aspect", "Decision", "Event", "Failure", "Move", "Blocker",
     "_failure", "fail", "fail_user", "finish", "start_next_attempt",
 }  # fmt: skip
 REASON = re.compile(r"[A-Z][a-z]+([A-Z][A-Za-z]+)*|OOMKilled")
-#: Arguments of these calls that are words of another kind: kinds of events, states, classes of failures.
+#: Arguments of these calls that are not reasons: event types, states, failure classes.
 OTHER_WORDS = {"Normal", "Warning", "True", "False", "Infrastructure", "Unknown", "Succeeded", "Failed"}
 
 
 def reasons(path: Path) -> Iterator[str]:
-    """The reasons in one file: in calls of GIVEN_TO the literals that look like one."""
+    """The reasons in one file: literals in calls of GIVEN_TO that look like one."""
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call):
             continue
@@ -40,7 +40,7 @@ def reasons(path: Path) -> Iterator[str]:
                     yield value
 
 
-def test_every_reason_is_a_symptom() -> None:
+def test_every_reason_is_documented() -> None:
     found = {reason for path in SOURCES for reason in reasons(path)}
     assert {
         "ClaimNotFound", "DeadlineExceeded", "ChangeRefused", "Straggler", "OOMKilled", "InvalidPod",
@@ -50,5 +50,5 @@ def test_every_reason_is_a_symptom() -> None:
 
 
 @pytest.mark.parametrize("name", classify.CLASSES)
-def test_every_class_of_failure_is_told(name: str) -> None:
+def test_every_failure_class_is_documented(name: str) -> None:
     assert f"`{name}`" in PAGE
