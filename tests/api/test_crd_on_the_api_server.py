@@ -88,10 +88,10 @@ class TestAccepted:
     @pytest.mark.parametrize(
         ("path", "said"),
         [
-            ("aurltrainingjob.spec.training", "How to train."),
+            ("aurltrainingjob.spec.training", "Training configuration: model, losses, optimizer,"),
             ("atj.spec.training.steps", "Optimizer steps of the whole job. 1 to 1000000000. Default: 1000."),
             ("atj.spec.training.model.dropout", "At least 0 and less than 1. Default: 0."),
-            ("atj.spec.storage", "Exactly one of claimName, claimTemplate must be given."),
+            ("atj.spec.storage", "Exactly one of claimName, claimTemplate must be set."),
             ("atj.spec.dataset.source.music21Corpus", "collection"),
             ("atj.spec.runPolicy.cleanPodPolicy", "One of None, Running, All. Default: Running."),
             ("atj.status.lastFailure.class", "UserError"),

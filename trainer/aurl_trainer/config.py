@@ -86,7 +86,7 @@ class LoggingConfig(Config):
 
 
 class TrainingConfig(Config):
-    """Training configuration."""
+    """Training configuration: model, losses, optimizer, checkpoints, evaluation."""
 
     mode: Mode = Field(
         default="transformer",

@@ -1,1 +1,1 @@
-"""Generates the custom resource definition and the job reference from the typed models."""
+"""Generates the CRD and the job reference from the typed models."""

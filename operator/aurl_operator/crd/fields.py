@@ -1,4 +1,4 @@
-"""Read a pydantic JSON schema into a tree of fields without references, unions of null or titles. Pure."""
+"""Read a pydantic JSON schema into a tree of fields without references, unions with null or titles. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ JsonSchema = Mapping[str, Any]
 
 
 class UnrepresentableSchemaError(ValueError):
-    """A construct that no Kubernetes structural schema can express, and where it stands."""
+    """A construct that a Kubernetes structural schema cannot express, with its path."""
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"{path}: {problem}")
@@ -19,7 +19,7 @@ class UnrepresentableSchemaError(ValueError):
 
 
 class Kind(StrEnum):
-    """What a field holds; `ANY` is a mixture that the API server cannot type."""
+    """Type of a field; `ANY` is a mixture that the API server cannot type."""
 
     OBJECT = "object"
     MAP = "map"
@@ -39,7 +39,7 @@ class _Missing:
 
 MISSING: Final = _Missing()
 
-# Keywords that mean the same to JSON schema and to OpenAPI v3 as Kubernetes reads it.
+# Keywords with the same meaning in JSON schema and in Kubernetes' OpenAPI v3.
 BOUND_KEYWORDS: Final = (
     "minimum",
     "maximum",
@@ -55,7 +55,7 @@ BOUND_KEYWORDS: Final = (
     "minProperties",
     "maxProperties",
 )
-# Formats that the API server of every supported release checks in the sense pydantic gives them.
+# Formats that the API server of every supported release checks as pydantic does.
 KNOWN_FORMATS: Final = frozenset({"date-time", "int32", "int64", "double", "uuid", "ipv4", "ipv6"})
 INT_OR_STRING: Final = "x-kubernetes-int-or-string"
 _SCALARS: Final = {kind.value: kind for kind in (Kind.STRING, Kind.INTEGER, Kind.NUMBER, Kind.BOOLEAN)}
@@ -67,7 +67,7 @@ _IGNORED: Final = frozenset(
 
 @dataclass(frozen=True)
 class Variant:
-    """One branch of a union of objects: what selects it, and which keys it then needs."""
+    """One branch of a union of objects: the key and value that select it, its keys, and the required ones."""
 
     selector: tuple[str, Any] | None
     properties: frozenset[str]
@@ -90,7 +90,7 @@ class Field:
     required: frozenset[str] = frozenset()
     items: Field | None = None
     variants: tuple[Variant, ...] = ()
-    # What an `ANY` or `INT_OR_STRING` accepts, each with bounds of its own.
+    # The types that an `ANY` or `INT_OR_STRING` accepts, each with its own bounds.
     alternatives: tuple[Field, ...] = ()
     extensions: Mapping[str, Any] = field(default_factory=dict)
 
@@ -98,14 +98,14 @@ class Field:
 def read(schema: JsonSchema, path: str = "") -> Field:
     """Return the field tree of a JSON schema (draft 2020-12, as pydantic writes it).
 
-    `path` is the name of the root in messages, for instance `spec`. Raises UnrepresentableSchemaError for
+    `path` is the name of the root in messages, such as `spec`. Raises UnrepresentableSchemaError for
     recursion, for tuples of different elements and for unions that mix objects or arrays with other types.
     """
     return _Reader(schema.get("$defs", {})).read(schema, path, ())
 
 
 class _Reader:
-    """Holds the definitions that `$ref` points to."""
+    """Reads schemas, resolving `$ref` to the definitions it holds."""
 
     def __init__(self, definitions: Mapping[str, JsonSchema]) -> None:
         self._definitions = definitions
@@ -120,20 +120,22 @@ class _Reader:
     def _resolve(
         self, schema: JsonSchema, path: str, above: tuple[str, ...]
     ) -> tuple[JsonSchema, tuple[str, ...]]:
-        """Replace a reference by what it points to; keys beside it win."""
+        """Replace a reference by its target; keys next to the reference win."""
         while True:
             parts = schema.get("allOf", [])
             if len(parts) == 1:
                 schema = {**parts[0], **{key: value for key, value in schema.items() if key != "allOf"}}
             elif parts:
-                raise UnrepresentableSchemaError(path, "allOf of several schemas; write one model.")
+                raise UnrepresentableSchemaError(
+                    path, "allOf of several schemas is not supported; use one model."
+                )
             if "$ref" not in schema:
                 return schema, above
             name = str(schema["$ref"]).rpartition("/")[2]
             if name in above:
-                raise UnrepresentableSchemaError(path, f"{name} contains itself; a CRD has no recursion.")
+                raise UnrepresentableSchemaError(path, f"{name} contains itself; a CRD cannot be recursive.")
             if name not in self._definitions:
-                raise UnrepresentableSchemaError(path, f"refers to {name}, which $defs does not hold.")
+                raise UnrepresentableSchemaError(path, f"refers to {name}, which is missing from $defs.")
             beside = {key: value for key, value in schema.items() if key != "$ref"}
             schema, above = {**self._definitions[name], **beside}, (*above, name)
 
@@ -144,7 +146,7 @@ class _Reader:
         unknown -= {"type", "enum", "const", "properties", "required", "items", "prefixItems", "format"}
         unknown = {key for key in unknown if not key.startswith("x-")}
         if unknown:
-            raise UnrepresentableSchemaError(path, f"does not know the keyword {sorted(unknown)[0]}.")
+            raise UnrepresentableSchemaError(path, f"unknown keyword {sorted(unknown)[0]}.")
         if kind is None:
             return Field(Kind.ANY)
         if kind == "object":
@@ -152,7 +154,7 @@ class _Reader:
         if kind == "array":
             return self._array(schema, path, above)
         if kind not in _SCALARS:
-            raise UnrepresentableSchemaError(path, f"has the type {kind!r}, which a CRD cannot hold.")
+            raise UnrepresentableSchemaError(path, f"type {kind!r} has no counterpart in a CRD.")
         form = schema.get("format")
         return Field(
             _SCALARS[kind],
@@ -188,7 +190,7 @@ class _Reader:
                 raise UnrepresentableSchemaError(path, "a tuple of different elements; name them in a model.")
             return Field(Kind.ARRAY, bounds=bounds, items=read[0])
         if "items" not in schema:
-            raise UnrepresentableSchemaError(path, "a list without a type of element.")
+            raise UnrepresentableSchemaError(path, "a list without an element type.")
         return Field(Kind.ARRAY, bounds=bounds, items=self.read(schema["items"], f"{path}[*]", above))
 
     def _union(
@@ -198,7 +200,7 @@ class _Reader:
         if len(read) == 1:
             return read[0]
         if schema.get(INT_OR_STRING):
-            # A pattern beside the union is for the API server alone; pydantic cannot put it on one branch.
+            # The pattern next to the union is for the API server; pydantic cannot put it on one branch.
             kept = tuple(each for each in read if each.kind is not Kind.NUMBER)
             return Field(Kind.INT_OR_STRING, bounds=_bounds(schema), alternatives=kept)
         kinds = {branch.kind for branch in read}
@@ -219,7 +221,7 @@ class _Reader:
 
 
 def _described(found: Field, schema: JsonSchema) -> Field:
-    """Add what the place of use says: description, default, examples, extensions."""
+    """Return the field with description, default, examples and extensions from where it is used."""
     text = schema.get("description")
     return replace(
         found,
@@ -235,7 +237,7 @@ def _described(found: Field, schema: JsonSchema) -> Field:
 
 
 def _flow(text: str) -> str:
-    """Join the lines of each paragraph: a docstring's line breaks mean nothing to `kubectl explain`."""
+    """Join the lines of each paragraph: the line breaks of a docstring carry no meaning."""
     return "\n".join(" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n"))
 
 
@@ -252,7 +254,7 @@ def _type_of(choices: tuple[Any, ...]) -> str | None:
 
 
 def _bounds(schema: JsonSchema) -> dict[str, Any]:
-    """Return the bounds that stand in `schema`; for integers, exclusive bounds become inclusive ones."""
+    """Return the bounds in `schema`; exclusive bounds of integers become inclusive."""
     bounds = {key: schema[key] for key in BOUND_KEYWORDS if schema.get(key) is not None}
     if schema.get("type") == "integer":
         if "exclusiveMinimum" in bounds:
@@ -265,7 +267,7 @@ def _bounds(schema: JsonSchema) -> dict[str, Any]:
 
 
 def _merge_scalars(read: Sequence[Field], path: str) -> Field:
-    """Return one field that accepts what any of several of the same kind accepts."""
+    """Return one field that accepts everything that one of several fields of the same kind accepts."""
     first = read[0]
     if all(branch.choices for branch in read):
         merged = dict.fromkeys(choice for branch in read for choice in branch.choices)
@@ -278,7 +280,7 @@ def _merge_scalars(read: Sequence[Field], path: str) -> Field:
 
 
 def _merge_objects(read: Sequence[Field], selector: str | None, path: str) -> Field:
-    """Return the object that has the keys of all branches, with the branches kept as variants."""
+    """Return an object with the keys of all branches, which it keeps as variants."""
     properties: dict[str, Field] = {}
     for branch in read:
         for name, child in branch.properties.items():
@@ -293,7 +295,7 @@ def _merge_objects(read: Sequence[Field], selector: str | None, path: str) -> Fi
         for branch in read
     )
     required = frozenset.intersection(*(branch.required for branch in read))
-    if selector is not None:  # pydantic asks for it even where the branch's model has a default
+    if selector is not None:  # pydantic requires it even if the branch's model has a default
         required |= {selector}
     return Field(Kind.OBJECT, properties=properties, required=required, variants=variants)
 
@@ -303,17 +305,17 @@ def _selected(branch: Field, selector: str | None, path: str) -> tuple[str, Any]
         return None
     choices = branch.properties[selector].choices if selector in branch.properties else ()
     if len(choices) != 1:
-        raise UnrepresentableSchemaError(f"{path}.{selector}", "selects a variant and must be one constant.")
+        raise UnrepresentableSchemaError(f"{path}.{selector}", "a discriminator must be a single constant.")
     return selector, choices[0]
 
 
 def _merge(one: Field, other: Field, path: str) -> Field:
-    """Return a field wide enough for two variants that share a key."""
+    """Return a field that covers a key shared by two variants."""
     if replace(one, description="", default=MISSING) == replace(other, description="", default=MISSING):
         same_default = one.default == other.default
         return one if same_default else replace(one, default=MISSING)
     if one.kind is not other.kind or one.kind in (Kind.OBJECT, Kind.MAP, Kind.ARRAY):
-        raise UnrepresentableSchemaError(path, "has another type in another variant of the same union.")
+        raise UnrepresentableSchemaError(path, "has different types in variants of the same union.")
     if one.choices and other.choices:
         choices = tuple(dict.fromkeys((*one.choices, *other.choices)))
         return replace(one, choices=choices, default=MISSING)

@@ -1,4 +1,4 @@
-"""Assemble the CustomResourceDefinition of AurlTrainingJob. Pure."""
+"""Assemble the CRD of AurlTrainingJob. Pure."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from aurl_operator import api
 from aurl_operator.crd.fields import Field, JsonSchema, Kind, read
 from aurl_operator.crd.structural import structural
 
-# Objects are named <job>-prepare-<n>, <job>-<attempt>-<index> and so on, must fit the 63 characters of a DNS
-# label, and the name of a Service begins with a letter.
+# The names of objects (<job>-prepare-<n>, <job>-<attempt>-<index> …) must fit into a DNS label of 63
+# characters, and the name of a Service must start with a letter.
 NAME_BOUNDS: Final = {"minLength": 1, "maxLength": 50, "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$"}
 
-# Lines between these two need a server that knows CEL rules (1.25); the chart drops them for older ones,
-# whose published schema does not have the keyword and whose clients therefore refuse it.
+# The lines between these two need CEL rules (Kubernetes 1.25). The chart drops them for older servers, whose
+# clients reject the unknown keyword.
 CEL_BEGIN: Final = "# begin: Kubernetes 1.25"
 CEL_END: Final = "# end: Kubernetes 1.25"
 
 
 @dataclass(frozen=True)
 class ExactlyOne:
-    """One of several keys of the object at `path` must be given, and only one.
+    """Exactly one of several keys of the object at `path` must be set.
 
-    `[]` in the path names the elements of a list. No keys means: of all that the object has.
+    `[]` in the path stands for the elements of a list. An empty `keys` means all keys of the object.
     """
 
     path: str
@@ -36,7 +36,7 @@ class ExactlyOne:
 
 @dataclass(frozen=True)
 class CelRule:
-    """A CEL rule on the object at `path`, for Kubernetes 1.25 and later."""
+    """A CEL rule for the object at `path` (Kubernetes 1.25 and later)."""
 
     path: str
     rule: str
@@ -48,7 +48,7 @@ EXACTLY_ONE: Final = (
     ExactlyOne("spec.dataset.source"),
     ExactlyOne("spec.podTemplate.volumes[]", ("emptyDir", "configMap", "persistentVolumeClaim")),
 )
-# What `validation.py` finds as well, for older servers and with a longer sentence.
+# core/validation.py makes the same checks for older servers, with longer messages.
 _NODES: Final = "(has(self.numNodes) ? self.numNodes : 1)"
 _PROVIDER_IS_PLAIN: Final = (
     "!has(self.gangScheduling) || !has(self.gangScheduling.provider) || "
@@ -58,23 +58,23 @@ CEL_RULES: Final = (
     CelRule(
         "spec",
         "!has(self.elastic) || self.elastic.minNodes <= self.elastic.maxNodes",
-        "elastic.minNodes must not be more than elastic.maxNodes",
+        "elastic.minNodes must not exceed elastic.maxNodes",
     ),
     CelRule(
         "spec",
         f"!has(self.elastic) || ({_NODES} >= self.elastic.minNodes && {_NODES} <= self.elastic.maxNodes)",
-        "numNodes must lie between elastic.minNodes and elastic.maxNodes",
+        "numNodes must be between elastic.minNodes and elastic.maxNodes",
     ),
     CelRule(
         "spec",
         f"!has(self.elastic) || {_PROVIDER_IS_PLAIN}",
-        "the gangScheduling.provider of an elastic job must be Plain",
+        "elastic requires gangScheduling.provider Plain",
     ),
     CelRule(
         "spec",
         "!has(self.gangScheduling) || !has(self.gangScheduling.provider) || "
         "self.gangScheduling.provider != 'Kueue' || has(self.gangScheduling.queue)",
-        "gangScheduling.queue must name a LocalQueue for the provider Kueue",
+        "gangScheduling.provider Kueue requires gangScheduling.queue, the name of a LocalQueue",
     ),
     CelRule(
         "spec",
@@ -87,7 +87,7 @@ CEL_RULES: Final = (
 
 @dataclass(frozen=True)
 class Tree:
-    """The two roots of the resource."""
+    """The field trees of `spec` and `status`."""
 
     spec: Field
     status: Field
@@ -96,35 +96,34 @@ class Tree:
 def tree(job: Mapping[str, JsonSchema]) -> Tree:
     """Return the field trees of `spec` and `status`.
 
-    `job` holds the trainer's schemas of `dataset` and `training`, which replace the operator's untyped fields
-    of these names.
+    `job` holds the trainer's schemas of `dataset` and `training`; they replace the operator's untyped fields.
     """
     spec = read(api.JobSpec.model_json_schema(), "spec")
     typed = {name: read(schema, f"spec.{name}") for name, schema in job.items()}
     spec = replace(spec, properties={name: typed.get(name, field) for name, field in spec.properties.items()})
     for choice in EXACTLY_ONE:
         if choice.keys:
-            sentence = f"Exactly one of {', '.join(choice.keys)} must be given."
-            spec = _say(spec, choice.path.split(".")[1:], sentence)
+            sentence = f"Exactly one of {', '.join(choice.keys)} must be set."
+            spec = _append(spec, choice.path.split(".")[1:], sentence)
     return Tree(spec=spec, status=read(api.JobStatus.model_json_schema(), "status"))
 
 
-def _say(field: Field, path: list[str], sentence: str) -> Field:
-    """Return the field with a sentence added to the description of what stands at `path` below it."""
+def _append(field: Field, path: list[str], sentence: str) -> Field:
+    """Return the field with a sentence appended to the description at `path` below it."""
     if not path:
         return replace(field, description=f"{field.description} {sentence}".lstrip())
     name = path[0].removesuffix("[]")
     child = field.properties[name]
     if path[0].endswith("[]"):
         assert child.items is not None
-        child = replace(child, items=_say(child.items, path[1:], sentence))
+        child = replace(child, items=_append(child.items, path[1:], sentence))
     else:
-        child = _say(child, path[1:], sentence)
+        child = _append(child, path[1:], sentence)
     return replace(field, properties={**field.properties, name: child})
 
 
 def definition(roots: Tree) -> dict[str, Any]:
-    """Return the CustomResourceDefinition (apiextensions.k8s.io/v1)."""
+    """Return the CRD (apiextensions.k8s.io/v1)."""
     name = Field(Kind.STRING, bounds=NAME_BOUNDS)
     schema: dict[str, Any] = {
         "description": "A training job for a symbolic-music model, run as a gang of torchrun pods.",
@@ -181,7 +180,7 @@ def definition(roots: Tree) -> dict[str, Any]:
 
 
 def _at(schema: dict[str, Any], path: str) -> dict[str, Any]:
-    """Return the part of a structural schema that describes the object at `path`."""
+    """Return the part of a structural schema for the object at `path`."""
     for part in path.split("."):
         schema = schema["properties"][part.removesuffix("[]")]
         if part.endswith("[]"):
@@ -195,7 +194,7 @@ def _column(name: str, path: str, kind: str, priority: int) -> dict[str, Any]:
 
 
 def to_yaml(crd: Mapping[str, Any]) -> str:
-    """Return the definition as YAML with the CEL rules between `CEL_BEGIN` and `CEL_END` lines."""
+    """Return the CRD as YAML, with the CEL rules between `CEL_BEGIN` and `CEL_END` lines."""
     text = yaml.dump(crd, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
     lines: list[str] = []
     indent: int | None = None
@@ -216,12 +215,12 @@ def to_yaml(crd: Mapping[str, Any]) -> str:
 
 
 def without_cel(text: str) -> str:
-    """Return the YAML as the chart renders it for servers before 1.25."""
+    """Return the YAML as the chart renders it for servers older than 1.25."""
     return re.sub(rf"(?ms)^ *{re.escape(CEL_BEGIN)}$.*?^ *{re.escape(CEL_END)}$\n", "", text)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes equal parts twice rather than as anchors and aliases, which few people read."""
+    """Repeats equal parts instead of writing anchors and aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

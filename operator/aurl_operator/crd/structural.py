@@ -1,7 +1,7 @@
 """Write a tree of fields as a Kubernetes structural schema (apiextensions.k8s.io/v1). Pure.
 
 Rules: https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#specifying-a-structural-schema
-What a structural schema cannot say (unknown keys, the names of a map's keys) is left to operator and trainer.
+Operator and trainer check what a structural schema cannot express (unknown keys, the names of a map's keys).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _EXCLUSIVE: Final = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum
 
 
 def structural(field: Field) -> OpenApi:
-    """Return the structural schema; every description tells default, bounds and examples too."""
+    """Return the structural schema; descriptions include defaults, bounds and examples."""
     schema: OpenApi = {}
     text = describe(field)
     if text:
@@ -58,7 +58,7 @@ def _scalar(field: Field) -> OpenApi:
         schema["format"] = form
     if field.choices:
         schema["enum"] = list(field.choices)
-    if field.alternatives:  # one type, several sets of bounds
+    if field.alternatives:  # one type with several sets of bounds
         schema["anyOf"] = [_validation(each) for each in field.alternatives]
     return schema | _bounds(field.bounds)
 
@@ -67,7 +67,7 @@ def _array(field: Field) -> OpenApi:
     assert field.items is not None
     bounds = _bounds(field.bounds)
     schema: OpenApi = {"type": "array", "items": structural(field.items)}
-    if bounds.pop("uniqueItems", False):  # refused by the API server, which has a list type for it
+    if bounds.pop("uniqueItems", False):  # the API server rejects it; a list type says the same
         schema["x-kubernetes-list-type"] = "set"
     return schema | bounds
 
@@ -83,7 +83,7 @@ def _object(field: Field) -> OpenApi:
 
 
 def _variants(variants: Iterable[Variant], common: frozenset[str]) -> OpenApi:
-    """Return the choice between variants as far as value validations can make it."""
+    """Return the choice between variants, as far as value validations can express it."""
     branches: list[OpenApi] = []
     for variant in variants:
         branch: OpenApi = {}
@@ -100,7 +100,7 @@ def _variants(variants: Iterable[Variant], common: frozenset[str]) -> OpenApi:
 
 
 def _bounds(bounds: Mapping[str, Any]) -> OpenApi:
-    """Return bounds in OpenAPI 3.0, where an exclusive bound is a flag beside the bound."""
+    """Return bounds in OpenAPI 3.0, where an exclusive bound is a flag next to the bound."""
     result: OpenApi = {}
     for key in BOUND_KEYWORDS:
         if key not in bounds:
@@ -122,15 +122,15 @@ def _stricter(key: str, inclusive: float, exclusive: float) -> bool:
 
 
 def _validation(field: Field) -> OpenApi:
-    """Return what a field demands of a value, without the type, which no value validation may have."""
-    demand = _bounds(field.bounds)
+    """Return the value validation of a field; it must not contain a type."""
+    validation = _bounds(field.bounds)
     if field.choices:
-        demand["enum"] = list(field.choices)
-    return demand
+        validation["enum"] = list(field.choices)
+    return validation
 
 
 def _mixed_bounds(field: Field) -> OpenApi:
-    """Return bounds for a mixture: a keyword for numbers leaves strings alone and the other way around."""
+    """Return bounds for a mixed type: keywords for numbers do not apply to strings, and vice versa."""
     result = _bounds(field.bounds)
     for each in field.alternatives:
         bounds = _bounds(each.bounds)
@@ -161,10 +161,10 @@ def _stop(text: str) -> str:
 
 
 def default_in_words(field: Field) -> str:
-    """Return the default as one would write it in YAML, or an empty string if there is none to tell."""
+    """Return the default as YAML, or an empty string if there is none."""
     if field.default is MISSING or field.default is None:
         return ""
-    if field.kind is Kind.OBJECT:  # its own fields tell their defaults
+    if field.kind is Kind.OBJECT:  # its fields have defaults of their own
         return ""
     return literal(field.default)
 
@@ -192,8 +192,7 @@ def bounds_in_words(field: Field) -> str:
     if field.alternatives:
         if not any(each.bounds or each.choices for each in field.alternatives):
             return ""
-        told = [_alternative(each) for each in field.alternatives]
-        return " or ".join(dict.fromkeys(part for part in told if part))
+        return " or ".join(dict.fromkeys(filter(None, map(_alternative, field.alternatives))))
     parts: list[str] = []
     if field.choices:
         choices = ", ".join(literal(choice) for choice in field.choices)
@@ -230,8 +229,8 @@ def _range(bounds: Mapping[str, Any]) -> list[str]:
     if least is not None and most is not None and above is None and below is None:
         return [f"{literal(least)} to {literal(most)}"]
     words = (("at least", least), ("more than", above), ("at most", most), ("less than", below))
-    told = [f"{word} {literal(limit)}" for word, limit in words if limit is not None]
-    return [" and ".join(told)] if told else []
+    limits = [f"{word} {literal(limit)}" for word, limit in words if limit is not None]
+    return [" and ".join(limits)] if limits else []
 
 
 def _count(low: int | None, high: int | None, noun: str) -> list[str]:

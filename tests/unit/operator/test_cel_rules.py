@@ -23,10 +23,10 @@ from unit.operator.builders import make_job
 CRD = yaml.safe_load((CHECKOUT / "charts/aurl-operator/files/crd.yaml").read_text())
 SCHEMA = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 OF_A_CHANGE = "managedBy cannot be changed after creation"
-BOUNDS = "elastic.minNodes must not be more than elastic.maxNodes"
-BETWEEN = "numNodes must lie between elastic.minNodes and elastic.maxNodes"
-PLAIN = "the gangScheduling.provider of an elastic job must be Plain"
-QUEUE = "gangScheduling.queue must name a LocalQueue for the provider Kueue"
+BOUNDS = "elastic.minNodes must not exceed elastic.maxNodes"
+BETWEEN = "numNodes must be between elastic.minNodes and elastic.maxNodes"
+PLAIN = "elastic requires gangScheduling.provider Plain"
+QUEUE = "gangScheduling.provider Kueue requires gangScheduling.queue, the name of a LocalQueue"
 
 
 def broken(new: dict[str, Any], old: dict[str, Any] | None = None) -> set[str]:
