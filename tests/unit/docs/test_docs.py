@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jsonschema
 import pytest
@@ -104,3 +105,29 @@ def test_kubectl_on_the_operations_page_names_real_objects() -> None:
         assert name == "aurl-aurl-operator", kind
     assert "name: aurl-aurl-operator" in objects
     assert 'value: "aurl-system/aurl-aurl-operator"' in objects
+
+
+def test_the_picture_of_the_architecture_names_real_files() -> None:
+    svg = "{http://www.w3.org/2000/svg}"
+    picture = ElementTree.parse(ROOT / "docs/images/architecture.svg")
+    parts = {part.attrib["data-root"]: part for part in picture.iter() if "data-root" in part.attrib}
+    assert sorted(parts) == ["operator/aurl_operator", "trainer/aurl_trainer"]
+    for root, part in parts.items():
+        named = [text.text for text in part.iter() if text.get("class") in ("file", "inline-file")]
+        assert len(named) > 10
+        assert [name for name in named if not (ROOT / root / str(name)).is_file()] == []
+    words = "\n".join(text for element in picture.iter(f"{svg}text") for text in element.itertext())
+    assert set(re.findall(r"[\w/]+\.py", words)) == {
+        text.text for text in picture.iter() if text.get("class") in ("file", "inline-file")
+    }
+
+
+def test_the_folders_of_the_architecture_are_those_of_the_packages() -> None:
+    table = (ROOT / "docs/architecture.md").read_text().partition("## Folders")[2]
+    named: set[Path] = set()
+    for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
+        first, *others = re.findall(r"`([^`]+)`", cell)
+        named |= {ROOT / first, *(ROOT / first.rpartition("/")[0] / other.split("/")[-1] for other in others)}
+    assert [folder for folder in named if not folder.is_dir()] == []
+    for package in (ROOT / "operator/aurl_operator", ROOT / "trainer/aurl_trainer"):
+        assert {file.parent for file in package.glob("*/__init__.py")} <= named
