@@ -30,7 +30,7 @@ from aurl_trainer.checkpoint.state import evaluated_loss
 from aurl_trainer.checkpoint.tensorfile import safetensors_parts
 from aurl_trainer.errors import CheckpointMismatchError, DamagedCheckpointError
 from aurl_trainer.system.durable import (
-    file_sha256,
+    first_difference,
     json_bytes,
     remove_tree,
     sync_directory,
@@ -92,10 +92,8 @@ class Checkpoint:
 
     def read_json(self, name: str) -> Any:
         """Return what one of its JSON files holds. Raises DamagedCheckpointError when it cannot be read."""
-        try:
-            return json.loads((self.path / name).read_text())
-        except (OSError, ValueError) as error:
-            raise DamagedCheckpointError(f"{self.path.name}/{name} cannot be read: {error}.") from error
+        with self._reading(name, ValueError) as path:
+            return json.loads(path.read_text())
 
     @contextmanager
     def open_tensors(self, name: str) -> Iterator[Any]:
@@ -103,17 +101,19 @@ class Checkpoint:
 
         Raises DamagedCheckpointError when it cannot be read.
         """
-        try:
-            with safe_open(self.path / name, framework="pt") as file:
-                yield file
-        except (OSError, SafetensorError) as error:
-            raise DamagedCheckpointError(f"{self.path.name}/{name} cannot be read: {error}.") from error
+        with self._reading(name, SafetensorError) as path, safe_open(path, framework="pt") as file:
+            yield file
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """Return the tensors of one of its files. Raises DamagedCheckpointError when it cannot be read."""
+        with self._reading(name, SafetensorError) as path:
+            return load_file(path)
+
+    @contextmanager
+    def _reading(self, name: str, format_error: type[Exception]) -> Iterator[Path]:
         try:
-            return load_file(self.path / name)
-        except (OSError, SafetensorError) as error:
+            yield self.path / name
+        except (OSError, format_error) as error:
             raise DamagedCheckpointError(f"{self.path.name}/{name} cannot be read: {error}.") from error
 
 
@@ -157,14 +157,9 @@ class CheckpointManager:
                     f"{name} has format {manifest['format']} and this trainer reads format {FORMAT}; use the "
                     "trainer version that saved it, or give the job another name."
                 )
-            for file, entry in manifest["files"].items():
-                size = (checkpoint.path / file).stat().st_size
-                if size != entry["bytes"]:
-                    raise DamagedCheckpointError(
-                        f"{name}/{file} has {size} bytes instead of {entry['bytes']}."
-                    )
-                if file_sha256(checkpoint.path / file) != entry["sha256"]:
-                    raise DamagedCheckpointError(f"{name}/{file} does not match its checksum.")
+            difference = first_difference(checkpoint.path, manifest["files"])
+            if difference:
+                raise DamagedCheckpointError(f"{name}/{difference}.")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedCheckpointError(f"{name} cannot be verified: {error}.") from error
 

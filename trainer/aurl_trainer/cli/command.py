@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 
 class Argument:
-    """One argument of a command, declared as `argparse.ArgumentParser.add_argument` takes it."""
+    """One argument of a command; `options` are those of `argparse.ArgumentParser.add_argument`."""
 
-    def __init__(self, *names: str, **options: Any) -> None:
-        self.names, self.options = names, options
+    def __init__(self, name: str, help_text: str | None = None, **options: Any) -> None:
+        self.name, self.options = name, {"help": help_text, **options}
 
 
-class PathArgument(Argument):
-    """An argument that names a directory, or a file with `metavar="FILE"`."""
-
-    def __init__(self, *names: str, metavar: str = "DIR", **options: Any) -> None:
-        super().__init__(*names, type=Path, metavar=metavar, **options)
+DIRECTORY: Final[dict[str, Any]] = {"type": Path, "metavar": "DIR"}
+FILE: Final[dict[str, Any]] = {"type": Path, "metavar": "FILE"}
+NUMBER: Final[dict[str, Any]] = {"type": int, "metavar": "N"}
+FLOAT: Final[dict[str, Any]] = {"type": float, "metavar": "N"}
+PORT: Final[dict[str, Any]] = {"type": int, "metavar": "PORT"}
+FLAG: Final[dict[str, Any]] = {"action": "store_true"}
 
 
 class OneOf:
@@ -35,7 +36,7 @@ class Command:
     name: str
     help: str
     run: str = ""
-    """`module:function` in this package, imported when the command runs; takes the options, returns the exit
-    code."""
+    """`module:function` in this package, imported when the command runs; it takes the parsed options and
+    returns the exit code."""
     arguments: tuple[Argument | OneOf, ...] = ()
     actions: tuple[Command, ...] = ()

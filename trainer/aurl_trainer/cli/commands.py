@@ -1,6 +1,6 @@
-"""Every command of `aurl-trainer`: its name, help, arguments and function.
+"""Every command of `aurl-trainer`: its name, help, function and arguments.
 
-A table apart from the functions, because most of their modules import torch and `launch` must not.
+The table is apart from the functions because most of their modules import torch, and `launch` must not.
 """
 
 from __future__ import annotations
@@ -8,7 +8,17 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from aurl_trainer.cli.command import Argument, Command, OneOf, PathArgument
+from aurl_trainer.cli.command import (
+    DIRECTORY,
+    FILE,
+    FLAG,
+    FLOAT,
+    NUMBER,
+    PORT,
+    Argument,
+    Command,
+    OneOf,
+)
 
 
 def _at_least_one(text: str) -> int:
@@ -19,105 +29,90 @@ def _at_least_one(text: str) -> int:
 
 
 def _set(what: str) -> Argument:
-    return Argument(
-        "--set",
-        dest="changes",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help=f"override one key of {what}; repeatable",
-    )
+    text = f"override one key of {what}; repeatable"
+    return Argument("--set", text, dest="changes", action="append", default=[], metavar="KEY=VALUE")
 
 
 _JOB: Final = (
-    PathArgument(
-        "--job", metavar="FILE", required=True, help="job file, or a bare file with `dataset` and `training`"
-    ),
+    Argument("--job", "job file, or a bare file with `dataset` and `training`", required=True, **FILE),
     _set("the job file, for example training.steps=50"),
 )
 _LOCAL: Final = (
-    PathArgument("--output", help="directory for all output (default: build/train/<name of the job>)"),
-    Argument("--verbose", action="store_true", help="show the logs of all processes instead of a summary"),
+    Argument("--output", "directory for all output (default: build/train/<name of the job>)", **DIRECTORY),
+    Argument("--verbose", "show the logs of all processes instead of a summary", **FLAG),
 )
-_JOB_DIR: Final = PathArgument("--job-dir", required=True, help="directory of the job")
+_JOB_DIR: Final = Argument("--job-dir", "directory of the job", required=True, **DIRECTORY)
 _CHECKPOINT: Final = OneOf(
-    PathArgument("--job-dir", help="directory of a job; uses its newest checkpoint"),
-    PathArgument("--checkpoint", help="directory of a checkpoint or export"),
+    Argument("--job-dir", "directory of a job; uses its newest checkpoint", **DIRECTORY),
+    Argument("--checkpoint", "directory of a checkpoint or export", **DIRECTORY),
     required=True,
 )
 _WEIGHTS: Final = Argument(
     "--weights",
+    "the trained weights or their moving average (default: the average, if there is one)",
     choices=("trained", "ema"),
-    help="the trained weights or their moving average (default: the average, if there is one)",
 )
-_JSON: Final = Argument("--json", action="store_true", help="print JSON")
-_EXPORT: Final = PathArgument("--output", required=True, help="directory to create; must not exist")
+_JSON: Final = Argument("--json", "print JSON", **FLAG)
+_EXPORT: Final = Argument("--output", "directory to create; must not exist", required=True, **DIRECTORY)
 
 _SAMPLE: Final = (
     _CHECKPOINT,
     _WEIGHTS,
-    PathArgument("--output", help="directory for the files (default: samples/ of the job or export)"),
-    Argument("--count", type=int, metavar="N", help="number of pieces (default: training.sample.count)"),
-    Argument("--seed", type=int, metavar="N", help="seed of the first piece (default: training.sample.seed)"),
-    PathArgument("--prompt", metavar="FILE", help="MIDI file that every piece continues"),
-    Argument(
-        "--prompt-quarters",
-        type=float,
-        metavar="N",
-        help="use only the first N quarter notes of the prompt (default: all)",
-    ),
+    Argument("--output", "directory for the files (default: samples/ of the job or export)", **DIRECTORY),
+    Argument("--count", "number of pieces (default: training.sample.count, at least 1)", **NUMBER),
+    Argument("--seed", "seed of the first piece (default: training.sample.seed)", **NUMBER),
+    Argument("--prompt", "MIDI file that every piece continues", **FILE),
+    Argument("--prompt-quarters", "use only the first N quarter notes of the prompt (default: all)", **FLOAT),
     OneOf(
-        PathArgument(
-            "--vary",
-            metavar="FILE",
-            help="modes vae and vae-gan: draw latents around those of a MIDI file (see --spread)",
+        Argument(
+            "--vary", "modes vae and vae-gan: draw latents around those of a MIDI file (see --spread)", **FILE
         ),
-        PathArgument(
+        Argument(
             "--blend",
-            metavar="FILE",
+            "modes vae and vae-gan: interpolate between the latents of two MIDI files, from the first piece "
+            "(the first file) to the last (the second)",
             nargs=2,
-            help="modes vae and vae-gan: interpolate between the latents of two MIDI files, from the first "
-            "piece (the first file) to the last (the second)",
+            **FILE,
         ),
     ),
     Argument(
         "--spread",
-        type=float,
-        metavar="N",
-        help="distance of the latents from the mean, in standard deviations: of the file's posterior with "
-        "--vary, otherwise of the prior (default: 1)",
+        "distance of the latents from the mean, in standard deviations: of the file's posterior with --vary, "
+        "otherwise of the prior (default: 1)",
+        **FLOAT,
     ),
     _set("training.sample, for example temperature=0.9"),
-    Argument("--json", action="store_true", help="print one line of JSON with the files in base64"),
+    Argument("--json", "print one line of JSON with the files in base64", **FLAG),
 )
 
 _EVALUATE: Final = (
     _CHECKPOINT,
     _WEIGHTS,
-    PathArgument("--dataset", help="a prepared dataset (default: the one the model was trained on)"),
+    Argument("--dataset", "a prepared dataset (default: the one the model was trained on)", **DIRECTORY),
     Argument(
         "--split",
+        "held-out split to evaluate on (default: test, if it has pieces)",
         choices=("validation", "test"),
-        help="held-out split to evaluate on (default: test, if it has pieces)",
     ),
     Argument(
         "--stride",
-        type=int,
-        metavar="N",
-        help="tokens between windows of a long piece (default: the context length; smaller is slower and "
-        "gives more context)",
+        "tokens between windows of a long piece (default: the context length; smaller is slower and gives "
+        "more context)",
+        **NUMBER,
     ),
     Argument(
         "--samples",
-        type=int,
+        "number of pieces to sample and compare with the corpus; 0 samples nothing (default: 16)",
         default=16,
-        metavar="N",
-        help="number of pieces to sample and compare with the corpus; 0 samples nothing (default: 16)",
+        **NUMBER,
     ),
-    PathArgument("--output", metavar="FILE", help="also write the report as JSON to this file"),
-    Argument("--json", action="store_true", help="print the report as JSON instead of a table"),
+    Argument("--output", "also write the report as JSON to this file", **FILE),
+    Argument("--json", "print the report as JSON instead of a table", **FLAG),
 )
 
+_LAST: Final = Argument(
+    "--last", "number of checkpoints to average (default: 3)", default=3, **NUMBER | {"type": _at_least_one}
+)
 _CHECKPOINT_ACTIONS: Final = (
     Command(
         "list",
@@ -141,26 +136,17 @@ _CHECKPOINT_ACTIONS: Final = (
         "average",
         "export the mean of the newest checkpoints",
         "checkpoints:export_average",
-        (
-            _JOB_DIR,
-            Argument(
-                "--last",
-                type=_at_least_one,
-                default=3,
-                metavar="N",
-                help="number of checkpoints to average (default: 3)",
-            ),
-            _EXPORT,
-            _WEIGHTS,
-        ),
+        (_JOB_DIR, _LAST, _EXPORT, _WEIGHTS),
     ),
     Command(
         "diff",
         "compare two checkpoints or exports; exits with 1 if they differ",
         "checkpoints:diff",
         (
-            PathArgument("a", metavar="A", help="directory of a checkpoint or export"),
-            PathArgument("b", metavar="B", help="directory of a checkpoint or export"),
+            *(
+                Argument(side, "directory of a checkpoint or export", **DIRECTORY | {"metavar": side.upper()})
+                for side in ("a", "b")
+            ),
             _JSON,
         ),
     ),
@@ -176,10 +162,9 @@ COMMANDS: Final = (
             *_LOCAL,
             Argument(
                 "--http-port",
-                type=int,
+                "port for the job page, /metrics and /progress (default: a free one)",
                 default=0,
-                metavar="PORT",
-                help="port for the job page, /metrics and /progress (default: a free one)",
+                **PORT,
             ),
         ),
     ),
@@ -199,14 +184,7 @@ COMMANDS: Final = (
         "explain",
         "document the keys of a job file, with units, defaults and bounds",
         "configuration:explain",
-        (
-            Argument(
-                "key",
-                nargs="?",
-                default="",
-                help="only this key and those below it, for example training.model",
-            ),
-        ),
+        (Argument("key", "only this key and those below it, such as training.model", nargs="?", default=""),),
     ),
     Command("schema", "print the JSON schema of `dataset` and `training`", "configuration:schema"),
     Command(
@@ -216,11 +194,7 @@ COMMANDS: Final = (
         (
             _JOB_DIR,
             Argument(
-                "--http-port",
-                type=int,
-                default=9402,
-                metavar="PORT",
-                help="port to listen on; 0 picks a free one (default: 9402)",
+                "--http-port", "port to listen on; 0 picks a free one (default: 9402)", default=9402, **PORT
             ),
         ),
     ),
@@ -235,11 +209,7 @@ COMMANDS: Final = (
         "launch:run",
         (
             Argument("role", choices=("train", "prepare")),
-            PathArgument(
-                "--rank-script",
-                metavar="FILE",
-                help="Python script for each rank to run instead of the trainer",
-            ),
+            Argument("--rank-script", "Python script for each rank to run instead of the trainer", **FILE),
         ),
     ),
 )

@@ -54,9 +54,9 @@ def _add(parser: argparse.ArgumentParser, commands: Sequence[Command], metavar: 
             if isinstance(argument, OneOf):
                 group = added.add_mutually_exclusive_group(required=argument.required)
                 for choice in argument.arguments:
-                    group.add_argument(*choice.names, **choice.options)
+                    group.add_argument(choice.name, **choice.options)
             else:
-                added.add_argument(*argument.names, **argument.options)
+                added.add_argument(argument.name, **argument.options)
         if command.actions:
             _add(added, command.actions, "ACTION")
         else:

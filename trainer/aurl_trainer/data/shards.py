@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from aurl_trainer.data.errors import DatasetError
 from aurl_trainer.data.music import Ints
 from aurl_trainer.data.vocabulary import Vocabulary
-from aurl_trainer.system.durable import file_sha256
+from aurl_trainer.system.durable import first_difference
 
 TOKEN_TYPE: Final = np.dtype("<u2")
 OFFSET_TYPE: Final = np.dtype("<i8")
@@ -106,10 +106,10 @@ class Dataset:
         return cls(path, manifest)
 
     def verify(self) -> None:
-        """Compare every file with its checksum. Raises DatasetError that names the first that differs."""
-        for name, entry in self.manifest["files"].items():
-            if file_sha256(self.path / name) != entry["sha256"]:
-                raise DatasetError(f"The dataset {self.path} is damaged: {name} does not match its checksum.")
+        """Compare every file with its checksum. Raises DatasetError naming the first that differs."""
+        difference = first_difference(self.path, self.manifest["files"])
+        if difference:
+            raise DatasetError(f"The dataset {self.path} is damaged: {difference}; delete the dataset.")
 
     @property
     def fingerprint(self) -> str:

@@ -29,7 +29,7 @@ from aurl_trainer.model.config import ModelConfig
 from aurl_trainer.model.transformer import Transformer
 from aurl_trainer.model.vae import VAE
 from aurl_trainer.system.durable import (
-    file_sha256,
+    first_difference,
     json_bytes,
     remove_tree,
     sync_directory,
@@ -167,9 +167,9 @@ def _from_export(path: Path, kind: Kind | None) -> SavedModel:
                 f"The export {path} has format {about['format']} and this trainer reads format {FORMAT}; "
                 "export the checkpoint again."
             )
-        for name, entry in about["files"].items():
-            if file_sha256(path / name) != entry["sha256"]:
-                raise UserError(f"The export {path} is damaged: {name} does not match its checksum.")
+        difference = first_difference(path, about["files"])
+        if difference:
+            raise UserError(f"The export {path} is damaged: {difference}; export the checkpoint again.")
         if kind is not None and kind != about["weights"]:
             raise UserError(f"The export {path} holds the {about['weights']} weights only.")
         return SavedModel(

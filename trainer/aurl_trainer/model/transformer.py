@@ -25,15 +25,14 @@ class KVCache:
 
     def __init__(
         self,
-        layers: int,
+        config: ModelConfig,
         batch_size: int,
         max_length: int,
-        heads: int,
-        head_dim: int,
-        device: torch.device,
+        device: torch.device | str,
         dtype: torch.dtype,
     ) -> None:
-        shape = (layers, 2, batch_size, heads, max_length, head_dim)
+        head_dim = config.d_model // config.heads
+        shape = (config.layers, 2, batch_size, config.heads, max_length, head_dim)
         self.kv = torch.zeros(shape, device=device, dtype=dtype)
         self.length = 0
         self.max_length = max_length
@@ -88,12 +87,8 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         width = config.d_model
-        self.layer, self.heads, self.head_dim, self.dropout = (
-            layer,
-            config.heads,
-            width // config.heads,
-            config.dropout,
-        )
+        self.layer, self.heads, self.head_dim = layer, config.heads, width // config.heads
+        self.dropout = config.dropout
         self.window = config.attention.window_of(layer)
         self.attention_norm = nn.LayerNorm(width, bias=False)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
@@ -126,19 +121,8 @@ class Block(nn.Module):
         keys_BT: Tensor | None = None,
     ) -> Tensor:
         """Return what attention adds to the residual stream."""
-        attended = self._attend(self.attention_norm(x_BTC), cos, sin, cache, keys_BT)
-        return self._drop(self.attention_out(attended))
-
-    def feed_forward(self, x_BTC: Tensor) -> Tensor:
-        """Return what the feed-forward part adds to the residual stream."""
-        hidden = F.gelu(self.mlp_in(self.mlp_norm(x_BTC)), approximate="tanh")
-        return self._drop(self.mlp_out(hidden))
-
-    def _attend(
-        self, x_BTC: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | None, keys_BT: Tensor | None
-    ) -> Tensor:
         B, T, C = x_BTC.shape
-        qkv = self.qkv(x_BTC).view(B, T, 3, self.heads, self.head_dim)
+        qkv = self.qkv(self.attention_norm(x_BTC)).view(B, T, 3, self.heads, self.head_dim)
         qk, v = qkv.split((2, 1), dim=2)
         q, k = rotate(qk, cos, sin).to(v.dtype).permute(2, 0, 3, 1, 4).unbind(0)
         v = v.squeeze(2).transpose(1, 2)
@@ -148,7 +132,12 @@ class Block(nn.Module):
             y = attend(q, k, v, self.window)
         else:
             y = attend_cached(q, *cache.extend(self.layer, k, v), self.window)
-        return y.transpose(1, 2).reshape(B, T, C)
+        return self._drop(self.attention_out(y.transpose(1, 2).reshape(B, T, C)))
+
+    def feed_forward(self, x_BTC: Tensor) -> Tensor:
+        """Return what the feed-forward part adds to the residual stream."""
+        hidden = F.gelu(self.mlp_in(self.mlp_norm(x_BTC)), approximate="tanh")
+        return self._drop(self.mlp_out(hidden))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
@@ -186,16 +175,7 @@ class Transformer(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> KVCache:
         """Make an empty cache for sampling `batch_size` sequences of up to `max_length` tokens."""
-        head_dim = self.config.d_model // self.config.heads
-        return KVCache(
-            self.config.layers,
-            batch_size,
-            max_length,
-            self.config.heads,
-            head_dim,
-            torch.device(device),
-            dtype,
-        )
+        return KVCache(self.config, batch_size, max_length, device, dtype)
 
     def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """Return logits_BTV. With a cache, `tokens_BT` continue what it holds, and it grows by T tokens."""

@@ -42,6 +42,20 @@ def write_files(directory: Path, contents: Mapping[str, Iterable[bytes | memoryv
     }
 
 
+def first_difference(directory: Path, files: Mapping[str, Any]) -> str | None:
+    """Return a clause on the first file that differs from the result of `write_files`; None if all match.
+
+    Raises OSError if a file cannot be read.
+    """
+    for name, entry in files.items():
+        size = (directory / name).stat().st_size
+        if size != entry["bytes"]:
+            return f"{name} has {size} bytes instead of {entry['bytes']}"
+        if file_sha256(directory / name) != entry["sha256"]:
+            return f"{name} does not match its checksum"
+    return None
+
+
 def json_bytes(value: Any) -> bytes:
     """Return `value` as JSON that a person can read and that is the same for equal values."""
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
