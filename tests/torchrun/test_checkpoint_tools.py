@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from aurl_trainer.cli.main import run
 from aurl_trainer.data.shards import Dataset
-from aurl_trainer.export.saved_model import Kind, open_model
+from aurl_trainer.export.saved_model import WeightsKind, open_model
 from aurl_trainer.model.transformer import token_loss_sum
 from torchrun.jobs import Job, merge
 
@@ -59,7 +59,9 @@ def test_list_tells_the_validation_loss_and_the_best(
 
 
 @pytest.mark.parametrize(("kind", "told"), [("trained", "validation_loss"), ("ema", "ema_validation_loss")])
-def test_the_validation_loss_is_that_of_the_held_out_pieces(kind: Kind, told: str, trained: Job) -> None:
+def test_the_validation_loss_is_that_of_the_held_out_pieces(
+    kind: WeightsKind, told: str, trained: Job
+) -> None:
     saved = open_model(trained.checkpoint(8), kind)
     model = saved.model().eval()
     dataset = Dataset.open(trained.directory / "dataset" / saved.identity["dataset"])

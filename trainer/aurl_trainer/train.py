@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from aurl_trainer import logs
 from aurl_trainer.checkpoint.manager import CheckpointManager
-from aurl_trainer.checkpoint.state import Identity, Progress
+from aurl_trainer.checkpoint.state import Progress, TrainingIdentity
 from aurl_trainer.checkpoint.writer import CheckpointWriter, give_shards
 from aurl_trainer.config import JobFile
 from aurl_trainer.contract import Variable
@@ -157,7 +157,7 @@ def train(
     if hooks.losses:
         assert isinstance(model, Transformer)
         extra = ExtraLosses(hooks.losses, model.norm, data.vocabulary, device, compilation.token_loss)
-    identity = Identity(
+    identity = TrainingIdentity(
         config.mode,
         config.model.model_dump(by_alias=True),
         data.vocabulary.size,

@@ -17,8 +17,8 @@ from aurl_trainer.sampling.generate import generate
 from aurl_trainer.sampling.latent import (
     BlendSource,
     LatentSampler,
+    LatentSource,
     PriorSource,
-    Source,
     VariationSource,
     normals,
     posterior_means,
@@ -35,7 +35,7 @@ def make() -> VAE:
     return model.eval()
 
 
-def write(model: VAE, source: Source, **changes: int) -> list[list[int]]:
+def write(model: VAE, source: LatentSource, **changes: int) -> list[list[int]]:
     config = SamplingConfig.model_validate({"count": 3, "maxTokens": 60, "batchSize": 3, "seed": 1} | changes)
     return [piece.tolist() for piece in generate(LatentSampler(model, source), VOCABULARY, config, 24)]
 

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 
 from aurl_trainer.checkpoint.manager import Checkpoint, CheckpointManager, Contents
-from aurl_trainer.checkpoint.state import Identity
+from aurl_trainer.checkpoint.state import TrainingIdentity
 from aurl_trainer.checkpoint.writer import SMALL, CheckpointWriter
 from aurl_trainer.errors import CheckpointMismatchError, DamagedCheckpointError
 
@@ -302,9 +302,9 @@ def fail_writes(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 
 
 def test_another_identity_is_refused_with_what_differs() -> None:
-    mine = Identity("transformer", {"layers": 2, "heads": 4}, 100, "vocabulary-a", "data-a")
+    mine = TrainingIdentity("transformer", {"layers": 2, "heads": 4}, 100, "vocabulary-a", "data-a")
     mine.refuse_other(mine.to_json(), "step-1")
-    other = Identity("transformer", {"layers": 3, "heads": 4}, 90, "vocabulary-b", "data-a")
+    other = TrainingIdentity("transformer", {"layers": 3, "heads": 4}, 90, "vocabulary-b", "data-a")
     with pytest.raises(CheckpointMismatchError) as error:
         mine.refuse_other(other.to_json(), "step-1")
     text = str(error.value)

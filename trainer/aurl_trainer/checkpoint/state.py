@@ -97,7 +97,7 @@ def evaluated_loss(state: Mapping[str, Any]) -> float | None:
 
 
 @dataclass(frozen=True)
-class Identity:
+class TrainingIdentity:
     """What the weights of a checkpoint mean; training goes on only from one with the same identity."""
 
     mode: str

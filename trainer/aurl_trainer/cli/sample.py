@@ -28,8 +28,8 @@ from aurl_trainer.sampling.generate import LanguageModel
 from aurl_trainer.sampling.latent import (
     BlendSource,
     LatentSampler,
+    LatentSource,
     PriorSource,
-    Source,
     VariationSource,
     posterior_means,
     sampler,
@@ -123,7 +123,7 @@ def _language_model(
         tokens = _tokens(f"--{asked}", path, saved.vocabulary)[:context_length]
         return torch.from_numpy(tokens)[None]
 
-    source: Source
+    source: LatentSource
     if options.vary is not None:
         source = VariationSource(model, piece(options.vary), config.seed, spread)
     elif options.blend is not None:

@@ -20,9 +20,8 @@ What is made regular, so that tokens → music → tokens gives the same tokens,
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from aurl_trainer.data.music import Ints, Music
+from aurl_trainer.data.music import Bools, Ints, Music
 from aurl_trainer.data.notes import DecodedTracks, Encoded, grid_notes, header, regular_notes, tempo_levels
 from aurl_trainer.data.vocabulary import EOS, KINDS, LOWEST_DRUM, PLAIN_VELOCITY, Vocabulary
 
@@ -94,7 +93,7 @@ def _assemble(vocabulary: Vocabulary, time: Ints, kind: Ints, track: Ints, level
     return out
 
 
-def _changes(values: Ints, counted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _changes(values: Ints, counted: Bools) -> Bools:
     """Where a counted value differs from the counted one before it; the first does."""
     rows = np.flatnonzero(counted)
     new = np.append(True, values[rows][1:] != values[rows][:-1])[: len(rows)]

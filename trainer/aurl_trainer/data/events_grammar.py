@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from aurl_trainer.data.events import LONGEST_GAP_QUARTERS
+from aurl_trainer.data.music import Bools
 from aurl_trainer.data.vocabulary import BOS, EOS, KIND, PAD, Vocabulary
 
 _TRACK, _DRUMS, _PROGRAM, _TEMPO = KIND["Track"], KIND["Drums"], KIND["Program"], KIND["Tempo"]
@@ -36,7 +34,7 @@ class EventsGrammar:
         self.sounding: dict[int, int] = {}  # note → when it began, the oldest first
         self.last_off = self.last_on = -1  # the last notes that ended and began at this time
 
-    def allow(self, row: NDArray[np.bool_]) -> None:
+    def allow(self, row: Bools) -> None:
         """Set those of `row` (size,), all False, that may come next; at least one."""
         last = self.last
         if last == _NOTHING:
@@ -52,7 +50,7 @@ class EventsGrammar:
         else:
             self._allow_event(row)
 
-    def _allow_header(self, row: NDArray[np.bool_]) -> None:
+    def _allow_header(self, row: Bools) -> None:
         if self.last == _TRACK and self._count["Program"]:
             self._allow_kind(row, "Program")
             return
@@ -66,7 +64,7 @@ class EventsGrammar:
         else:
             self._allow_track_change(row)
 
-    def _allow_event(self, row: NDArray[np.bool_]) -> None:
+    def _allow_event(self, row: Bools) -> None:
         """After Shift, Tempo, On, Off or Drum."""
         if self.last == _SHIFT:
             self._allow_kind(row, "Tempo", but=self.tempo)
@@ -81,7 +79,7 @@ class EventsGrammar:
             self._allow_kind(row, "Shift", 0, most)
         row[EOS] = self.last in (_OFF, _DRUM) and not self.sounding
 
-    def _allow_on_track(self, row: NDArray[np.bool_]) -> None:
+    def _allow_on_track(self, row: Bools) -> None:
         """What may end or begin on this track, [Velocity] before a beginning included."""
         if self.track < 0:
             return
@@ -93,7 +91,7 @@ class EventsGrammar:
             if self.level >= 0 or not self._count["Velocity"]:
                 self._allow_on(row)
 
-    def _allow_on(self, row: NDArray[np.bool_]) -> None:
+    def _allow_on(self, row: Bools) -> None:
         above = self.last_on - self.track * _WIDTH + 1
         if self.track == self._drums_track:
             self._allow_kind(row, "Drum", max(0, above))
@@ -103,7 +101,7 @@ class EventsGrammar:
             if note // _WIDTH == self.track:
                 row[self._first["On"] + note % _WIDTH] = False
 
-    def _allow_track_change(self, row: NDArray[np.bool_]) -> None:
+    def _allow_track_change(self, row: Bools) -> None:
         due = self._due() >= 0
         for track in (*range(self.tracks), *((self._drums_track,) if self.drums else ())):
             if track != self.track and ((not due and self._may_begin(track)) or self._ending(track)):
@@ -138,9 +136,7 @@ class EventsGrammar:
         end = track * _WIDTH + self._count["On"]
         return sum(above <= note < end for note in self.sounding) < end - above
 
-    def _allow_kind(
-        self, row: NDArray[np.bool_], kind: str, low: int = 0, high: int = 1 << 30, but: int = -1
-    ) -> None:
+    def _allow_kind(self, row: Bools, kind: str, low: int = 0, high: int = 1 << 30, but: int = -1) -> None:
         """Allow the tokens of a kind with numbers in [low, high), except one."""
         first, count = self._first[kind], self._count[kind]
         row[first + low : first + max(low, min(count, high))] = True

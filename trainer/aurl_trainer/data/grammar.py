@@ -9,22 +9,19 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aurl_trainer.data.config import EncodingName
 from aurl_trainer.data.events_grammar import EventsGrammar
-from aurl_trainer.data.music import Ints
+from aurl_trainer.data.music import Bools, Ints
 from aurl_trainer.data.raster_grammar import RasterGrammar
 from aurl_trainer.data.remi_grammar import RemiGrammar
 from aurl_trainer.data.vocabulary import Vocabulary
-
-Mask = NDArray[np.bool_]
 
 
 class PieceGrammar(Protocol):
     """The state of one piece. A piece that has ended takes and allows Pad alone."""
 
-    def allow(self, row: Mask) -> None:
+    def allow(self, row: Bools) -> None:
         """Set those of `row` (size,), all False, that may come next; at least one."""
 
     def push(self, token: int) -> None:
@@ -50,7 +47,7 @@ class Grammar:
         self.pieces = [piece_grammar(vocabulary) for _ in range(batch)]
         self._size = vocabulary.size
 
-    def mask(self) -> Mask:
+    def mask(self) -> Bools:
         """(batch, size) True for tokens that may come next; at least one in each row."""
         mask = np.zeros((len(self.pieces), self._size), np.bool_)
         for row, piece in zip(mask, self.pieces, strict=True):

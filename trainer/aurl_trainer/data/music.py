@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 DRUMS = 128
 """The program of a drum track; 0–127 are the General MIDI instruments."""

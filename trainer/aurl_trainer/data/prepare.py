@@ -44,7 +44,7 @@ from aurl_trainer.system.durable import remove_tree, sync_directory, write_durab
 
 log = logging.getLogger("aurl_trainer.data")
 
-Progress = Callable[[int, int, int], None]
+ProgressCallback = Callable[[int, int, int], None]
 ABANDONED_SECONDS: Final = 600
 """A `.tmp-…` that nobody has written to for so long belongs to a writer that died."""
 NAMES_IN_SUMMARY: Final = 20
@@ -66,7 +66,7 @@ class Prepared:
     train_tokens: int
 
 
-def prepare(config: DatasetConfig, job_dir: Path, volume: Path, progress: Progress) -> Prepared:
+def prepare(config: DatasetConfig, job_dir: Path, volume: Path, progress: ProgressCallback) -> Prepared:
     """Make the dataset of a job under `job_dir/dataset`, unless it is there; several may run at once.
 
     `progress(done, total, dropped)` counts files. Raises DatasetError when there is nothing to make it from,
@@ -168,7 +168,7 @@ class _Tokenized:
 
 
 def _tokenize(
-    source: Source, config: TokenizerConfig, workers: int, scratch: Path, progress: Progress
+    source: Source, config: TokenizerConfig, workers: int, scratch: Path, progress: ProgressCallback
 ) -> _Tokenized:
     """Tokenise all files into `scratch`. Raises DatasetError if none can be used."""
     made = _Tokenized(Pieces(), {}, Counter())

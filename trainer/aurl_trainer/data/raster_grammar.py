@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
+from aurl_trainer.data.music import Bools
 from aurl_trainer.data.raster import LONGEST_SILENCE_QUARTERS
 from aurl_trainer.data.vocabulary import BOS, EOS, PAD, Vocabulary
 
@@ -24,7 +22,7 @@ class RasterGrammar:
         self.sounds = False  # anything in this step
         self.silence = self._longest_silence  # steps; a piece begins with a note
 
-    def allow(self, row: NDArray[np.bool_]) -> None:
+    def allow(self, row: Bools) -> None:
         """Set those of `row` (size,), all False, that may come next; at least one."""
         if not self.begun:
             row[BOS] = True

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from aurl_trainer.data.music import Bools
 from aurl_trainer.data.remi import MAX_EMPTY_BARS
 from aurl_trainer.data.vocabulary import BAR, BOS, EOS, FALLBACK_METER, KIND, KINDS, PAD, Vocabulary
-
-Mask = NDArray[np.bool_]
 
 _METER, _POSITION, _TEMPO = KIND["Meter"], KIND["Position"], KIND["Tempo"]
 _TRACK, _DRUMS, _PROGRAM = KIND["Track"], KIND["Drums"], KIND["Program"]
@@ -54,7 +50,7 @@ class RemiGrammar:
         """Whether Eos has come."""
         return self.last in (_EOS, _PAD)
 
-    def allow(self, row: Mask) -> None:
+    def allow(self, row: Bools) -> None:
         """Set those of `row` (size,), all False, that may come next; at least one."""
         last = self.last
         if last == _NOTHING:
@@ -78,7 +74,7 @@ class RemiGrammar:
         else:
             self._allow_in_bar(row)
 
-    def _allow_header(self, row: Mask) -> None:
+    def _allow_header(self, row: Bools) -> None:
         if self.last == _TRACK and self._has[_PROGRAM]:
             self._allow_kind(row, _PROGRAM)
             return
@@ -87,7 +83,7 @@ class RemiGrammar:
             self._allow_kind(row, _DRUMS)
         row[BAR] = self.tracks > 0 or self.drums
 
-    def _allow_in_bar(self, row: Mask) -> None:
+    def _allow_in_bar(self, row: Bools) -> None:
         """After Bar, Meter or Tempo."""
         if self.last == _BAR:
             self._allow_kind(row, _METER, but=self.meter)
@@ -99,7 +95,7 @@ class RemiGrammar:
         if self.last == _TEMPO:
             self._allow_note(row)
 
-    def _allow_note(self, row: Mask) -> None:
+    def _allow_note(self, row: Bools) -> None:
         """The first note at a position: on the track of the note before, or on any other."""
         self._allow_kind(row, _TRACK, 0, self.tracks, but=self.track)
         if self.track == self._drums_track:
@@ -110,7 +106,7 @@ class RemiGrammar:
         if self.track >= 0:
             self._allow_kind(row, _PITCH)
 
-    def _allow_after_note(self, row: Mask) -> None:
+    def _allow_after_note(self, row: Bools) -> None:
         row[BAR] = row[EOS] = True
         self._allow_kind(row, _POSITION, self.position + 1, self.bar_length)
         if self.track == self._drums_track:
@@ -121,7 +117,7 @@ class RemiGrammar:
         if self.drums:
             self._allow_kind(row, _DRUMS)
 
-    def _allow_kind(self, row: Mask, kind: int, low: int = 0, high: int = 1 << 30, but: int = -1) -> None:
+    def _allow_kind(self, row: Bools, kind: int, low: int = 0, high: int = 1 << 30, but: int = -1) -> None:
         """Allow the tokens of a kind with numbers in [low, high), except one."""
         first, end = self._first[kind], self._end[kind]
         row[first + low : min(end, first + high)] = True

@@ -28,7 +28,7 @@ AHEAD: Final = 4
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TokenizedFile:
     """What became of a file: its tokens as bytes of TOKEN_TYPE, or the reason why there are none."""
 
     tokens: bytes = b""
@@ -46,7 +46,7 @@ def get_ready() -> None:
 
 def tokenize_files(
     files: Sequence[SourceFile], config: TokenizerConfig, workers: int
-) -> Iterator[tuple[SourceFile, Outcome]]:
+) -> Iterator[tuple[SourceFile, TokenizedFile]]:
     """Yield (file, outcome) for each of `files`, in their order; holds a few at a time."""
     done, size = 0, min(LARGEST_CHUNK, max(CHUNK, len(files) // (SHARES * workers)))
     while done < len(files):
@@ -66,8 +66,8 @@ def tokenize_files(
 
 def _in_order(
     pool: ProcessPoolExecutor, files: Sequence[SourceFile], begin: int, size: int, ahead: int
-) -> Iterator[tuple[Sequence[SourceFile], list[Outcome]]]:
-    waiting: deque[tuple[Sequence[SourceFile], Future[list[Outcome]]]] = deque()
+) -> Iterator[tuple[Sequence[SourceFile], list[TokenizedFile]]]:
+    waiting: deque[tuple[Sequence[SourceFile], Future[list[TokenizedFile]]]] = deque()
     for start in range(begin, len(files), size):
         chunk = files[start : start + size]
         waiting.append((chunk, pool.submit(_tokenize, chunk)))
@@ -79,7 +79,9 @@ def _in_order(
         yield chunk, outcomes.result()
 
 
-def _one_by_one(files: Sequence[SourceFile], config: TokenizerConfig) -> Iterator[tuple[SourceFile, Outcome]]:
+def _one_by_one(
+    files: Sequence[SourceFile], config: TokenizerConfig
+) -> Iterator[tuple[SourceFile, TokenizedFile]]:
     rest = deque(files)
     while rest:
         with _pool(config, 1) as pool:
@@ -88,7 +90,7 @@ def _one_by_one(files: Sequence[SourceFile], config: TokenizerConfig) -> Iterato
                     yield rest[0], pool.submit(_tokenize, [rest[0]]).result()[0]
                     rest.popleft()
             except BrokenProcessPool:
-                yield rest.popleft(), Outcome(reason="reading it kills the process that reads")
+                yield rest.popleft(), TokenizedFile(reason="reading it kills the process that reads")
 
 
 def _pool(config: TokenizerConfig, workers: int) -> ProcessPoolExecutor:
@@ -113,16 +115,16 @@ def _initialise(config: TokenizerConfig) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _tokenize(files: Sequence[SourceFile]) -> list[Outcome]:
+def _tokenize(files: Sequence[SourceFile]) -> list[TokenizedFile]:
     assert _vocabulary is not None
     return [_tokenize_one(file, _vocabulary) for file in files]
 
 
-def _tokenize_one(file: SourceFile, vocabulary: Vocabulary) -> Outcome:
+def _tokenize_one(file: SourceFile, vocabulary: Vocabulary) -> TokenizedFile:
     try:
         encoded = file.encode(vocabulary)
     except BadMidiError as error:
-        return Outcome(reason=error.reason)
+        return TokenizedFile(reason=error.reason)
     if not encoded.notes:
-        return Outcome(reason="none of its notes is of a kind that the tokenizer keeps")
-    return Outcome(encoded.tokens.astype(TOKEN_TYPE).tobytes(), "", encoded.notes, encoded.left_out)
+        return TokenizedFile(reason="none of its notes is of a kind that the tokenizer keeps")
+    return TokenizedFile(encoded.tokens.astype(TOKEN_TYPE).tobytes(), "", encoded.notes, encoded.left_out)

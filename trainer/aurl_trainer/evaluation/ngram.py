@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from aurl_trainer.data.music import Ints
+from aurl_trainer.data.music import Bools, Ints
 from aurl_trainer.data.shards import Split
 from aurl_trainer.data.vocabulary import BOS, PAD
 
@@ -35,7 +35,7 @@ def ngram_nats(train: Split, held_out: Split, vocabulary_size: int, *, most_toke
     return float(-np.log(probability).mean())
 
 
-def _longer(context: Ints, tokens: Ints, begins: NDArray[np.bool_]) -> Ints:
+def _longer(context: Ints, tokens: Ints, begins: Bools) -> Ints:
     """The number of each position's context, one token longer; a piece begins without any."""
     pair = np.full(len(tokens), -1, np.int64)
     pair[1:] = context[:-1] * (int(tokens.max()) + 1) + tokens[:-1]
@@ -46,8 +46,8 @@ def _longer(context: Ints, tokens: Ints, begins: NDArray[np.bool_]) -> Ints:
 def _interpolated(
     context: Ints,
     tokens: Ints,
-    learned: NDArray[np.bool_],
-    wanted: NDArray[np.bool_],
+    learned: Bools,
+    wanted: Bools,
     shorter: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     both = np.unique(context * (int(tokens.max()) + 1) + tokens, return_inverse=True)[1].reshape(-1)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from aurl_trainer.checkpoint.manager import Checkpoint
 from aurl_trainer.errors import UserError
-from aurl_trainer.export.saved_model import Kind, SavedModel, from_checkpoint
+from aurl_trainer.export.saved_model import SavedModel, WeightsKind, from_checkpoint
 
 
-def average(checkpoints: Sequence[Checkpoint], kind: Kind | None = None) -> SavedModel:
+def average(checkpoints: Sequence[Checkpoint], kind: WeightsKind | None = None) -> SavedModel:
     """Return the model whose weights are the mean over verified checkpoints of one training.
 
     Sums are taken in float64; `kind` is as for `from_checkpoint`, decided by the newest. Raises UserError

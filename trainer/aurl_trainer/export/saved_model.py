@@ -41,7 +41,7 @@ EXPORT: Final = "export.json"
 CONFIG: Final = "config.json"
 FORMAT: Final = 1
 
-Kind = Literal["trained", "ema"]
+WeightsKind = Literal["trained", "ema"]
 """Which weights of a checkpoint: those that are trained on, or their moving average."""
 
 
@@ -51,7 +51,7 @@ class SavedModel:
 
     job: str
     steps: list[int]
-    kind: Kind
+    kind: WeightsKind
     weights: Mapping[str, Tensor]
     configuration: Mapping[str, Any]
     """`dataset` and `training` as they were resolved."""
@@ -110,7 +110,7 @@ class SavedModel:
         write_durably(folder / EXPORT, [json_bytes(about)])
 
 
-def open_model(path: Path, kind: Kind | None = None) -> SavedModel:
+def open_model(path: Path, kind: WeightsKind | None = None) -> SavedModel:
     """Read the model at `path`: an export folder, or a checkpoint in its job's directory, verified.
 
     `kind` is as for `from_checkpoint`. Raises UserError when there is none or it is damaged.
@@ -129,7 +129,7 @@ def open_model(path: Path, kind: Kind | None = None) -> SavedModel:
     raise UserError(f"{path} is neither a complete checkpoint nor an export.")
 
 
-def from_checkpoint(checkpoint: Checkpoint, kind: Kind | None = None) -> SavedModel:
+def from_checkpoint(checkpoint: Checkpoint, kind: WeightsKind | None = None) -> SavedModel:
     """Return the model of a verified checkpoint; without a `kind` the average, where it has one.
 
     Raises UserError when it has no average and that is asked for, or when its vocabulary is not where the job
@@ -142,7 +142,7 @@ def from_checkpoint(checkpoint: Checkpoint, kind: Kind | None = None) -> SavedMo
         raise UserError(
             f"{checkpoint.path.name} has no averaged weights: it was trained without training.ema."
         )
-    chosen: Kind = kind or ("ema" if has_average else "trained")
+    chosen: WeightsKind = kind or ("ema" if has_average else "trained")
     vocabulary = Vocabulary.load(job_dir / "dataset" / identity["dataset"] / VOCABULARY)
     if vocabulary.fingerprint != identity["vocabulary"]:
         raise UserError(
@@ -159,7 +159,7 @@ def from_checkpoint(checkpoint: Checkpoint, kind: Kind | None = None) -> SavedMo
     )
 
 
-def _from_export(path: Path, kind: Kind | None) -> SavedModel:
+def _from_export(path: Path, kind: WeightsKind | None) -> SavedModel:
     try:
         about = json.loads((path / EXPORT).read_text())
         if about["format"] != FORMAT:

@@ -18,7 +18,7 @@ from aurl_trainer.checkpoint.manager import (
     CheckpointManager,
     Contents,
 )
-from aurl_trainer.checkpoint.state import Identity, Progress
+from aurl_trainer.checkpoint.state import Progress, TrainingIdentity
 from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.distributed.sharding import read_into
 from aurl_trainer.errors import CheckpointMismatchError
@@ -49,7 +49,7 @@ class TrainingState:
         parameters: Mapping[str, Tensor],
         optimizer: Optimizer,
         guard: UpdateGuard,
-        identity: Identity,
+        identity: TrainingIdentity,
         distributed: Distributed,
         threads: int,
         average: WeightAverage | None = None,

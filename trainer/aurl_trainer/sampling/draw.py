@@ -8,14 +8,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from aurl_trainer.data.music import Ints
+from aurl_trainer.data.music import Bools, Ints
 from aurl_trainer.sampling.config import SamplingConfig
 
 Floats = NDArray[np.float64]
 _BITS: Final = 53
 
 
-def draw(logits: Floats, allowed: NDArray[np.bool_], config: SamplingConfig, uniform: Floats) -> Ints:
+def draw(logits: Floats, allowed: Bools, config: SamplingConfig, uniform: Floats) -> Ints:
     """Draw one token (B,) per row of `logits` (B, V) among the `allowed` (B, V) by inverting `uniform` (B,).
 
     Filters in the order of SamplingConfig; the likeliest allowed token always stays. Sources: top-k, Fan et

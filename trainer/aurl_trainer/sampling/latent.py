@@ -24,7 +24,7 @@ from aurl_trainer.model.vae import VAE
 from aurl_trainer.sampling.draw import uniforms
 from aurl_trainer.sampling.generate import LanguageModel
 
-Source = Callable[[int, int], Mapping[Level, Tensor]]
+LatentSource = Callable[[int, int], Mapping[Level, Tensor]]
 """The latents (N, Z per level) of a piece's bars from K·part on, by the numbers of the piece and the part."""
 
 
@@ -41,7 +41,7 @@ class LatentCache:
 class LatentSampler:
     """What `generate` takes for a language model."""
 
-    def __init__(self, model: VAE, source: Source) -> None:
+    def __init__(self, model: VAE, source: LatentSource) -> None:
         self.model, self.source, self.training = model, source, model.training
         self._known: dict[tuple[int, int], Tensor] = {}
 
