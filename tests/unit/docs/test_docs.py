@@ -26,6 +26,13 @@ def test_links_resolve(page: Path) -> None:
         assert anchor in anchors(page.parent / target if target else page), f"{target}#{anchor}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_in_the_prose_exist(page: Path) -> None:
+    folders = "charts|configs|dev|docs|images|operator|tests|trainer"
+    named = re.findall(rf"`((?:{folders})/[\w./*-]+)`", page.read_text())
+    assert [path for path in named if not any(ROOT.glob(path.rstrip("/")))] == []
+
+
 def test_anchors_are_those_of_github(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
