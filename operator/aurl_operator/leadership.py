@@ -1,4 +1,4 @@
-"""What acts exists only while this replica leads: queue, workers, progress polls and events of one term."""
+"""Runs reconciliation while this replica is the leader: queue, workers, progress polls and events."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from aurl_operator.core.names import Key
 from aurl_operator.core.observed import Options
 from aurl_operator.kube.client import ApiError, Client, Unreachable
 from aurl_operator.kube.event_recorder import EventRecorder
-from aurl_operator.kube.leader_election import Election
+from aurl_operator.kube.informer import Informer
+from aurl_operator.kube.leader_election import LeaderElector
 from aurl_operator.kube.progress_poller import ProgressPoller
-from aurl_operator.kube.resync import Resync
 from aurl_operator.kube.store import Cache
 from aurl_operator.kube.work_queue import WorkQueue
 from aurl_operator.reconciler import Conflict, Reconciler
@@ -23,12 +23,14 @@ from aurl_operator.serve.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-#: Seconds that reconciliations under way get to end when the operator stops, before the lease is released.
+#: Seconds that running reconciliations get to finish when the operator stops, before the lease is released.
 GRACE_SECONDS: Final = 0.4
+#: Shortest back-off after an error that should not have happened.
+ERROR_RETRY_SECONDS: Final = 5.0
 
 
-class Term:
-    """One reign: everything that writes to the cluster or talks to pods. It is never used again."""
+class LeaderSession:
+    """One time as the leader: everything that writes to the cluster or talks to pods. It is used once."""
 
     def __init__(
         self, client: Client, cache: Cache, metrics: Metrics, options: Options, workers: int
@@ -41,142 +43,151 @@ class Term:
         self._stopping = False
 
     async def run(self) -> None:
-        """Work for ever. When cancelled, nothing of it goes on."""
+        """Reconcile until cancelled; nothing keeps running afterwards."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._recorder.run())
                 for _ in range(self._workers):
                     tasks.create_task(self._work())
         finally:
-            self.queue.clear()
+            self.queue.shut_down()
             await self._poller.close()
 
     async def finish(self, seconds: float) -> None:
-        """Begin nothing new, and wait a moment for what is under way."""
+        """Start nothing new, and wait a moment for what is running."""
         self._stopping = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.queue.busy() or not self._recorder.idle():
+                while self.queue.processing() or not self._recorder.idle():
                     await asyncio.sleep(0.01)
 
     async def _work(self) -> None:
-        """One worker: takes keys and reconciles them, for ever."""
         while True:
             key = await self.queue.get()
-            if self._stopping:
-                self.queue.done(key)
-                continue
-            about = {"namespace": key[0], "job": key[1]}
-            began = time.monotonic()
-            result = "error"
             try:
-                wake = await self.reconciler.reconcile(key)
-                self.queue.done(key, wake)
-                result = "ok"
-            except Conflict:
-                self.queue.failed(key)
-                result = "conflict"
-            except (ApiError, Unreachable) as error:
-                delay = self.queue.failed(key, getattr(error, "retry_after", 0.0))
-                result = "retry"
-                log.warning("will try again in %.1f s: %s", delay, error, extra=about)
-            except Exception:
-                delay = self.queue.failed(key, 5.0)
-                log.exception("reconciliation failed, next try in %.1f s", delay, extra=about)
-            self._metrics.reconciles.labels(result).inc()
-            self._metrics.reconcile_seconds.observe(time.monotonic() - began)
+                if not self._stopping:
+                    await self._reconcile(key)
+            finally:
+                self.queue.done(key)
+
+    async def _reconcile(self, key: Key) -> None:
+        """Reconcile one job and queue it again: when it asked to be, or with back-off after a failure."""
+        about = {"namespace": key[0], "job": key[1]}
+        started = time.monotonic()
+        result = "error"
+        try:
+            requeue_after = await self.reconciler.reconcile(key)
+        except Conflict:
+            result = "conflict"
+            self.queue.add_rate_limited(key)
+        except (ApiError, Unreachable) as error:
+            result = "retry"
+            delay = self.queue.add_rate_limited(key, getattr(error, "retry_after", 0.0))
+            log.warning("reconciliation failed, retrying in %.1f s: %s", delay, error, extra=about)
+        except Exception:
+            delay = self.queue.add_rate_limited(key, ERROR_RETRY_SECONDS)
+            log.exception("reconciliation failed unexpectedly, retrying in %.1f s", delay, extra=about)
+        else:
+            result = "ok"
+            self.queue.forget(key)
+            if requeue_after is not None:
+                self.queue.add_after(key, requeue_after)
+        self._metrics.reconciles.labels(result).inc()
+        self._metrics.reconcile_seconds.observe(time.monotonic() - started)
 
 
 class Leadership:
-    """Begins a term when the lease is won, ends it when it is lost. Without election, one term for ever."""
+    """Starts a session when the lease is acquired, ends it when it is lost.
+
+    Without an elector this is the only replica, which is the leader all the time.
+    """
 
     def __init__(
-        self, resync: Resync, new_term: Callable[[], Term], election: Election | None = None
+        self, informer: Informer, elector: LeaderElector | None, new_session: Callable[[], LeaderSession]
     ) -> None:
-        self._resync, self._new_term, self._election = resync, new_term, election
-        self._term: Term | None = None
-        self._acting: asyncio.Task[None] | None = None
-        self._standing: asyncio.Task[None] | None = None
+        self._informer, self._elector, self._new_session = informer, elector, new_session
+        self._session: LeaderSession | None = None
+        self._working: asyncio.Task[None] | None = None
+        self._electing: asyncio.Task[None] | None = None
+        informer.add_handlers(self._enqueue, self._forget)
 
-    @property
-    def leads(self) -> bool:
-        """Whether this replica acts."""
-        return self._term is not None
-
-    def enqueue(self, key: Key) -> None:
-        """Have a job looked at; a replica that does not lead will look at all of them when it does."""
-        if self._term is not None:
-            self._term.queue.add(key)
-
-    def forget(self, uid: str) -> None:
-        """Drop what is remembered of a deleted job."""
-        if self._term is not None:
-            self._term.reconciler.forget(uid)
+    def is_leader(self) -> bool:
+        """True while this replica acts."""
+        return self._session is not None
 
     def queue_depth(self) -> int:
-        """Jobs that wait to be reconciled."""
-        return self._term.queue.depth() if self._term else 0
+        """Number of jobs that wait to be reconciled."""
+        return self._session.queue.depth() if self._session else 0
 
     def queue_oldest(self) -> float:
-        """Age of the oldest job in the queue, in seconds."""
-        return self._term.queue.oldest_seconds() if self._term else 0.0
+        """Age in seconds of the oldest job in the queue."""
+        return self._session.queue.oldest_seconds() if self._session else 0.0
+
+    def _enqueue(self, key: Key) -> None:
+        # A replica that is not the leader will look at all jobs when it becomes the leader.
+        if self._session is not None:
+            self._session.queue.add(key)
+
+    def _forget(self, uid: str) -> None:
+        if self._session is not None:
+            self._session.reconciler.forget(uid)
 
     async def run(self) -> None:
-        """Lead whenever this replica may, for ever."""
-        # Until the cluster is seen an existing pod looks missing, and another replica leads better.
-        await self._resync.seen.wait()
-        if self._election is None:
-            await self._reign()
+        """Act whenever this replica is the leader, forever."""
+        # While the store is incomplete existing pods look missing: another replica leads better.
+        await self._informer.synced.wait()
+        if self._elector is None:
+            await self._lead(lost=asyncio.Event())
             return
-        self._standing = asyncio.create_task(self._election.run())
+        self._electing = asyncio.create_task(self._elector.run())
         try:
             while True:
-                won = asyncio.create_task(self._election.leading.wait())
-                await asyncio.wait([won, self._standing], return_when=asyncio.FIRST_COMPLETED)
-                won.cancel()
-                if self._standing.done():
-                    self._standing.result()
-                await self._reign()
+                acquired = asyncio.create_task(self._elector.acquired.wait())
+                await asyncio.wait([acquired, self._electing], return_when=asyncio.FIRST_COMPLETED)
+                acquired.cancel()
+                if self._electing.done():
+                    self._electing.result()
+                await self._lead(self._elector.lost)
         finally:
-            self._standing.cancel()
+            self._electing.cancel()
 
-    async def _reign(self) -> None:
-        """Act until the lease is lost."""
-        self._term = term = self._new_term()
-        self._acting = asyncio.create_task(self._act(term))
-        lost = asyncio.create_task(self._election.lost.wait() if self._election else asyncio.Event().wait())
+    async def _lead(self, lost: asyncio.Event) -> None:
+        """Run one session, until leadership is lost."""
+        self._session = session = self._new_session()
+        self._working = asyncio.create_task(self._work(session))
+        losing = asyncio.create_task(lost.wait())
         try:
-            await asyncio.wait([self._acting, lost], return_when=asyncio.FIRST_COMPLETED)
-            if self._acting.done():
-                self._acting.result()
+            await asyncio.wait([self._working, losing], return_when=asyncio.FIRST_COMPLETED)
+            if self._working.done():
+                self._working.result()
         finally:
-            self._term = None
-            self._acting.cancel()
-            lost.cancel()
-            await asyncio.gather(self._acting, lost, return_exceptions=True)
+            self._session = None
+            self._working.cancel()
+            losing.cancel()
+            await asyncio.gather(self._working, losing, return_exceptions=True)
 
-    async def _act(self, term: Term) -> None:
-        """Look at everything, then work.
+    async def _work(self, session: LeaderSession) -> None:
+        """Queue every job, then reconcile.
 
-        A watch may lag behind another: a job whose pods are not seen yet would look as if it had lost them.
-        What is listed after the lease was won is all that the one before has done.
+        One watch may lag behind another, and a job whose pods are not in the store yet would look as if it
+        had lost them. A list made after the lease was acquired holds all that the previous leader did.
         """
-        if self._election is not None:
-            await self._resync.until_done()
+        if self._elector is not None:
+            await self._informer.resync()
         else:
-            # What the first resync and the watches told before this term began went to nobody.
-            self._resync.announce()
-        await term.run()
+            # The first resync found no session to report to.
+            self._informer.report_all()
+        await session.run()
 
-    async def resign(self) -> None:
-        """End in good order: finish what is under way, then let another replica lead."""
-        if self._standing is not None:
-            self._standing.cancel()
-        term, self._term = self._term, None
-        if term is not None:
-            await term.finish(GRACE_SECONDS)
-        if self._acting is not None:
-            self._acting.cancel()
-            await asyncio.gather(self._acting, return_exceptions=True)
-        if self._election is not None:
-            await self._election.release()
+    async def step_down(self) -> None:
+        """Finish what is running, then release the lease for another replica."""
+        if self._electing is not None:
+            self._electing.cancel()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.finish(GRACE_SECONDS)
+        if self._working is not None:
+            self._working.cancel()
+            await asyncio.gather(self._working, return_exceptions=True)
+        if self._elector is not None:
+            await self._elector.release()

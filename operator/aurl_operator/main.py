@@ -1,4 +1,4 @@
-"""Starts the operator: settings, logging, the HTTP server, the leadership, the resync, and the watches."""
+"""Starts the operator: builds its parts, runs them until a signal, and stops them."""
 
 from __future__ import annotations
 
@@ -9,28 +9,24 @@ import secrets
 import signal
 import socket
 import sys
-import time
-from collections.abc import Coroutine, Sequence
-from functools import partial
+from collections.abc import Coroutine, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-import kopf
+from aiohttp import web
 
 from aurl_operator import __version__
-from aurl_operator.api.base import PLURAL
 from aurl_operator.api.training_schema import SchemaMissingError, load_schema
 from aurl_operator.core.admission import Admission
 from aurl_operator.core.validation import ConfigCheck, config_checker
-from aurl_operator.kube.client import ApiError, Client, Unreachable
-from aurl_operator.kube.informer import CHILDREN, ChildWatch
-from aurl_operator.kube.kopf_handlers import register
-from aurl_operator.kube.kopf_runner import watch
-from aurl_operator.kube.leader_election import Election, LeaseName
-from aurl_operator.kube.login import Login
-from aurl_operator.kube.resync import Resync
+from aurl_operator.core.views import JobView
+from aurl_operator.kube.client import Client
+from aurl_operator.kube.informer import CHILDREN, Informer
+from aurl_operator.kube.kopf_operator import KopfOperator
+from aurl_operator.kube.leader_election import LeaderElector, LeaseLock
+from aurl_operator.kube.session import RequestObserver
 from aurl_operator.kube.store import Cache
-from aurl_operator.kube.watch_liveness import Watch, Watches
-from aurl_operator.leadership import Leadership, Term
+from aurl_operator.leadership import LeaderSession, Leadership
 from aurl_operator.serve.certificate import ServerCertificate
 from aurl_operator.serve.health import Health
 from aurl_operator.serve.http import serve
@@ -43,125 +39,131 @@ log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until SIGTERM or SIGINT; the exit code."""
+    """Run until SIGTERM or SIGINT and return the exit code."""
     settings = read_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
     set_up_logging(settings.log_level)
     try:
-        check_config = config_checker(load_schema())
+        asyncio.run(run(settings, config_checker(load_schema())))
     except SchemaMissingError as error:
         log.error("%s", error)
         return 1
-    try:
-        asyncio.run(run(settings, check_config))
     except OSError as error:
         log.error("cannot serve on port %d or %d: %s", settings.http_port, settings.webhook_port, error)
         return 1
     except Exception:
-        log.exception("the operator ends by an error of its own")
+        log.exception("unhandled error, exiting")
         return 1
     return 0
 
 
 async def run(settings: Settings, check_config: ConfigCheck) -> None:
-    """Wire everything together and run it until a signal comes. Raises OSError if a port is taken."""
-    client, cache, stop = Client(), Cache(), asyncio.Event()
-    options = settings.options(check_config)
-    kinds = tuple(kind for kind in CHILDREN if kind != "NetworkPolicy" or settings.job_network_policy)
-    metrics = Metrics(
-        lambda: cache.jobs() if leadership.leads else (),  # the leader's alone, so that sums are right
-        lambda: leadership.queue_depth(),
-        lambda: leadership.queue_oldest(),
-        lambda: leadership.leads,
-    )
-    resync = Resync(
-        client,
-        cache,
-        kinds,
-        settings.namespaces,
-        settings.resync_interval,
-        lambda key: leadership.enqueue(key),
-        metrics.last_resync.set,
-    )
-    election = _election(settings, client)
-    leadership = Leadership(resync, lambda: Term(client, cache, metrics, options, settings.workers), election)
-    plurals = {PLURAL: "Job"} | {CHILDREN[kind]: kind for kind in kinds}
-    watches = Watches(tuple(plurals), settings.namespaces, settings.watch_idle_seconds, metrics.watch_contact)
+    """Run the operator until a signal. Raises OSError if a port is taken."""
+    operator = Operator(settings, check_config)
+    try:
+        await operator.start()
+        await operator.wait()
+    finally:
+        await operator.stop()
 
-    async def answers(watch: Watch) -> bool:
-        try:
-            await client.request("GET", plurals[watch.resource], watch.namespace, query={"limit": "1"})
-        except (ApiError, Unreachable):
-            return False
-        return True
 
-    health = Health(
-        leadership.queue_oldest,
-        lambda: resync.finished_at,
-        settings.resync_interval,
-        watches,
-        answers,
-        election,
-    )
+class Operator:
+    """The parts of the operator and what each of them knows of the others."""
 
-    def heard(resource: str, namespace: str) -> None:
-        metrics.watch_last_event.labels(resource).set(time.time())
-        watches.heard(resource, namespace)
-
-    children = [
-        ChildWatch(
-            client, cache, kind, namespace,
+    def __init__(self, settings: Settings, check_config: ConfigCheck) -> None:
+        self._settings, self._check_config = settings, check_config
+        self._metrics, self._client, self._store = Metrics(), Client(), Cache()
+        self._informer = Informer(
+            self._client,
+            self._store,
+            [kind for kind in CHILDREN if kind != "NetworkPolicy" or settings.job_network_policy],
+            settings.namespaces,
             idle_seconds=settings.watch_idle_seconds,
-            heard=partial(heard, CHILDREN[kind]),
-            enqueue=leadership.enqueue,
+            resync_seconds=settings.resync_interval,
+            observer=self._metrics,
         )
-        for kind in kinds
-        for namespace in settings.namespaces or ("",)
-    ]  # fmt: skip
-    registry = kopf.OperatorRegistry()
-    session = Login(client, metrics, watches)
-    register(registry, session=session, cache=cache, leadership=leadership, heard=heard)
-    servers = [await serve(settings.http_port, metrics, health)]
-    jobs: list[Coroutine[Any, Any, object]] = [stop.wait(), resync.run(), health.run(), leadership.run()]
-    jobs += [child.run() for child in children]
-    if settings.webhook_certificates is not None:
-        # A replica that waits answers as well: it sees the same cluster.
-        certificate = ServerCertificate(settings.webhook_certificates)
-        admission = Admission(cache.job, cache.config_map, check_config, settings.namespaces)
-        servers.append(await serve_webhook(settings.webhook_port, certificate, admission, metrics))
-        jobs.append(certificate.run())
-    log.info("operator %s started", __version__)
-    watching = asyncio.create_task(watch(registry, settings, lambda: _stop_at_signals(stop), session.closed))
-    tasks = [asyncio.create_task(job) for job in jobs]
-    # Everything runs for ever: the first task that ends, by a signal or by a mistake, ends the rest.
-    ended, _ = await asyncio.wait([watching, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    await leadership.resign()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
-    await session.close()
-    for server in servers:
-        await server.cleanup()
-    for task in ended:
-        task.result()
-    log.info("operator stopped")
+        self._kopf = KopfOperator(
+            self._client,
+            self._informer,
+            settings.namespaces,
+            idle_seconds=settings.watch_idle_seconds,
+            observer=RequestObserver(self._metrics.count_request, self._informer.opened),
+            take_signals=self._take_signals,
+        )
+        self._elector = _leader_elector(settings, self._client)
+        self._leadership = Leadership(self._informer, self._elector, self._new_session)
+        self._health = Health(self._leadership.queue_oldest, self._informer, self._elector)
+        self._metrics.export(
+            self._jobs,
+            self._leadership.queue_depth,
+            self._leadership.queue_oldest,
+            self._leadership.is_leader,
+        )
+        self._signalled = asyncio.Event()
+        self._servers: list[web.AppRunner] = []
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    async def start(self) -> None:
+        """Open the ports and start everything that runs in the background."""
+        self._servers.append(await serve(self._settings.http_port, self._metrics, self._health))
+        if self._settings.webhook_certificates is not None:
+            await self._start_webhook(self._settings.webhook_certificates)
+        for part in (self._kopf, self._informer, self._leadership, self._health):
+            self._start_task(part.run())
+        self._start_task(self._signalled.wait())
+        log.info("operator %s started", __version__)
+
+    async def wait(self) -> None:
+        """Wait for a signal. Raises the error of a part that failed: each of them runs forever otherwise."""
+        ended, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()
+
+    async def stop(self) -> None:
+        """Hand the lease over first, then end everything."""
+        await self._leadership.step_down()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._kopf.close()
+        for server in self._servers:
+            await server.cleanup()
+        log.info("operator stopped")
+
+    def _new_session(self) -> LeaderSession:
+        options = self._settings.options(self._check_config)
+        return LeaderSession(self._client, self._store, self._metrics, options, self._settings.workers)
+
+    def _jobs(self) -> Iterable[JobView]:
+        """The jobs to export metrics of: the leader's alone, so that sums over replicas are right."""
+        return self._store.jobs() if self._leadership.is_leader() else ()
+
+    def _start_task(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        self._tasks.append(asyncio.create_task(coroutine))
+
+    async def _start_webhook(self, certificates: Path) -> None:
+        """Serve the webhook, on standby replicas as well: they see the same cluster."""
+        settings, certificate = self._settings, ServerCertificate(certificates)
+        admission = Admission(
+            self._store.job, self._store.config_map, self._check_config, settings.namespaces
+        )
+        self._servers.append(
+            await serve_webhook(settings.webhook_port, certificate, admission, self._metrics)
+        )
+        self._start_task(certificate.run())
+
+    def _take_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled.set)
 
 
-def _election(settings: Settings, client: Client) -> Election | None:
-    """Stand for election where a lease is named; then only the holder may write."""
+def _leader_elector(settings: Settings, client: Client) -> LeaderElector | None:
+    """The elector if a lease is set; then only the leader may write."""
     if settings.lease is None:
         return None
     namespace, name = settings.lease
     # The host's name is the pod's; a container that is restarted in the same pod is another replica.
     identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
-    election = Election(client, LeaseName(namespace, name, identity, settings.lease_seconds))
-    client.seconds_to_act = election.seconds_left
-    return election
-
-
-def _stop_at_signals(stop: asyncio.Event) -> None:
-    """Set an event at SIGTERM and SIGINT."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    elector = LeaderElector(client, LeaseLock(client, namespace, name, identity, settings.lease_seconds))
+    client.seconds_to_act = elector.seconds_to_act
+    return elector

@@ -153,8 +153,8 @@ def test_a_deletion_in_a_gap_of_the_watch_is_noticed_by_the_resync(
 @pytest.mark.parametrize(
     ("watch", "told"),
     [
-        (PODS_WATCH, "the watch of pods ended and begins anew"),
-        (JOBS_WATCH, "the watches ended and begin anew"),
+        (PODS_WATCH, "watch on pods closed, reconnecting in"),
+        (JOBS_WATCH, "watch on aurltrainingjobs closed, reconnecting in"),
     ],
     ids=["pods", "jobs"],
 )
@@ -178,7 +178,7 @@ def test_conformance_a_watch_that_is_silently_dead_is_noticed(
 
     def told() -> bool:
         code, text = operator.get("/healthz")
-        return code == 503 and "The watch of pods is silent" in text
+        return code == 503 and "The watch on pods is silent" in text
 
     wait_for("the health page to tell it", told)
     # The resync replaces the watch meanwhile, only slower.

@@ -69,8 +69,8 @@ def test_a_stopped_leader_hands_over_at_once_and_nothing_is_disturbed(
         before = {name: uids(ns, name) for name in ("done", "busy")}
         # The one that waits knows everything, is well, and does nothing.
         assert waiting.get("/healthz") == (200, "ok")
-        assert waiting.get("/readyz") == (200, f"ok, waits: {holder(ns)} leads")
-        assert leader.get("/readyz") == (200, "ok, leads")
+        assert waiting.get("/readyz") == (200, f"ok, standby: the leader is {holder(ns)}")
+        assert leader.get("/readyz") == (200, "ok, leader")
         assert waiting.writes() == 0
         # It counts what it knows, and knows of its own write when that was answered.
         wait_for("the leader's count", lambda: leader.metric("aurl_operator_jobs", state="Running") == 1)
@@ -144,8 +144,8 @@ def test_a_leader_that_stood_still_does_nothing_once_it_goes_on(
         # What it sent before it froze has arrived long since, whether it knows the answer or not.
         writes = proxy.writes()
         leader.thaw()
-        wait_for("the first replica to notice", lambda: "no longer leads" in leader.log())
-        wait_for("the first replica to see it all", lambda: "waits:" in leader.get("/readyz")[1])
+        wait_for("the first replica to notice", lambda: "lost leadership" in leader.log())
+        wait_for("the first replica to see it all", lambda: "standby:" in leader.get("/readyz")[1])
         assert not leader.leads()
         assert waiting.leads()
         assert proxy.writes() == writes

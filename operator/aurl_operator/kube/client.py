@@ -1,13 +1,11 @@
-"""The operator's own requests to the API server: single ones, lists, and streams of events."""
+"""Sends the operator's own requests to the API server: single ones, lists, and watches."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -15,12 +13,11 @@ import aiohttp
 from aurl_operator.api.base import GROUP, PLURAL, VERSION
 from aurl_operator.core.parsers import dig, integer, text
 
-CONNECTIONS: Final = 32
 PAGE: Final = "500"
+CONNECT_SECONDS: Final = 5
 TIMEOUT_SECONDS: Final = 20.0
-TIMEOUT: Final = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS, connect=5)
-#: Of opening a stream; how long it may be silent is the caller's business.
-STREAM: Final = aiohttp.ClientTimeout(total=None, connect=5)
+#: For opening a watch; the caller decides how long it may be silent.
+WATCH_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS)
 _PATHS: Final[dict[str, str]] = {
     "Pod": "/api/v1/namespaces/{namespace}/pods",
     "Service": "/api/v1/namespaces/{namespace}/services",
@@ -33,14 +30,11 @@ _PATHS: Final[dict[str, str]] = {
     "Lease": "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases",
     "Job": f"/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/{PLURAL}",
 }
-_RESOURCE: Final = re.compile(
-    r"/(?:api/v1|apis/[^/]+/[^/]+)(?:/namespaces/(?P<namespace>[^/]+)(?=/))?/(?P<resource>[a-z]+)(?:/[^/]+(?:/(?P<sub>[a-z]+))?)?$"
-)
 
 
 @dataclass
 class ApiError(Exception):
-    """The API server answered with an error. `message` is its own."""
+    """The API server answered with an error; `message` is the server's, `retry_after` in seconds."""
 
     code: int
     message: str
@@ -51,17 +45,17 @@ class ApiError(Exception):
 
 
 class Unreachable(Exception):
-    """The API server gave no answer."""
+    """The API server did not answer."""
 
 
 class NotLeading(Unreachable):
-    """A write was not sent, because another replica may be the one that acts now."""
+    """A write was not sent, because another replica may be the leader by now."""
 
 
 class Client:
-    """Requests by kind, namespace and name. `use` must have been called by a login before the first one.
+    """Requests by kind, namespace and name. A login must have called `use` before the first one.
 
-    `seconds_to_act` tells for how long this replica may still write, see lease.py.
+    `seconds_to_act` returns the seconds for which this replica may still write (see leader_election.py).
     """
 
     def __init__(self) -> None:
@@ -86,22 +80,21 @@ class Client:
         body: Mapping[str, Any] | None = None,
         query: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """One request; the answer's JSON object.
+        """Send one request and return the JSON object of the answer.
 
         A namespace of "" lists the whole cluster. Raises ApiError, Unreachable and, for a write by a replica
-        that does not lead, NotLeading.
+        that is not the leader, NotLeading.
         """
         path = _path(kind, namespace) + (f"/{name}" if name else "")
         path += f"/{subresource}" if subresource else ""
         if self._session is None:
             raise Unreachable("not logged in yet")
-        timeout = TIMEOUT
+        seconds = TIMEOUT_SECONDS
         if method != "GET" and kind != "Lease":
-            left = self.seconds_to_act()
-            if left <= 0:
-                raise NotLeading(f"{method} {path}: this replica does not lead")
-            # No write may be under way when another replica can take over.
-            timeout = aiohttp.ClientTimeout(total=min(TIMEOUT_SECONDS, left), connect=5)
+            # No write may be in flight when another replica can take over.
+            seconds = min(seconds, self.seconds_to_act())
+            if seconds <= 0:
+                raise NotLeading(f"{method} {path}: this replica is not the leader")
         content = "application/merge-patch+json" if method == "PATCH" else "application/json"
         try:
             async with self._session.request(
@@ -110,17 +103,17 @@ class Client:
                 data=None if body is None else json.dumps(body),
                 params=query,
                 headers={"Content-Type": content, "Accept": "application/json"},
-                timeout=timeout,
+                timeout=aiohttp.ClientTimeout(total=seconds, connect=CONNECT_SECONDS),
             ) as response:
                 return await _answer(response)
         except (aiohttp.ClientError, TimeoutError, RuntimeError) as error:
-            # RuntimeError is how aiohttp tells that the session was closed (a login had other credentials).
+            # aiohttp raises RuntimeError on a session that was closed, as a login with new credentials does.
             raise Unreachable(f"{method} {path}: {type(error).__name__}: {error}") from error
 
     async def pages(
         self, kind: str, namespace: str, query: Mapping[str, str]
     ) -> AsyncIterator[dict[str, Any]]:
-        """A list of a kind's objects, page by page. Raises what `request` does."""
+        """Yield the list of a kind's objects, page by page. Raises what `request` does."""
         token = ""
         while True:
             page = {**query, "limit": PAGE} | ({"continue": token} if token else {})
@@ -133,7 +126,7 @@ class Client:
     async def watch(
         self, kind: str, namespace: str, query: Mapping[str, str], idle_seconds: float
     ) -> AsyncGenerator[dict[str, Any]]:
-        """The events of a stream as they come, until it ends or brings nothing for `idle_seconds`.
+        """Yield the events of a watch until it closes or brings nothing for `idle_seconds`.
 
         Raises ApiError when it is refused and Unreachable when it breaks.
         """
@@ -143,7 +136,7 @@ class Client:
         rest = b""
         try:
             async with asyncio.timeout(idle_seconds):
-                opened = await self._session.get(f"{self._server}{path}", params=query, timeout=STREAM)
+                opened = await self._session.get(f"{self._server}{path}", params=query, timeout=WATCH_TIMEOUT)
             async with opened as response:
                 if response.status != 200:
                     await _answer(response)
@@ -171,6 +164,7 @@ def _path(kind: str, namespace: str) -> str:
 
 
 async def _answer(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    """The JSON object of an answer. Raises ApiError for a status of 400 and above."""
     raw = await response.read()
     try:
         parsed = json.loads(raw)
@@ -184,34 +178,3 @@ async def _answer(response: aiohttp.ClientResponse) -> dict[str, Any]:
         dig(body, "details", "retryAfterSeconds")
     )
     raise ApiError(response.status, message, float(seconds or 0))
-
-
-def resource_of(path: str) -> str:
-    """The resource that a URL path is about, for metrics: `pods`, `aurltrainingjobs/status`, or `other`."""
-    found = _RESOURCE.fullmatch(path)
-    if found is None:
-        return "other"
-    return found["resource"] + (f"/{found['sub']}" if found["sub"] else "")
-
-
-def namespace_of(path: str) -> str:
-    """The namespace that a URL path is about; empty for all of them."""
-    found = _RESOURCE.fullmatch(path)
-    return (found["namespace"] or "") if found else ""
-
-
-@dataclass
-class TokenFile:
-    """A service account's token, which the kubelet renews in its file from time to time."""
-
-    path: Path
-    _token: str = ""
-    _read_at: float = float("-inf")
-
-    def header(self) -> str:
-        """The Authorization header; the file is read at most once a minute."""
-        now = asyncio.get_running_loop().time()
-        if now - self._read_at >= 60:
-            self._token = self.path.read_text(encoding="utf-8").strip()
-            self._read_at = now
-        return f"Bearer {self._token}"

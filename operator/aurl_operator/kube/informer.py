@@ -1,7 +1,8 @@
-"""Watches what belongs to jobs: a list and a stream per kind and namespace, begun anew whatever ends them.
+"""Keeps the store equal to the cluster, by list, watch and relist, and reports every change to handlers.
 
-kopf watches the jobs themselves. A gang's pods, Service and ConfigMap change far more often, and what kopf
-prepares for its handlers at each event costs many times what putting an object into the cache does.
+What belongs to jobs is watched here. kopf watches the jobs themselves (see kopf_operator.py) and hands their
+events to `receive_job`. Each resync lists everything again, so that a lost event, above all a lost
+deletion, is noticed within one interval.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Protocol
 
+from aurl_operator.api.base import PLURAL
 from aurl_operator.core.actions import Kind
 from aurl_operator.core.names import CHILD_SELECTOR, Key
 from aurl_operator.core.parsers import dig, integer, items, text
@@ -22,7 +25,7 @@ from aurl_operator.kube.store import Cache, version
 
 log = logging.getLogger(__name__)
 
-#: The kinds that may belong to a job, with their plural names.
+#: The kinds that may belong to a job, with the plural names of their resources.
 CHILDREN: Final[dict[Kind, str]] = {
     "Pod": "pods",
     "Service": "services",
@@ -30,118 +33,275 @@ CHILDREN: Final[dict[Kind, str]] = {
     "PersistentVolumeClaim": "persistentvolumeclaims",
     "NetworkPolicy": "networkpolicies",
 }
-#: Seconds after which the API server ends a stream in good order; spread, so that not all end at once.
+#: Seconds after which the API server is asked to close a stream; random, so that not all close together.
 STREAM_SECONDS: Final = (240, 300)
-#: A stream that ends sooner is begun anew only then.
-SHORTEST_SECONDS: Final = 1.0
+#: A stream that closes sooner is not reopened before this many seconds have passed.
+SHORTEST_STREAM_SECONDS: Final = 1.0
 #: Seconds to wait after one, two … failures in a row; 429 and 503 may ask for more.
 BACKOFF_SECONDS: Final = (0.2, 1.0, 2.0, 3.0, 5.0, 8.0, 10.0)
+#: Seconds to wait after a failed resync.
+RESYNC_RETRY_SECONDS: Final = 5.0
+#: A watch that brings nothing is reopened after the idle time; it is silent after this many idle times.
+SILENT_AFTER_IDLE_TIMES: Final = 3.0
 GONE: Final = 410
 
 
-class ChildWatch:
-    """The objects of one kind in one namespace ("": in all of them), from the API server into the cache.
+class Observer(Protocol):
+    """Receives what the informer reports for metrics; `resource` is a plural name."""
 
-    `heard` is told the namespace at each event, `enqueue` the job that an event is news for. A stream that
-    brings nothing for `idle_seconds` is opened anew, as it may be dead.
-    """
+    def watch_event(self, resource: str) -> None:
+        """A watch delivered an event."""
+
+    def watch_contact(self, resource: str) -> None:
+        """A watch delivered an event or was opened."""
+
+    def resynced(self) -> None:
+        """A resync is complete."""
+
+
+@dataclass(eq=False)
+class Watch:
+    """The watch of one kind in one namespace, or in all of them (""), and what is known of it."""
+
+    kind: Kind | Literal["Job"]
+    namespace: str
+    last_contact: float = field(default_factory=time.monotonic)
+    """When it last delivered an event or was opened."""
+    resource_version: str = ""
+    """Where the next stream starts; empty if a list must come first."""
+    failures: int = 0
+    """Failures in a row."""
+
+    @property
+    def resource(self) -> str:
+        """The plural name of the resource."""
+        return PLURAL if self.kind == "Job" else CHILDREN[self.kind]
+
+    def __str__(self) -> str:
+        return f"{self.resource} in namespace {self.namespace}" if self.namespace else self.resource
+
+
+class Informer:
+    """Lists and watches jobs and what belongs to them. No `namespaces`: the whole cluster."""
 
     def __init__(
         self,
         client: Client,
-        cache: Cache,
-        kind: Kind,
-        namespace: str,
+        store: Cache,
+        kinds: Iterable[Kind],
+        namespaces: tuple[str, ...],
         *,
         idle_seconds: float,
-        heard: Callable[[str], None],
-        enqueue: Callable[[Key], None],
+        resync_seconds: float,
+        observer: Observer,
     ) -> None:
-        self._client, self._cache, self._kind, self._namespace = client, cache, kind, namespace
-        self._idle_seconds, self._heard, self._enqueue = idle_seconds, heard, enqueue
-        self._version = ""
-        """What has been seen: the next stream begins after it. Empty: a list must come first."""
-        self._failures = 0
+        self._client, self._store, self._observer = client, store, observer
+        self._clusterwide = not namespaces
+        self._idle_seconds, self.resync_seconds = idle_seconds, resync_seconds
+        places = namespaces or ("",)
+        self._jobs = [Watch("Job", place) for place in places]
+        self._children = [Watch(kind, place) for kind in kinds for place in places]
+        self.watches = {(watch.resource, watch.namespace): watch for watch in (*self._jobs, *self._children)}
+        self._on_change: list[Callable[[Key], None]] = []
+        self._on_job_deleted: list[Callable[[str], None]] = []
+        self._resyncing = asyncio.Lock()
+        self.synced = asyncio.Event()
+        """Set once everything has been listed."""
+        self.resynced_at: float | None = None
+        """When the last resync was complete (monotonic clock)."""
+
+    def add_handlers(self, on_change: Callable[[Key], None], on_job_deleted: Callable[[str], None]) -> None:
+        """Call `on_change` with the key of a changed job, `on_job_deleted` with the UID of a deleted one."""
+        self._on_change.append(on_change)
+        self._on_job_deleted.append(on_job_deleted)
 
     async def run(self) -> None:
-        """Watch for ever."""
+        """Watch and resync forever."""
         await self._client.ready.wait()
-        while True:
-            began = time.monotonic()
-            try:
-                if not self._version:
-                    await self._list()
-                await self._stream()
-            except ApiError as error:
-                if error.code == GONE:  # the server has forgotten what came after our version
-                    self._version = ""
-                await self._wait(began, error, error.retry_after)
-            except Unreachable as error:
-                await self._wait(began, error)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._resync_periodically())
+            for watch in self._children:
+                tasks.create_task(self._list_and_watch(watch))
 
-    async def _list(self) -> None:
-        """Take all that is there, and drop what is known and was not listed, unless it is newer."""
+    # ---------------------------------------------------------------- list and watch
+
+    async def _list_and_watch(self, watch: Watch) -> None:
+        """Watch one kind forever; list it first, and again when the server no longer knows our version."""
+        while True:
+            started = time.monotonic()
+            try:
+                if not watch.resource_version:
+                    watch.resource_version = await self._list(watch)
+                await self._watch(watch)
+            except (ApiError, Unreachable) as error:
+                if isinstance(error, ApiError) and error.code == GONE:
+                    watch.resource_version = ""
+                await self._back_off(watch, started, error)
+
+    async def _list(self, watch: Watch) -> str:
+        """Put all objects of a kind into the store and drop those that are gone; the version of the list."""
         listed: set[str] = set()
         snapshot = ""
-        async for page in self._client.pages(self._kind, self._namespace, {"labelSelector": CHILD_SELECTOR}):
+        query = {} if watch.kind == "Job" else {"labelSelector": CHILD_SELECTOR}
+        async for page in self._client.pages(watch.kind, watch.namespace, query):
             snapshot = text(dig(page, "metadata", "resourceVersion"))
             for obj in items(page.get("items")):
                 listed.add(text(dig(obj, "metadata", "uid")))
-                self._tell(self._cache.put_child(self._kind, obj))
-        seen = integer(snapshot)
-        for obj in self._cache.all_children(self._kind):
-            if self._namespace and dig(obj, "metadata", "namespace") != self._namespace:
-                continue
-            made = version(obj)
-            if dig(obj, "metadata", "uid") not in listed and seen and made and made <= seen:
-                self._tell(self._cache.drop_child(obj))
-        self._version = snapshot
+                self._put(watch, obj)
+        for obj in self._stored(watch):
+            # What is newer than the list may exist all the same.
+            made, seen = version(obj), integer(snapshot)
+            if dig(obj, "metadata", "uid") not in listed and made and seen and made <= seen:
+                key = self._drop(watch, obj)
+                about = {"namespace": key[0], "job": key[1]} if key else None
+                log.info("missed the deletion of a %s, dropped it", watch.kind, extra=about)
+        return snapshot
 
-    async def _stream(self) -> None:
-        """Take events until the stream ends. Raises ApiError and Unreachable."""
+    async def _watch(self, watch: Watch) -> None:
+        """Take events until the stream closes. Raises ApiError and Unreachable."""
         query = {
             "watch": "true",
             "labelSelector": CHILD_SELECTOR,
-            "resourceVersion": self._version,
+            "resourceVersion": watch.resource_version,
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(random.randint(*STREAM_SECONDS)),
         }
-        began = time.monotonic()
-        stream = self._client.watch(self._kind, self._namespace, query, self._idle_seconds)
-        async with aclosing(stream) as events:
+        opened = time.monotonic()
+        async with aclosing(
+            self._client.watch(watch.kind, watch.namespace, query, self._idle_seconds)
+        ) as events:
             async for event in events:
-                self._take(event)
-                self._failures = 0
-        # A server that ends every stream at once is not to be asked in a busy loop.
-        await asyncio.sleep(max(0.0, began + SHORTEST_SECONDS - time.monotonic()))
+                self._take(watch, event)
+                watch.failures = 0
+        # A server that closes every stream immediately must not be asked in a busy loop.
+        await asyncio.sleep(max(0.0, opened + SHORTEST_STREAM_SECONDS - time.monotonic()))
 
-    def _take(self, event: Mapping[str, Any]) -> None:
+    def _take(self, watch: Watch, event: Mapping[str, Any]) -> None:
         what, obj = event.get("type"), event.get("object")
         if not isinstance(obj, Mapping):
             return
         if what == "ERROR":
-            self._version = ""
+            watch.resource_version = ""
             raise ApiError(integer(obj.get("code")) or 500, text(obj.get("message")) or "no message")
-        self._version = text(dig(obj, "metadata", "resourceVersion")) or self._version
-        self._heard(text(dig(obj, "metadata", "namespace")))
+        watch.resource_version = text(dig(obj, "metadata", "resourceVersion")) or watch.resource_version
+        self._contact(watch)
+        self._observer.watch_event(watch.resource)
         if what == "DELETED":
-            self._tell(self._cache.drop_child(obj))
+            self._drop(watch, obj)
         elif what in ("ADDED", "MODIFIED"):
-            self._tell(self._cache.put_child(self._kind, obj))
+            self._put(watch, obj)
 
-    def _tell(self, key: Key | None) -> None:
-        if key is not None:
-            self._enqueue(key)
+    def receive_job(self, deleted: bool, job: Mapping[str, Any]) -> None:
+        """Take an event of the jobs' watch, which is kopf's."""
+        watch = self._find(PLURAL, text(dig(job, "metadata", "namespace")))
+        if watch is None:
+            return
+        self._contact(watch)
+        self._observer.watch_event(watch.resource)
+        if deleted:
+            self._drop(watch, job)
+        else:
+            self._put(watch, job)
 
-    async def _wait(self, began: float, error: Exception, at_least: float = 0.0) -> None:
+    async def _back_off(self, watch: Watch, started: float, error: ApiError | Unreachable) -> None:
         """Wait longer after each failure in a row; an event, or a while without failure, ends a row."""
-        if time.monotonic() - began > BACKOFF_SECONDS[-1]:
-            self._failures = 0
-        seconds = max(BACKOFF_SECONDS[min(self._failures, len(BACKOFF_SECONDS) - 1)], at_least)
-        self._failures += 1
-        where = {"namespace": self._namespace} if self._namespace else None
+        if time.monotonic() - started > BACKOFF_SECONDS[-1]:
+            watch.failures = 0
+        seconds = BACKOFF_SECONDS[min(watch.failures, len(BACKOFF_SECONDS) - 1)]
+        seconds = max(seconds, getattr(error, "retry_after", 0.0))
+        watch.failures += 1
+        where = {"namespace": watch.namespace} if watch.namespace else None
         log.warning(
-            "the watch of %s ended and begins anew in %.1f s: %s",
-            CHILDREN[self._kind], seconds, error, extra=where,
-        )  # fmt: skip
+            "watch on %s closed, reconnecting in %.1f s: %s", watch.resource, seconds, error, extra=where
+        )
         await asyncio.sleep(seconds)
+
+    # ---------------------------------------------------------------- relist
+
+    async def _resync_periodically(self) -> None:
+        while True:
+            await self.resync()
+            await asyncio.sleep(self.resync_seconds)
+
+    async def resync(self) -> None:
+        """List everything, from now on; retry until that succeeds. Then report every job as changed."""
+        while True:
+            try:
+                async with self._resyncing:
+                    await self._relist()
+                return
+            except (ApiError, Unreachable) as error:
+                seconds = max(
+                    min(RESYNC_RETRY_SECONDS, self.resync_seconds), getattr(error, "retry_after", 0.0)
+                )
+                log.warning("resync failed, retrying in %.0f s: %s", seconds, error)
+                await asyncio.sleep(seconds)
+
+    async def _relist(self) -> None:
+        # Children first: a job that is seen before its pods would look as if it had none.
+        await asyncio.gather(*(self._list(watch) for watch in self._children))
+        await asyncio.gather(*(self._list(watch) for watch in self._jobs))
+        self.report_all()
+        self.resynced_at = time.monotonic()
+        self.synced.set()
+        self._observer.resynced()
+
+    def report_all(self) -> None:
+        """Report every known job as changed."""
+        for job in self._store.jobs():
+            self._report(job.ref.key)
+
+    # ---------------------------------------------------------------- liveness
+
+    def opened(self, resource: str, namespace: str) -> None:
+        """Note that the API server accepted a watch."""
+        watch = self._find(resource, namespace)
+        if watch is not None:
+            self._contact(watch)
+
+    def silent(self) -> dict[Watch, float]:
+        """The watches without contact for too long, with the seconds since the last one."""
+        now, limit = time.monotonic(), SILENT_AFTER_IDLE_TIMES * self._idle_seconds
+        idle = {watch: now - watch.last_contact for watch in self.watches.values()}
+        return {watch: seconds for watch, seconds in idle.items() if seconds > limit}
+
+    async def answers(self, watch: Watch) -> bool:
+        """True if the API server answers a list of what is watched."""
+        try:
+            await self._client.request("GET", watch.kind, watch.namespace, query={"limit": "1"})
+        except (ApiError, Unreachable):
+            return False
+        return True
+
+    def _find(self, resource: str, namespace: str) -> Watch | None:
+        return self.watches.get((resource, "" if self._clusterwide else namespace))
+
+    def _contact(self, watch: Watch) -> None:
+        watch.last_contact = time.monotonic()
+        self._observer.watch_contact(watch.resource)
+
+    # ---------------------------------------------------------------- store and handlers
+
+    def _put(self, watch: Watch, obj: Mapping[str, Any]) -> None:
+        key = self._store.put_job(obj) if watch.kind == "Job" else self._store.put_child(watch.kind, obj)
+        self._report(key)
+
+    def _drop(self, watch: Watch, obj: Mapping[str, Any]) -> Key | None:
+        if watch.kind == "Job":
+            key = self._store.drop_job(obj)
+            for handler in self._on_job_deleted:
+                handler(text(dig(obj, "metadata", "uid")))
+        else:
+            key = self._store.drop_child(obj)
+        self._report(key)
+        return key
+
+    def _stored(self, watch: Watch) -> Iterable[Mapping[str, Any]]:
+        jobs = (job.raw for job in self._store.jobs())
+        known = jobs if watch.kind == "Job" else self._store.all_children(watch.kind)
+        return [obj for obj in known if watch.namespace in ("", dig(obj, "metadata", "namespace"))]
+
+    def _report(self, key: Key | None) -> None:
+        if key is not None:
+            for handler in self._on_change:
+                handler(key)

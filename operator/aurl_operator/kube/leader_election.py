@@ -1,9 +1,9 @@
-"""Elects one of several replicas through a Lease (coordination.k8s.io/v1); only the elected one may act.
+"""Leader election through a Lease (coordination.k8s.io/v1), named as client-go's: only the leader may write.
 
-The holder renews the Lease; every write carries the resourceVersion that was read, so of two replicas that
-try at once one gets a conflict. Clocks of different machines are never compared: a replica takes over after
-it has seen the Lease unchanged for the holder's whole term by its own clock, while the holder stops by itself
-after STOP_SHARE of the term, counted from before its last successful renewal was sent.
+The leader renews the Lease. Every write carries the resourceVersion that was read, so if two replicas try at
+the same time, one gets a conflict. Clocks of different machines are never compared: a replica takes over
+after it has observed the Lease unchanged for the holder's `leaseDurationSeconds` by its own clock, while
+the leader stops acting after STOP_SHARE of them, counted from when its last successful renewal was sent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -21,233 +21,227 @@ from aurl_operator.kube.client import ApiError, Client, Unreachable
 
 log = logging.getLogger(__name__)
 
-#: Share of the term after which a holder that could not renew no longer acts.
+#: Share of the lease's duration after which a leader that could not renew stops acting.
 STOP_SHARE: Final = 0.7
-#: Share of the term between two renewals.
+#: Share of the lease's duration between two renewals.
 RENEW_SHARE: Final = 0.2
-#: Seconds between two looks of a replica that waits: how fast it notices that the Lease was released.
-LOOK_SECONDS: Final = 0.25
+#: Seconds between two reads by a replica that waits: how fast it notices that the Lease was released.
+READ_SECONDS: Final = 0.25
 _RETRY_SECONDS: Final = 0.5
 _RELEASE_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True)
-class LeaseName:
-    """Which Lease, under which name this replica holds it, and for how many seconds."""
+class LeaderElectionRecord:
+    """The specification of a Lease, and the version of the object; `holder` is empty if nobody holds it."""
 
-    namespace: str
-    name: str
-    identity: str
-    seconds: int
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a Lease object says. `holder` is empty where nobody holds it; `seconds` is the holder's term."""
-
-    version: str
     holder: str
     seconds: int
     transitions: int
+    acquire_time: str = ""
+    renew_time: str = ""
+    version: str = ""
 
 
-def read_record(obj: Mapping[str, Any], default_seconds: int) -> Record:
-    """The record of a Lease object; what is malformed reads as not said."""
-    spec = obj.get("spec")
-    return Record(
-        version=text(dig(obj, "metadata", "resourceVersion")),
-        holder=text(dig(spec, "holderIdentity")),
-        seconds=integer(dig(spec, "leaseDurationSeconds"), 1, 3600) or default_seconds,
-        transitions=integer(dig(spec, "leaseTransitions")) or 0,
-    )
+class LeaseLock:
+    """The Lease that replicas share, and this one's `identity`. Methods raise ApiError and Unreachable."""
 
+    def __init__(self, client: Client, namespace: str, name: str, identity: str, seconds: int) -> None:
+        self._client, self._namespace, self.name = client, namespace, name
+        self.identity, self.seconds = identity, seconds
 
-def write_spec(name: LeaseName, before: Record | None, now: datetime) -> dict[str, Any]:
-    """The specification by which this replica takes, or goes on holding, a Lease."""
-    moment = now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    renewed = before is not None and before.holder == name.identity
-    transitions = before.transitions + (0 if renewed else 1) if before else 0
-    spec: dict[str, Any] = {
-        "holderIdentity": name.identity,
-        "leaseDurationSeconds": name.seconds,
-        "renewTime": moment,
-        "leaseTransitions": transitions,
-    }
-    return spec if renewed else {**spec, "acquireTime": moment}
+    def __str__(self) -> str:
+        return f"{self._namespace}/{self.name}"
+
+    async def get(self) -> LeaderElectionRecord:
+        """Read the Lease."""
+        return self._record(await self._client.request("GET", "Lease", self._namespace, self.name))
+
+    async def create(self, record: LeaderElectionRecord) -> LeaderElectionRecord:
+        """Create the Lease; 409 if another replica was faster."""
+        return await self._write("POST", "", record)
+
+    async def update(self, record: LeaderElectionRecord) -> LeaderElectionRecord:
+        """Replace the Lease; 409 if its version is no longer the record's."""
+        return await self._write("PUT", self.name, record)
+
+    async def _write(self, method: str, name: str, record: LeaderElectionRecord) -> LeaderElectionRecord:
+        metadata = {"name": self.name, "namespace": self._namespace}
+        if record.version:
+            metadata["resourceVersion"] = record.version
+        spec: dict[str, Any] = {
+            "holderIdentity": record.holder,
+            "leaseDurationSeconds": record.seconds,
+            "leaseTransitions": record.transitions,
+        }
+        if record.acquire_time:
+            spec["acquireTime"] = record.acquire_time
+        if record.renew_time:
+            spec["renewTime"] = record.renew_time
+        body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+        return self._record(await self._client.request(method, "Lease", self._namespace, name, body=body))
+
+    def _record(self, lease: Mapping[str, Any]) -> LeaderElectionRecord:
+        """The record of a Lease object; what is malformed counts as unset."""
+        spec = lease.get("spec")
+        return LeaderElectionRecord(
+            holder=text(dig(spec, "holderIdentity")),
+            seconds=integer(dig(spec, "leaseDurationSeconds"), 1, 3600) or self.seconds,
+            transitions=integer(dig(spec, "leaseTransitions")) or 0,
+            acquire_time=text(dig(spec, "acquireTime")),
+            renew_time=text(dig(spec, "renewTime")),
+            version=text(dig(lease, "metadata", "resourceVersion")),
+        )
 
 
 def clock() -> float:
-    """Seconds that go on while the process, or the machine, is stopped."""
+    """Seconds on a clock that does not stop while the process, or the machine, is suspended."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-class Election:
-    """Takes and renews the Lease. `leading` is set while this replica holds it, `lost` while it does not.
+class LeaderElector:
+    """Acquires and renews the Lease. `acquired` is set while this replica is the leader, `lost` while not.
 
-    `problem` is what went wrong last, if anything did.
+    `last_error` is what went wrong last; empty if nothing did.
     """
 
-    def __init__(self, client: Client, name: LeaseName) -> None:
-        self._client, self._name = client, name
-        self._record: Record | None = None
-        self._seen = self._heard = clock()
-        self._renewed = float("-inf")
-        self._acquire_time: str | None = None
-        self._holding = False
-        self.problem = ""
-        self._complained = ""
-        self.leading, self.lost = asyncio.Event(), asyncio.Event()
+    def __init__(self, client: Client, lock: LeaseLock) -> None:
+        self._client, self._lock = client, lock
+        self._observed: LeaderElectionRecord | None = None
+        self._observed_at = self._contact_at = clock()
+        self._renewed_at = float("-inf")
+        self._leading = False
+        self.last_error = ""
+        self._reported = ""
+        self.acquired, self.lost = asyncio.Event(), asyncio.Event()
         self.lost.set()
 
     @property
-    def holder(self) -> str:
-        """Who holds the Lease, as far as this replica knows; empty for nobody."""
-        return self._record.holder if self._record else ""
+    def leader(self) -> str:
+        """The identity of the leader, as far as this replica knows; empty for none."""
+        return self._observed.holder if self._observed else ""
 
-    @property
-    def deaf_seconds(self) -> float:
-        """Seconds since the API server last told how the Lease stands."""
-        return clock() - self._heard
+    def seconds_since_contact(self) -> float:
+        """Seconds since the API server last answered about the Lease."""
+        return clock() - self._contact_at
 
-    def seconds_left(self) -> float:
-        """Seconds for which this replica may still act; not positive where it must not."""
-        if not self._holding:
-            return 0.0
-        return self._left_after(self._renewed)
+    def seconds_to_act(self) -> float:
+        """Seconds for which this replica may still write; not positive if it must not."""
+        return self._seconds_after(self._renewed_at) if self._leading else 0.0
 
-    def _left_after(self, renewed: float) -> float:
-        return renewed + STOP_SHARE * self._name.seconds - clock()
+    def _seconds_after(self, renewed_at: float) -> float:
+        return renewed_at + STOP_SHARE * self._lock.seconds - clock()
 
     async def run(self) -> None:
-        """Stand for election, and hold the Lease once it is won, for ever."""
+        """Acquire the Lease, renew it, and acquire it again after a loss, forever."""
         await self._client.ready.wait()
         while True:
             await asyncio.sleep(await self._turn())
 
     async def _turn(self) -> float:
-        """One look or renewal; seconds until the next one."""
-        # One attempt that hangs must leave time for another.
-        patience = RENEW_SHARE * self._name.seconds
-        if self._holding:
-            patience = min(patience, max(self.seconds_left(), 0.0))
+        """Try once to acquire or to renew; seconds until the next turn."""
+        # An attempt that hangs must leave time for another one.
+        timeout = RENEW_SHARE * self._lock.seconds
+        if self._leading:
+            timeout = min(timeout, max(self.seconds_to_act(), 0.0))
         try:
-            async with asyncio.timeout(patience):
-                await (self._take() if self._holding else self._look())
+            async with asyncio.timeout(timeout):
+                await (self._renew() if self._leading else self._try_acquire())
         except (ApiError, Unreachable, TimeoutError) as error:
-            self.problem = str(error) or "no answer in time"
+            self.last_error = str(error) or "timed out"
             if isinstance(error, ApiError) and error.code in (401, 403, 422):
-                self._complain(error)
+                self._report_once(error)
         else:
-            return RENEW_SHARE * self._name.seconds if self._holding else LOOK_SECONDS
-        if self._holding and self.seconds_left() <= 0:
-            self._lose("it could not be renewed in time")
-        return min(_RETRY_SECONDS, max(self.seconds_left(), 0.05)) if self._holding else _RETRY_SECONDS
+            return RENEW_SHARE * self._lock.seconds if self._leading else READ_SECONDS
+        if self._leading and self.seconds_to_act() <= 0:
+            self._lose("not renewed in time")
+        return min(_RETRY_SECONDS, max(self.seconds_to_act(), 0.05)) if self._leading else _RETRY_SECONDS
 
-    async def _look(self) -> None:
-        """Read the Lease; take it if nobody holds it any more."""
+    async def _try_acquire(self) -> None:
+        """Read the Lease; take it if it is free or was not renewed in time."""
         try:
-            answer = await self._request("GET", self._name.name)
+            record = await self._lock.get()
         except ApiError as error:
             if error.code != 404:
                 raise
-            self._heard, self._record = clock(), None
-            await self._take()
+            self._contact_at, self._observed = clock(), None
+            await self._renew()
             return
-        self._note(answer)
-        found = self._record
-        assert found is not None
-        # Its own name: a renewal or a first take whose answer was lost.
-        free = found.holder in ("", self._name.identity) or clock() - self._seen > found.seconds
-        if free:
-            await self._take()
+        self._observe(record)
+        # Its own identity: a renewal, or a first acquisition, whose answer was lost.
+        free = record.holder in ("", self._lock.identity)
+        if free or clock() - self._observed_at > record.seconds:
+            await self._renew()
 
-    async def _take(self) -> None:
-        """Write this replica's name, for the first time or again. Raises ApiError and Unreachable."""
-        before, sent = self._record, clock()
-        spec = write_spec(self._name, before, datetime.now(UTC))
-        if self._acquire_time is not None and "acquireTime" not in spec:
-            spec["acquireTime"] = self._acquire_time
+    async def _renew(self) -> None:
+        """Write this replica's identity, for the first time or again. Raises ApiError and Unreachable."""
+        sent_at = clock()
+        record = self._own_record()
         try:
-            answer = await self._write(spec, before)
+            record = await (self._lock.update(record) if record.version else self._lock.create(record))
         except ApiError as error:
-            if error.code == 409:
-                await self._read_after_conflict()
-                return
-            raise
-        self._note(answer)
-        self._acquire_time = text(dig(answer, "spec", "acquireTime")) or None
-        self._renewed = sent
-        if not self._holding and self._left_after(sent) > 0:
-            self._holding = True
+            if error.code != 409:
+                raise
+            self._observe(await self._lock.get())
+            if self._leading and self.leader != self._lock.identity:
+                self._lose(f"{self.leader or 'another replica'} took it")
+            return
+        self._observe(record)
+        self._renewed_at = sent_at
+        if not self._leading and self._seconds_after(sent_at) > 0:
+            self._leading = True
             self.lost.clear()
-            self.leading.set()
-            log.info("leads: the lease %s is held as %s", self._name.name, self._name.identity)
+            self.acquired.set()
+            log.info("acquired leadership: holding lease %s as %s", self._lock.name, self._lock.identity)
 
-    async def _read_after_conflict(self) -> None:
-        self._note(await self._request("GET", self._name.name))
-        if self._holding and self.holder != self._name.identity:
-            self._lose(f"{self.holder or 'somebody'} took it")
+    def _own_record(self) -> LeaderElectionRecord:
+        """The record with which this replica acquires or renews the Lease that it observed."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        seen = self._observed or LeaderElectionRecord("", 0, -1)
+        own = replace(seen, holder=self._lock.identity, seconds=self._lock.seconds, renew_time=now)
+        if seen.holder == self._lock.identity and seen.acquire_time:
+            return own
+        return replace(own, acquire_time=now, transitions=seen.transitions + (seen.holder != own.holder))
 
-    async def _write(self, spec: Mapping[str, Any], before: Record | None) -> dict[str, Any]:
-        metadata = {"name": self._name.name, "namespace": self._name.namespace}
-        body: dict[str, Any] = {
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": metadata,
-            "spec": spec,
-        }
-        if before is None:
-            return await self._request("POST", "", body)
-        metadata["resourceVersion"] = before.version
-        return await self._request("PUT", self._name.name, body)
-
-    async def _request(self, method: str, name: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        return await self._client.request(method, "Lease", self._name.namespace, name, body=body)
-
-    def _note(self, answer: Mapping[str, Any]) -> None:
-        now, found = clock(), read_record(answer, self._name.seconds)
-        self._heard = now
-        if self._record is None or found.version != self._record.version:
-            self._seen = now
-        self._record = found
+    def _observe(self, record: LeaderElectionRecord) -> None:
+        self._contact_at = clock()
+        if self._observed is None or record.version != self._observed.version:
+            self._observed_at = self._contact_at
+        self._observed = record
 
     def _lose(self, why: str) -> None:
-        if not self._holding:
-            return
-        self._holding = False
-        self._acquire_time = None
-        self.leading.clear()
+        self._leading = False
+        self.acquired.clear()
         self.lost.set()
-        log.warning("no longer leads, the lease %s is lost: %s", self._name.name, why)
+        log.warning("lost leadership: lease %s: %s", self._lock.name, why)
 
-    def _complain(self, error: ApiError) -> None:
-        """Tell once what will not pass by itself."""
-        if str(error) != self._complained:
-            self._complained = str(error)
-            log.error("the lease %s/%s cannot be used: %s", self._name.namespace, self._name.name, error)
+    def _report_once(self, error: ApiError) -> None:
+        """Log an error that will not pass by itself, once."""
+        if str(error) != self._reported:
+            self._reported = str(error)
+            log.error("cannot use lease %s: %s", self._lock, error)
 
     async def release(self) -> None:
-        """Give the Lease up, so that another replica need not wait for its end. Never fails.
+        """Release the Lease, so that another replica need not wait until it expires. Never fails.
 
-        `run` must have been cancelled, or it would take the Lease again.
+        `run` must have been cancelled, or it would acquire the Lease again.
         """
-        if not self._holding or self._record is None:
+        if not self._leading:
             return
-        self._holding = False
-        spec = {
-            "holderIdentity": "",
-            "leaseDurationSeconds": self._name.seconds,
-            "leaseTransitions": self._record.transitions,
-        }
+        self._leading = False
         try:
             async with asyncio.timeout(_RELEASE_SECONDS):
-                # Of a renewal that was cut off it is not known whether it was written.
-                self._note(await self._request("GET", self._name.name))
-                if self.holder == self._name.identity:
-                    await self._write(spec, self._record)
+                # A renewal that was cut off may or may not have been written.
+                record = await self._lock.get()
+                self._observe(record)
+                if record.holder == self._lock.identity:
+                    free = replace(
+                        record, holder="", seconds=self._lock.seconds, acquire_time="", renew_time=""
+                    )
+                    self._observe(await self._lock.update(free))
         except (ApiError, Unreachable, TimeoutError) as error:
-            log.warning("lease %s not released, it will run out: %s", self._name.name, error)
+            log.warning("lease %s not released, it will expire: %s", self._lock.name, error)
         else:
-            log.info("lease %s released", self._name.name)
-        self.leading.clear()
+            log.info("lease %s released", self._lock.name)
+        self.acquired.clear()
         self.lost.set()

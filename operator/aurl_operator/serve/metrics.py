@@ -24,34 +24,13 @@ Recovered = Literal["pods_created", "first_step"]
 
 
 class Metrics:
-    """All metrics. `jobs` gives the jobs of the cache whenever somebody scrapes."""
+    """All metrics of the operator, on a registry of their own."""
 
-    def __init__(
-        self,
-        jobs: Callable[[], Iterable[JobView]],
-        queue_depth: Callable[[], float],
-        queue_oldest: Callable[[], float],
-        leads: Callable[[], bool],
-    ) -> None:
+    def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.registry.register(_JobCollector(jobs))
-        depth = Gauge("aurl_operator_queue_depth", "Jobs that wait to be reconciled.", registry=self.registry)
-        depth.set_function(queue_depth)
-        oldest = Gauge(
-            "aurl_operator_queue_oldest_seconds",
-            "How long the oldest job in the queue has waited or been worked on.",
-            registry=self.registry,
-        )
-        oldest.set_function(queue_oldest)
-        leader = Gauge(
-            "aurl_operator_leader",
-            "1 for the replica that acts, 0 for one that waits.",
-            registry=self.registry,
-        )
-        leader.set_function(lambda: float(leads()))
         self.reconcile_seconds = Histogram(
             "aurl_operator_reconcile_seconds",
             "Duration of one reconciliation.",
@@ -117,7 +96,7 @@ class Metrics:
             buckets=_SLOW,
             registry=self.registry,
         )
-        self.watch_last_event = Gauge(
+        self._watch_last_event = Gauge(
             "aurl_operator_watch_last_event_timestamp_seconds",
             "When a watch last brought an event.",
             ["resource"],
@@ -129,11 +108,47 @@ class Metrics:
             ["resource"],
             registry=self.registry,
         )
-        self.last_resync = Gauge(
+        self._last_resync = Gauge(
             "aurl_operator_last_resync_timestamp_seconds",
             "When all objects were last listed.",
             registry=self.registry,
         )
+
+    def export(
+        self,
+        jobs: Callable[[], Iterable[JobView]],
+        queue_depth: Callable[[], float],
+        queue_oldest: Callable[[], float],
+        is_leader: Callable[[], bool],
+    ) -> None:
+        """Export gauges that are computed whenever the metrics are scraped."""
+        self.registry.register(_JobCollector(jobs))
+        for name, description, value in (
+            ("queue_depth", "Jobs waiting to be reconciled.", queue_depth),
+            (
+                "queue_oldest_seconds",
+                "Age of the oldest job in the queue or in reconciliation.",
+                queue_oldest,
+            ),
+            ("leader", "1 if this replica is the leader, else 0.", lambda: float(is_leader())),
+        ):
+            Gauge(f"aurl_operator_{name}", description, registry=self.registry).set_function(value)
+
+    def count_request(self, verb: str, resource: str, code: int) -> None:
+        """Count a request to the API server."""
+        self.api_requests.labels(verb, resource, str(code)).inc()
+
+    def watch_event(self, resource: str) -> None:
+        """Note that a watch delivered an event."""
+        self._watch_last_event.labels(resource).set_to_current_time()
+
+    def watch_contact(self, resource: str) -> None:
+        """Note that a watch delivered an event or was opened."""
+        self._watch_last_contact.labels(resource).set_to_current_time()
+
+    def resynced(self) -> None:
+        """Note that a resync is complete."""
+        self._last_resync.set_to_current_time()
 
     def count(self, decided: Plan) -> None:
         """Count the restart or failure that a plan decided on."""
@@ -163,10 +178,6 @@ class Metrics:
         stepped_before = _first_step(before)
         if stepped and stepped > since and (stepped_before is None or stepped_before < since):
             step.observe((stepped - since).total_seconds())
-
-    def watch_contact(self, resource: str, time: float) -> None:
-        """A watch has shown that it lives (Unix time)."""
-        self._watch_last_contact.labels(resource).set(time)
 
 
 def _worker_pods_created(status: JobStatus) -> datetime | None:

@@ -1,4 +1,4 @@
-"""A term begins with a look at every job, whether a lease decides who leads or nobody else is there."""
+"""A leader session starts with every job, whether a lease elects the leader or this is the only replica."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import cast
 
 from aurl_operator.core.names import Key
 from aurl_operator.kube.client import Client
-from aurl_operator.kube.resync import Resync
+from aurl_operator.kube.informer import Informer
 from aurl_operator.kube.store import Cache
 from aurl_operator.kube.work_queue import WorkQueue
-from aurl_operator.leadership import Leadership, Term
+from aurl_operator.leadership import LeaderSession, Leadership
+from aurl_operator.serve.metrics import Metrics
 from unit.operator.builders import Object, make_job
 
 
@@ -29,7 +30,7 @@ class FakeClient:
         yield {"items": items}
 
 
-class FakeTerm:
+class FakeSession:
     """Takes keys, does nothing."""
 
     def __init__(self) -> None:
@@ -44,17 +45,16 @@ class FakeTerm:
 
 def test_without_a_lease_every_job_that_was_there_before_is_looked_at() -> None:
     async def scenario() -> set[Key]:
-        term, cache = FakeTerm(), Cache()
-        client = cast(Client, FakeClient())
-        resync = Resync(client, cache, (), (), 300, lambda key: leadership.enqueue(key), lambda _: None)
-        leadership = Leadership(resync, lambda: cast(Term, term))
-        tasks = [asyncio.create_task(resync.run()), asyncio.create_task(leadership.run())]
+        session, client = FakeSession(), cast(Client, FakeClient())
+        informer = Informer(client, Cache(), (), (), idle_seconds=30, resync_seconds=300, observer=Metrics())
+        leadership = Leadership(informer, None, lambda: cast(LeaderSession, session))
+        tasks = [asyncio.create_task(informer.run()), asyncio.create_task(leadership.run())]
         async with asyncio.timeout(10):
-            while len(term.taken) < 2:
+            while len(session.taken) < 2:
                 await asyncio.sleep(0)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        return term.taken
+        return session.taken
 
     assert asyncio.run(scenario()) == {("music", "one"), ("music", "two")}

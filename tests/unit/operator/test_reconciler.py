@@ -55,7 +55,7 @@ def reconciled(world: World) -> list[str]:
     async def scenario() -> list[str]:
         server, cache = Server(world.job), Cache()
         client = cast(Client, server)
-        metrics = Metrics(tuple, lambda: 0.0, lambda: 0.0, lambda: True)
+        metrics = Metrics()
         poller = ProgressPoller(5.0, lambda key: None)
         reconciler = Reconciler(
             client, cache, poller, EventRecorder(client), metrics, OPTIONS, lambda: world.now
