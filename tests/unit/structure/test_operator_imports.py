@@ -16,7 +16,7 @@ TOP_LEVEL = {"__init__", "__main__", "apply", "leadership", "main", "reconciler"
 #: All that core may import, so that HTTP, kopf, asyncio, clocks and whatever comes next need no list.
 PURE = {
     *("__future__", "collections", "dataclasses", "datetime", "enum", "functools", "hashlib", "itertools"),
-    *("json", "math", "re", "signal", "statistics", "typing"),
+    *("json", "math", "re", "signal", "statistics", "types", "typing"),
     *("aurl_operator", "jsonschema", "pydantic", "yaml"),
 }
 CLOCKS = {"datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
