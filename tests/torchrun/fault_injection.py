@@ -129,7 +129,8 @@ def draw_in_a_fixed_order() -> None:
 
 def record_samples() -> None:
     """Write what each step trains on to `TEST_SAMPLES-<rank>`; die instead of step TEST_DEATH, if given."""
-    from aurl_trainer.loop.batches import Batches, MicroBatch
+    from aurl_trainer.loop.batches import Batches
+    from aurl_trainer.objective.objective import MicroBatch
 
     original = Batches.next
     path = Path(f"{os.environ['TEST_SAMPLES']}-{os.environ['RANK']}")
@@ -173,9 +174,10 @@ def spoil_data() -> None:
     checkpoints, or `after` it.
     """
     from aurl_trainer.checkpoint.manager import Checkpoint, CheckpointManager
-    from aurl_trainer.loop.batches import Batches, MicroBatch
+    from aurl_trainer.loop.batches import Batches
     from aurl_trainer.loop.rollback import Rollback
     from aurl_trainer.model import compilation
+    from aurl_trainer.objective.objective import MicroBatch
 
     record_samples()
     begin, end, how = int(os.environ["TEST_FROM"]), int(os.environ["TEST_TO"]), os.environ["TEST_SPOIL"]

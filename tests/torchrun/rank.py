@@ -18,6 +18,6 @@ def run_rank(environment: dict[str, str], log: str, hook: str) -> None:
     if hook:
         module, _, function = hook.partition(":")
         getattr(importlib.import_module(module), function)()
-    from aurl_trainer.train import run
+    from aurl_trainer.train import run_rank
 
-    run()
+    run_rank()

@@ -166,6 +166,11 @@ class TrainingConfig(Config):
         default_factory=SamplingConfig, description="Sampling during training and at its end."
     )
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of an optimizer step: samples are shorter, and as many more, early in a curriculum."""
+        return self.batch.global_batch_size * self.context_length
+
     @model_validator(mode="after")
     def _parts_fit_together(self) -> TrainingConfig:
         self.curriculum.check(self.context_length)

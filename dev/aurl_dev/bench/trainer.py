@@ -29,6 +29,7 @@ from aurl_dev.bench.plain import PlainLoop
 from aurl_dev.cluster.paths import CHECKOUT
 from aurl_dev.melodies import write_music
 from aurl_trainer import logs
+from aurl_trainer.build import build
 from aurl_trainer.config import JobFile
 from aurl_trainer.data.prepare import prepare
 from aurl_trainer.distributed.runtime import Distributed, Layout
@@ -98,7 +99,7 @@ class Trainer:
         (directory / "run").mkdir(parents=True)
         distributed = Distributed(Layout(), torch.device("cpu"))
         reporter = RankReporter(directory / "run", volume=self.root)
-        train(self.job, self.data, directory, distributed, reporter, StopRequest())
+        train(build(self.job, self.data, directory, distributed, reporter), StopRequest())
         reporter.close()
         spent = reporter.snapshot.phase_seconds
         share = self.job.training.steps / CHECKPOINT_EVERY

@@ -35,7 +35,7 @@ def test_each_players_loss_moves_exactly_its_own_parameters() -> None:
     inputs, targets = batch()
 
     model, critic = weights(made)
-    torch.autograd.backward(made.losses(made.network, inputs, targets, 48).objective)
+    torch.autograd.backward(made.losses(made.network, inputs, targets, 48).minimised)
     assert all(parameter.grad is None for parameter in made.adversary.critic.parameters())
     optimizer.step(0.01, 0.0, torch.ones(()), torch.zeros(()))
     optimizer.zero_grad()

@@ -115,7 +115,7 @@ def test_terms_of_the_transformer_reach_its_weights(name: str) -> None:
     losses = {alias: {"weight": 0.5}, "balance": "uncertainty"}
     made = objective("transformer", losses=losses, dropout=0.1)
     torch.manual_seed(0)
-    objective_, told = made.losses(made.network, *batch(), 1)
+    objective_, told, _ = made.losses(made.network, *batch(), 1)
     assert made.terms is not None and name in made.terms.names
     torch.autograd.backward(objective_)
     assert all(parameter.grad is not None for parameter in made.model.parameters())
@@ -126,7 +126,7 @@ def test_single_sample_and_padding_alone_are_finite() -> None:
     made, _, _ = everything()
     pad = torch.zeros(2, 24, dtype=torch.int64)
     for inputs, targets in (batch(1), (pad, pad), (pad, pad - 100), batch(2, 8)):
-        loss, told = made.losses(made.network, inputs, targets, 50)
+        loss, told, _ = made.losses(made.network, inputs, targets, 50)
         torch.autograd.backward(loss)
         assert torch.isfinite(loss) and torch.isfinite(told)
         gradients = [parameter.grad for parameter in made.model.parameters()]
@@ -140,8 +140,8 @@ def test_plain_weights_are_the_cross_entropy() -> None:
     terms = objective("transformer", losses={"logitScale": {"weight": 1e-12}})
     assert plain.terms is None and terms.terms is not None
     inputs, targets = batch()
-    expected, _ = plain.losses(plain.network, inputs, targets, 1)
-    weighted, told = terms.losses(terms.network, inputs, targets, 1)
+    expected, _, _ = plain.losses(plain.network, inputs, targets, 1)
+    weighted, told, _ = terms.losses(terms.network, inputs, targets, 1)
     torch.testing.assert_close(weighted, expected)
     torch.testing.assert_close(told, expected.detach())
     kinds = sum(
@@ -163,7 +163,7 @@ def test_uncertainty_weights_go_to_their_optimum() -> None:
     optimizer = torch.optim.Adam(learned.parameters(), lr=0.05)
     for _ in range(150):
         optimizer.zero_grad()
-        torch.autograd.backward(made.losses(made.network, inputs, targets, 1).objective / 100)
+        torch.autograd.backward(made.losses(made.network, inputs, targets, 1).minimised / 100)
         optimizer.step()
     made.forget()
     made.losses(made.network, inputs, targets, 1)

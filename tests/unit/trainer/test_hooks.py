@@ -18,9 +18,10 @@ from aurl_trainer.errors import UserError
 from aurl_trainer.hooks import Evaluation, LossInputs
 from aurl_trainer.hooks.config import HooksConfig
 from aurl_trainer.hooks.load import Hook, load_hooks
-from aurl_trainer.hooks.losses import ExtraLosses
 from aurl_trainer.hooks.metrics import measure
 from aurl_trainer.model.transformer import token_loss_sum
+from aurl_trainer.objective.extra_losses import ExtraLossesObjective
+from aurl_trainer.objective.objective import Losses
 
 CPU = torch.device("cpu")
 
@@ -67,20 +68,25 @@ def test_what_cannot_be_loaded_is_named(function: str, path: str, complaint: str
     assert complaint in str(error.value)
 
 
-class Scene:
+class Scene(nn.Module):
     """A last norm and an output projection with extra losses beside the cross-entropy."""
 
     def __init__(self, **functions: Callable[[LossInputs], Any]) -> None:
+        super().__init__()
         torch.manual_seed(0)
         self.norm, self.head = nn.LayerNorm(4), nn.Linear(4, 5)
         hooks = [Hook(name, f"loss hook {name}", function, 0.5) for name, function in functions.items()]
-        self.extra = ExtraLosses(hooks, self.norm, Vocabulary(TokenizerConfig()), CPU, token_loss_sum)
+        model: Any = self
+        self.objective = ExtraLossesObjective(model, token_loss_sum, hooks, Vocabulary(TokenizerConfig()))
         self.inputs = torch.tensor([[1, 2, 3]])
         self.targets = torch.tensor([[2, 3, -100]])
 
-    def losses(self) -> tuple[Tensor, Tensor]:
-        logits = self.head(self.norm(torch.randn(1, 3, 4)))
-        return self.extra.losses(logits, self.inputs, self.targets, 7)
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.norm(torch.randn(1, 3, 4)))
+        return logits
+
+    def losses(self) -> Losses:
+        return self.objective.losses(self, self.inputs, self.targets, 7)
 
 
 def test_terms_are_weighted_and_have_a_gradient() -> None:
@@ -91,14 +97,14 @@ def test_terms_are_weighted_and_have_a_gradient() -> None:
         return (batch.hidden.square().sum(-1) * batch.counted).sum()
 
     scene = Scene(size=size)
-    loss, objective = scene.losses()
+    objective, loss, terms = scene.losses()
     expected = seen[0].hidden[:, :2].square().sum()
     torch.testing.assert_close(objective, loss + 0.5 * expected)
     torch.testing.assert_close(loss, token_loss_sum(seen[0].logits, scene.targets))
     (objective - loss).backward()  # type: ignore[no-untyped-call]
     assert scene.norm.weight.grad is not None and scene.norm.weight.grad.abs().sum() > 0
     assert (seen[0].step, seen[0].inputs.equal(scene.inputs)) == (7, True)
-    torch.testing.assert_close(scene.extra.sums, expected.detach()[None])
+    torch.testing.assert_close(terms, expected.detach()[None])
 
 
 @pytest.mark.parametrize(

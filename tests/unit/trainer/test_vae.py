@@ -165,7 +165,7 @@ def train(made: Objective, batches: list[tuple[Tensor, Tensor]]) -> list[float]:
     told = []
     for number, (inputs, targets) in enumerate(batches):
         step = 1 + number * 100 // len(batches)
-        loss, bound = made.losses(made.network, inputs, targets, step)
+        loss, bound, _ = made.losses(made.network, inputs, targets, step)
         torch.autograd.backward(loss / targets.numel())
         optimizer.step(1e-2, 0.0, torch.ones(()), torch.zeros(()))
         optimizer.zero_grad()

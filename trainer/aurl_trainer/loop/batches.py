@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,9 +15,7 @@ from aurl_trainer.data.curriculum import Curriculum
 from aurl_trainer.data.loader import IGNORED, Loader
 from aurl_trainer.data.vocabulary import PAD
 from aurl_trainer.distributed.runtime import Layout
-
-MicroBatch: TypeAlias = tuple[Tensor, Tensor]
-"""Inputs and targets, both of shape BT; targets IGNORED do not count."""
+from aurl_trainer.objective.objective import MicroBatch
 
 
 class Batches:

@@ -22,7 +22,6 @@ from aurl_trainer.distributed.sharding import gather_into
 from aurl_trainer.evaluation.report import judge_samples
 from aurl_trainer.loop.training_data import TrainingData
 from aurl_trainer.model.transformer import Transformer
-from aurl_trainer.monitor.report import RankReporter
 from aurl_trainer.monitor.snapshot import write_json
 from aurl_trainer.optim.ema import WeightAverage
 from aurl_trainer.sampling.generate import LanguageModel
@@ -42,14 +41,13 @@ class JobSampler:
     parameters: Mapping[str, Tensor]
     average: WeightAverage | None
     distributed: Distributed
-    reporter: RankReporter
 
     def sample(self, step: int) -> None:
         """Write `sample.count` pieces to `samples/step-…` on the volume. Raises OSError when it is full."""
         config = self.job.training.sample
         if not config.count:
             return
-        with self.reporter.phase("sample"), self._writer() as writer:
+        with self._writer() as writer:
             if writer is None:
                 return
             # It draws pictures too: half a second and 40 MB that a rank needs for this only.
@@ -73,7 +71,7 @@ class JobSampler:
         """
         training = self.job.training
         sampling = training.sample.model_copy(update={"count": training.evaluation.music.samples})
-        with self.reporter.phase("evaluation"), self._writer() as writer:
+        with self._writer() as writer:
             if writer is None:
                 return {}
             train, held_out = (self.data.dataset.split(name) for name in ("train", "validation"))

@@ -1,4 +1,4 @@
-"""What happens when a pass does not fit: the step is done again by all ranks, in smaller micro-batches."""
+"""Running out of memory in a step: all ranks run it again, in smaller micro-batches."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from aurl_trainer.stability.anomaly import Action, Anomaly
 log = logging.getLogger("aurl_trainer.train")
 
 
-class Attempt:
-    """The passes of a step as a context: running out of memory ends the attempt and not the job.
+class OutOfMemoryCatch:
+    """A context for the passes of a step that catches failed allocations and nothing else.
 
-    Only allocations of the passes themselves are caught: before them nothing was added up, and after them the
-    optimizer has begun to change weights. Where the passes themselves wait for other ranks, as they do when
-    the model is sharded, nothing is caught: the job starts again with smaller micro-batches.
+    Only passes are covered: before them nothing has been added up, and after them the optimizer has started
+    to change weights. Where passes wait for other ranks, as with a sharded model, the error is raised, and
+    the job restarts with smaller micro-batches.
     """
 
     def __init__(self, *, recoverable: bool, snapshot: ExhaustionSnapshot | None) -> None:
         self.recoverable, self.snapshot = recoverable, snapshot
-        self.step, self.failed = 0, False
+        self.step = 0
+        self.caught = False
+        """True if the last use of this context caught an error."""
 
-    def begin(self, step: int) -> Attempt:
+    def during(self, step: int) -> OutOfMemoryCatch:
         """Return this context for `step`."""
-        self.step, self.failed = step, False
+        self.step, self.caught = step, False
         return self
 
     def __enter__(self) -> None:
@@ -41,7 +43,7 @@ class Attempt:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | Literal[False]:
-        """Take note of an allocation that failed, and let everything else pass."""
+        """Catch a failed allocation."""
         if error is None or not isinstance(error, RuntimeError | MemoryError) or not is_out_of_memory(error):
             return False
         if self.snapshot is not None:
@@ -50,14 +52,14 @@ class Attempt:
             return False
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         log.warning("out of memory", extra={"step": self.step, "reason": reason})
-        self.failed = True
+        self.caught = True
         return True
 
 
-def make_room(fitting: Fitting, metric_logger: MetricLogger, step: int, failures: int) -> None:
-    """Choose smaller micro-batches after `failures` ranks ran out of memory in `step`, and say so.
+def shrink_micro_batches(fitting: Fitting, metric_logger: MetricLogger, step: int, failures: int) -> None:
+    """Choose smaller micro-batches after `failures` ranks ran out of memory in `step`, and report it.
 
-    Raises OutOfMemoryError when they are as small as they may be.
+    Raises OutOfMemoryError when they cannot be smaller.
     """
     cause = f"{failures} rank(s) ran out of memory in step {step}"
     try:
@@ -76,13 +78,13 @@ def make_room(fitting: Fitting, metric_logger: MetricLogger, step: int, failures
 
 
 def collect_frozen() -> None:
-    """Collect garbage among all objects, those that were set aside before the loop too."""
+    """Collect garbage among all objects, including those that were frozen before the loop."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()
 
 
 def release(device: torch.device) -> None:
-    """Give the memory of a failed pass, which nothing refers to any more, back to the device."""
+    """Return the memory of a failed pass to the device."""
     if device.type == "cuda":
         torch.cuda.empty_cache()

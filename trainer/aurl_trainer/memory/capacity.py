@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from aurl_trainer.errors import UserError
 from aurl_trainer.system.cgroup import memory_left
@@ -91,6 +93,11 @@ class HostMeter:
     def peak(self) -> int:
         """Return the most that was resident."""
         return self.memory.read()[1]
+
+
+def total_bytes(tensors: Iterable[Tensor]) -> int:
+    """Return the size of all tensors together."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def reserve_bytes(device: torch.device, parameters: int, state: int, *, saves: bool, wrapped: bool) -> int:

@@ -60,6 +60,11 @@ class MemoryProfile:
                 self.watching = True
                 self.enter("forward_backward")
 
+    def split(self, phase: str) -> None:
+        """Enter `phase` if the running step is looked into."""
+        if self.watching:
+            self.enter(phase)
+
     def settle(self) -> None:
         """Book the peaks since the last call to the running phase."""
         peaks = {"rss": self.reporter.host.take_peak()}

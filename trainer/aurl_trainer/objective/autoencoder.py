@@ -1,6 +1,6 @@
 """Modes `vae` and `vae-gan`: tokens through latents and back, alone or against a critic.
 
-The told loss is the negative ELBO of one draw of the latents, in nats per token: an upper bound of the
+The reported loss is the negative ELBO of one draw of the latents, in nats per token: an upper bound of the
 cross-entropy, whatever the weights of the terms are.
 """
 
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from aurl_trainer.data.vocabulary import PAD
 from aurl_trainer.distributed.runtime import Distributed
-from aurl_trainer.loop.batches import MicroBatch
 from aurl_trainer.losses.adversarial import AdversarialPass
 from aurl_trainer.losses.heads import LatentHeads
 from aurl_trainer.losses.latent import LatentPass
@@ -25,7 +24,7 @@ from aurl_trainer.model.latents import Latents, Level, gaussian_noise
 from aurl_trainer.model.vae import VAE
 from aurl_trainer.objective.adversary import Adversary
 from aurl_trainer.objective.latent_evaluation import evaluate_latents
-from aurl_trainer.objective.objective import Losses, Objective
+from aurl_trainer.objective.objective import Losses, MicroBatch, Objective
 
 
 class AutoencoderObjective(Objective):

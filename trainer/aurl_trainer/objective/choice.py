@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from aurl_trainer.config import TrainingConfig
 from aurl_trainer.data.vocabulary import Vocabulary
 from aurl_trainer.errors import UserError
+from aurl_trainer.hooks.load import Hook
 from aurl_trainer.losses.config import CRITIC_TERMS
 from aurl_trainer.losses.heads import LatentHeads
 from aurl_trainer.losses.reconstruction import GROUPS
@@ -18,6 +21,7 @@ from aurl_trainer.model.transformer import Transformer
 from aurl_trainer.model.vae import VAE
 from aurl_trainer.objective.adversary import Adversary
 from aurl_trainer.objective.autoencoder import AutoencoderObjective
+from aurl_trainer.objective.extra_losses import ExtraLossesObjective
 from aurl_trainer.objective.language import LanguageObjective, LanguageTermsObjective
 from aurl_trainer.objective.objective import Objective
 
@@ -36,8 +40,11 @@ def make_objective(
     vocabulary: Vocabulary,
     token_loss: TokenLoss,
     device: torch.device,
+    hooks: Sequence[Hook] = (),
 ) -> Objective:
-    """Return what the mode minimises; `model` is on `device` already.
+    """Return the objective of the mode, with the user's extra losses if there are `hooks`.
+
+    `token_loss` may overwrite the logits unless there are hooks, which read them.
 
     Raises UserError for a mode or a term that needs tokens which the vocabulary does not have.
     """
@@ -48,6 +55,8 @@ def make_objective(
         )
     losses = config.losses
     if isinstance(model, Transformer) and losses.plain(config.mode):
+        if hooks:
+            return ExtraLossesObjective(model, token_loss, hooks, vocabulary)
         return LanguageObjective(model, token_loss)
     wanted = losses.wanted(config.mode)
     own = [name for name in wanted if name not in CRITIC_TERMS]

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from aurl_trainer.data.loader import IGNORED
 from aurl_trainer.distributed.runtime import Distributed
-from aurl_trainer.loop.batches import MicroBatch
 from aurl_trainer.losses.term import TokenPass, TokenTables
 from aurl_trainer.losses.weighted import WeightedTerms
 from aurl_trainer.model.transformer import Transformer, token_loss_sum
-from aurl_trainer.objective.objective import Losses, Objective
+from aurl_trainer.objective.objective import Losses, MicroBatch, Objective
 
 
 class LanguageObjective(Objective):

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from aurl_trainer.data.loader import IGNORED
 from aurl_trainer.distributed.runtime import Distributed
-from aurl_trainer.loop.batches import MicroBatch
 from aurl_trainer.losses.term import nll
 from aurl_trainer.model.latents import LEVELS, Latents, Level, gaussian_noise
 from aurl_trainer.model.vae import VAE
+from aurl_trainer.objective.objective import MicroBatch
 
 ACTIVE_VARIANCE: Final = 0.01
 """A dimension is active where its posterior mean varies more than this over the data (Burda et al. 2016)."""
