@@ -143,7 +143,7 @@ def test_a_lost_claim_is_told_and_never_silently_made_anew(ns: JobNamespace) -> 
     ns.delete("pods", "bereft-prepare-0")
 
     def told() -> bool:
-        return "was deleted and with it" in ns.condition("bereft", "Stalled")["message"]
+        return "was deleted, and" in ns.condition("bereft", "Stalled")["message"]
 
     wait_for("the loss to be told", told)
     assert ns.objects(claims) == []
@@ -185,12 +185,12 @@ def test_a_training_that_stands_still_is_restarted_within_its_budget(ns: JobName
         ns.wait_pods("frozen", "frozen-1-0")
         status = ns.status("frozen")
         assert status["restarts"]["byClass"] == {"Hang": 1}
-        assert "stands still at step 5" in status["lastFailure"]["message"]
+        assert "hangs at step 5" in status["lastFailure"]["message"]
         answer["attempt"] = 1
         ns.run("frozen-1-0", ip="127.0.0.13")
         ns.state("frozen", "Failed")
     assert ns.condition("frozen", "Failed")["reason"] == "BackoffLimitExceeded"
-    assert "stands still" in ns.event("frozen", "BackoffLimitExceeded")["message"]
+    assert "hangs" in ns.event("frozen", "BackoffLimitExceeded")["message"]
 
 
 def test_a_running_job_cannot_be_changed_but_suspended(ns: JobNamespace) -> None:

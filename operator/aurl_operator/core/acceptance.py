@@ -1,4 +1,4 @@
-"""Which specification a job follows: while it runs the one it was started with, else the wanted one."""
+"""Decides which spec a job follows: while it runs the one it was started with, otherwise the wanted one."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from aurl_operator.api.spec import JobSpec
 from aurl_operator.core.names import JobRef
 from aurl_operator.core.objects import mutable_fields
-from aurl_operator.core.problems import Problem, summary
-from aurl_operator.core.validation import ConfigCheck, check_spec
+from aurl_operator.core.validation import ConfigCheck, Problem, check_spec, summary
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """The specification to follow, None if there is none; why what is wanted was refused, if it was.
+    """The spec to follow, or None, and why the wanted one was refused, if it was.
 
-    `message` tells what becomes of the job as well; `complaint` only what is wrong, for those who can still
-    be kept from it. `changed`: the fields of the specification that may not change while the job runs.
+    complaint: what is wrong. message: the same, and what happens to the job. changed: the fields that differ
+    from the running job although they may not.
     """
 
     spec: JobSpec | None
@@ -46,11 +45,11 @@ def accept(
     running = started and not (wanted is not None and wanted.suspend)
     accepted = remembered if running else None
     if accepted is not None and check_spec(job, accepted, check_config):
-        accepted = None  # somebody wrote into the ConfigMap
+        accepted = None  # the ConfigMap was tampered with
     if accepted is None:
         return Acceptance(wanted) if sound else _invalid(problems)
     if wanted is None or not sound:
-        message = f"The job goes on as it was; the new specification is invalid: {_sentence(problems)}"
+        message = f"The job continues unchanged; the new specification is invalid: {_sentence(problems)}"
         complaint = f"The specification is invalid: {_sentence(problems)}"
         return Acceptance(accepted, "InvalidSpec", message, complaint)
     mutable = mutable_fields(accepted)
@@ -67,12 +66,12 @@ def accept(
         return Acceptance(followed)
     complaint = refused_change(changed)
     return Acceptance(
-        followed, "ChangeRefused", f"The job goes on as it was; {complaint}", complaint, changed
+        followed, "ChangeRefused", f"The job continues unchanged; {complaint}", complaint, changed
     )
 
 
 def refused_change(fields: tuple[str, ...]) -> str:
-    """Why these fields of the specification keep their value, in one sentence."""
+    """Return one sentence on why these fields of the spec keep their value."""
     paths = ", ".join(f"spec.{field}" for field in fields)
     return f"{paths} cannot change while the job runs: suspend it first."
 

@@ -22,14 +22,14 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Create:
-    """Create an object. That it exists already, owned by the same job, is success."""
+    """Create an object. An existing one that the same job owns counts as success."""
 
     kind: Kind
     manifest: Mapping[str, Any]
 
     @property
     def name(self) -> str:
-        """Name of the object to create."""
+        """Name of the object."""
         return str(self.manifest["metadata"]["name"])
 
 
@@ -44,7 +44,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class Delete:
-    """Delete an object if it still has this UID; `force` without waiting for its node."""
+    """Delete an object if it still has this UID; with `force`, without waiting for its node."""
 
     kind: Kind
     name: str
@@ -54,7 +54,7 @@ class Delete:
 
 @dataclass(frozen=True)
 class DeleteJob:
-    """Delete the job itself, if it still has this UID (time to live after it finished)."""
+    """Delete the job itself if it still has this UID (ttlSecondsAfterFinished)."""
 
     name: str
     uid: str
@@ -65,14 +65,14 @@ Action = Create | Patch | Delete | DeleteJob
 
 @dataclass(frozen=True)
 class Event:
-    """Something to tell the user in `kubectl describe`, once."""
+    """A Kubernetes Event about the job, shown by `kubectl describe`."""
 
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
 
 
-#: How the API server tells that nothing more can be created in a namespace.
+#: Part of the API server's refusal to create objects in a namespace that is being deleted.
 ENDING: Final = "because it is being terminated"
 
 
@@ -88,12 +88,12 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do now.
+    """What to do now, and what to report.
 
-    status: the status to write, None to leave it alone.
-    status_first: write it before the actions, and do not act if that fails.
-    requeue_after: seconds until the job must be looked at again even if nothing changes, None for never.
-    failed_now, restarted_now: class of the failure that this plan counted, for metrics.
+    status: the status to write; None: leave it alone.
+    status_first: write it before the actions, and skip them if that fails.
+    requeue_after: seconds until the next reconciliation if nothing changes; None: never.
+    failed_now, restarted_now: class of the failure that this plan acts on, for metrics.
     """
 
     actions: tuple[Action, ...] = ()

@@ -1,6 +1,6 @@
-"""Nodes that fail a job again and again: counted per job, and avoided for a while.
+"""Avoids nodes on which a job fails repeatedly. Failures are counted per job, and avoidance is temporary.
 
-The operator cannot see the cluster's nodes: where pods find no place elsewhere, an avoided one is used again.
+The operator cannot see the cluster's nodes: if the pods do not fit elsewhere, avoided nodes are used again.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from aurl_operator.api.spec import NodeAvoidance
 from aurl_operator.api.status import Failure, NodeFailure
 from aurl_operator.core.podview import PodView
 
-#: Seconds for which pods may find no node before those that are avoided are used again.
+#: Seconds without a node after which the pods of a job may use avoided nodes again.
 REUSE_SECONDS: Final = 30.0
-#: What people and controllers do on purpose says nothing about the node it happened on.
+#: Deliberate actions of people and controllers say nothing about the node.
 _BLAMELESS: Final = frozenset({"PodDeleted", "Interrupted"})
 _BLAMED: Final = frozenset({"Infrastructure", "Hang", "Unknown"})
 _REMEMBERED: Final = 20
 
 
-def note(
+def record(
     known: Sequence[NodeFailure], failure: Failure, policy: NodeAvoidance, now: datetime
 ) -> list[NodeFailure]:
-    """The failures of nodes with one more, without those that are too old to count."""
+    """Add a failure to the counts by node, and drop those that have expired."""
     kept = [entry for entry in known if not _expired(entry, policy, now)]
     node = failure.node
     if not node or not _blames(failure):
@@ -36,7 +36,7 @@ def note(
 
 
 def avoided(known: Sequence[NodeFailure], policy: NodeAvoidance, now: datetime) -> tuple[str, ...]:
-    """Names of the nodes that the next pods must not use; sorted."""
+    """Return the sorted names of the nodes that new pods must not use."""
     if policy.after_failures == 0:
         return ()
     bad = [
@@ -49,7 +49,7 @@ def avoided(known: Sequence[NodeFailure], policy: NodeAvoidance, now: datetime) 
 
 
 def reuse(known: Sequence[NodeFailure], nodes: Iterable[str]) -> list[NodeFailure]:
-    """The failures of nodes, some of which are used in spite of theirs."""
+    """Mark nodes as used again despite their failures."""
     chosen = frozenset(nodes)
     return [e.model_copy(update={"reused": True}) if e.node in chosen else e for e in known]
 
@@ -57,13 +57,13 @@ def reuse(known: Sequence[NodeFailure], nodes: Iterable[str]) -> list[NodeFailur
 def seconds_until_reuse(
     pods: Iterable[PodView], nodes: Sequence[str], created: datetime | None, now: datetime
 ) -> float | None:
-    """Seconds until avoided nodes must be used again, 0 for now; None where no pod waits for a node."""
+    """Return the seconds until avoided nodes are used again, or None if no pod waits for a node."""
     if not nodes:
         return None
     waiting = [
         pod.scheduled_since or pod.created or created or now
         for pod in pods
-        if pod.unschedulable and not pod.leaving and not pod.node
+        if pod.unschedulable and not pod.terminating and not pod.node
     ]
     if not waiting:
         return None
@@ -71,12 +71,12 @@ def seconds_until_reuse(
 
 
 def _blames(failure: Failure) -> bool:
-    """Whether a failure speaks against the node of the pod that failed first."""
+    """True if a failure counts against the node of the pod that failed first."""
     if failure.failure_class not in _BLAMED or failure.reason in _BLAMELESS:
         return False
     if failure.reason == "Hang":
-        return failure.rank is not None  # else it is not known who kept the others waiting
-    # A rank that only lost its connection tells of a peer on another node.
+        return failure.rank is not None  # otherwise it is unknown which rank kept the others waiting
+    # A rank that only lost its connection points to a peer on another node.
     return failure.reason != "Infrastructure" or failure.signal is not None
 
 

@@ -1,8 +1,8 @@
-"""Whether a failed gang may be started again, and how long to wait before it is.
+"""Restart budgets: decides whether a failed gang is restarted, and after which delay.
 
-Failures of the training itself consume runPolicy.backoffLimit, and each class has a limit of its own. Those
-of the infrastructure do not, but only so many in a row without a new checkpoint are borne, so that a flapping
-job never storms. Preemption is the cluster's normal work and never ends a job.
+Failures of the training itself consume runPolicy.backoffLimit, and each class has a limit of its own.
+Infrastructure failures do not, but only a number of them in a row without a new checkpoint is tolerated, so
+that a flapping job cannot cause a restart storm. Preemption is normal in a cluster and never fails a job.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Final
 from aurl_operator.api.spec import RunPolicy
 from aurl_operator.api.status import Failure, JobStatus, Restarts
 
-#: Classes that do not consume runPolicy.backoffLimit: neither is the training's fault.
+#: Classes that do not consume runPolicy.backoffLimit, because they are not the training's fault.
 FREE: Final = frozenset({"Infrastructure", "Preemption"})
-#: An attempt that ran this many seconds breaks a row of failures, checkpoint or not.
+#: An attempt that ran for this many seconds ends a row of failures, even without a checkpoint.
 LONG_RUN_SECONDS: Final = 600.0
 FIRST_DELAY_SECONDS: Final = 5.0
 LONGEST_DELAY_SECONDS: Final = 300.0
@@ -24,7 +24,7 @@ LONGEST_DELAY_SECONDS: Final = 300.0
 
 @dataclass(frozen=True)
 class Decision:
-    """Start again with these counts, or give up for a reason."""
+    """The new restart counts, and the reason to give up if it is set."""
 
     restarts: Restarts
     give_up_reason: str = ""
@@ -32,9 +32,9 @@ class Decision:
 
 
 def decide(status: JobStatus, failure: Failure, policy: RunPolicy, now: datetime) -> Decision:
-    """What follows from a failure. Counts in the result never are lower than those of `status`."""
+    """Decide what follows from a failure. Counts never decrease."""
     before = status.restarts
-    row = 1 if _got_on(status, now) else before.consecutive + 1
+    row = 1 if _made_progress(status, now) else before.consecutive + 1
     counted = sum(n for name, n in before.by_class.items() if name not in FREE)
     limits = policy.restart_limits
     kept = before.model_copy(update={"consecutive": row})
@@ -60,7 +60,7 @@ def decide(status: JobStatus, failure: Failure, policy: RunPolicy, now: datetime
 
 
 def earliest_start(status: JobStatus) -> datetime | None:
-    """When the next attempt may begin, None for at once: 0, 5, 10, 20 … 300 s by failures in a row."""
+    """Return when the next attempt may start: 0, 5, 10 … 300 s by failures in a row; None: immediately."""
     failure = status.last_failure
     if failure is None or failure.time is None or failure.attempt is None:
         return None
@@ -71,8 +71,8 @@ def earliest_start(status: JobStatus) -> datetime | None:
     return failure.time + timedelta(seconds=delay)
 
 
-def _got_on(status: JobStatus, now: datetime) -> bool:
-    """Whether the attempt that failed achieved anything: a checkpoint of its own, or a long run."""
+def _made_progress(status: JobStatus, now: datetime) -> bool:
+    """True if the attempt that failed wrote a checkpoint or ran for long."""
     saved = status.last_checkpoint.step if status.last_checkpoint else -1
     before = status.last_failure.checkpoint_step if status.last_failure else None
     if saved > (-1 if before is None else before):

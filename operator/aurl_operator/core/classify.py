@@ -1,7 +1,8 @@
-"""Why a gang failed: the root cause among its pods, and the class of failure that decides what happens next.
+"""Finds the root cause among the pods of a failed gang, and its class, which decides what happens next.
 
-A failing rank takes its peers with it (their connections break): the pod seen first is not always the cause.
-Evidence is ranked: what the platform did to a pod and definite causes, by time; then possible consequences.
+A failing rank breaks the connections of its peers, so the pod that is seen first is not always the cause.
+Evidence is ranked: definite causes and what the platform did to a pod come first, ordered by time, then
+possible consequences.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from aurl_operator.core.podview import PodView, Terminated
 CLASSES: Final[tuple[FailureClass, ...]] = get_args(FailureClass)
 DEFINITE: Final = frozenset({"UserError", "OutOfMemory", "Divergence"})
 
-#: Seconds to wait for a better cause while only consequences are known and members of the gang still run.
+#: Seconds to wait for a better cause while only consequences are known and some members still run.
 SETTLE_SECONDS = 2.0
 
 SIGKILL = 9
-#: What scheduler and kubelet write when a pod has to make room for one of higher priority.
+#: Reasons that scheduler and kubelet give when a pod makes room for one of higher priority.
 _PREEMPTED: Final = frozenset(
     {"PreemptionByScheduler", "PreemptionByKubeScheduler", "Preempting", "Preempted", "StoppedByQueue"}
 )
-#: 137 is left out: SIGKILL from outside gives it too, and the kubelet names the memory limit (OOMKilled).
+#: Without 137: SIGKILL from outside gives it as well, and the kubelet reports the memory limit (OOMKilled).
 _EXIT_CLASSES: Final[dict[int, FailureClass]] = {
     code: name for name, code in EXIT_CODES.items() if name != "OutOfMemory"
 }
@@ -43,14 +44,13 @@ _CURES: Final[dict[str, str]] = {
     "OutOfMemory": "raise spec.resourcesPerNode.limits.memory or use a smaller batch",
 }
 
-
-#: How well evidence explains a gang's end; the lowest wins, the earliest of equals.
-_CERTAIN, _STANDSTILL, _TOLD, _GUESSED = range(4)
+#: Strength of evidence: the lowest value wins, among equals the earliest.
+_CERTAIN, _STANDSTILL, _REPORTED, _GUESSED = range(4)
 
 
 @dataclass(frozen=True)
 class Cause:
-    """A failure with how well it explains the gang's end; `strength` 0 is best, `time` breaks ties."""
+    """A candidate for the root cause; the lowest `strength` wins, then the earliest `time`."""
 
     failure: Failure
     strength: int
@@ -59,7 +59,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The root cause, and whether it may still be the consequence of one that is not visible yet."""
+    """The root cause; unless `settled`, it may be the consequence of one that is not visible yet."""
 
     failure: Failure
     settled: bool
@@ -68,53 +68,55 @@ class Verdict:
 def judge(
     pods: Sequence[PodView], lost: Sequence[str], role: Role, attempt: int, now: datetime
 ) -> Verdict | None:
-    """The root cause of a gang's failure, None if no member failed.
+    """Return the root cause of a gang's failure, or None if no member failed.
 
-    pods: the members that exist. lost: names of members that existed and are gone.
+    pods: existing members. lost: names of members that existed and are gone.
     """
     causes = [cause for pod in pods if (cause := _cause(pod, now)) is not None]
     causes += [_lost(name, role, attempt, now) for name in lost]
     if not causes:
         return None
     root = min(causes, key=lambda cause: (cause.strength, cause.time, cause.failure.pod or ""))
-    alive = any(not pod.over and not pod.leaving for pod in pods)
+    alive = any(not pod.finished and not pod.terminating for pod in pods)
     waited = (now - root.time).total_seconds()
     return Verdict(root.failure, settled=root.strength == _CERTAIN or not alive or waited >= SETTLE_SECONDS)
 
 
 def _cause(pod: PodView, now: datetime) -> Cause | None:
-    """What happened to one pod, None if it is well."""
+    """Return what happened to one pod, or None if it is healthy."""
     ended = pod.terminated
-    if pod.phase == "Succeeded":
+    if pod.phase == "Succeeded" or not (pod.terminating or pod.phase in ("Failed", "Unknown")):
         return None
-    if not pod.leaving and pod.phase not in ("Failed", "Unknown"):
-        return None
-    reported = ended is not None and ended.report.get(TerminationKey.STATE) == FAILED
-    at = (ended.finished if ended else None) or pod.left or now
-    if reported and ended is not None:
+    at = (ended.finished_at if ended else None) or pod.deletion_requested or now
+    taken_at = pod.deletion_requested or at
+
+    def infrastructure(reason: str, message: str, time: datetime) -> Cause:
+        return Cause(_failure(pod, now, "Infrastructure", reason, message), _CERTAIN, time)
+
+    if ended is not None and ended.report.get(TerminationKey.STATE) == FAILED:
         failure = _reported(pod, ended, now)
-        # Where one node's ranks are killed because they hang, those of the others lose their connections.
-        told = _STANDSTILL if failure.failure_class == "Hang" else _TOLD
-        return Cause(failure, _CERTAIN if failure.failure_class in DEFINITE else told, at)
+        # Where hanging ranks are killed, their peers on other nodes lose their connections.
+        weaker = _STANDSTILL if failure.failure_class == "Hang" else _REPORTED
+        return Cause(failure, _CERTAIN if failure.failure_class in DEFINITE else weaker, at)
     if pod.disruption or pod.reason:
         reason = pod.disruption or pod.reason
-        taken = reason in _PREEMPTED
+        preempted = reason in _PREEMPTED
         detail = pod.message or (
-            "its room is needed for work of higher priority" if taken else "the platform took it"
+            "a workload of higher priority needs its room" if preempted else "the platform removed it"
         )
         message = f"Pod {pod.name} was stopped ({reason}): {detail}"
-        failure_class: FailureClass = "Preemption" if taken else "Infrastructure"
-        return Cause(_failure(pod, now, failure_class, reason, message), _CERTAIN, pod.left or at)
-    if pod.phase == "Unknown" or (pod.leaving and pod.silent):
+        if not preempted:
+            return infrastructure(reason, message, taken_at)
+        return Cause(_failure(pod, now, "Preemption", reason, message), _CERTAIN, taken_at)
+    if pod.phase == "Unknown" or (pod.terminating and pod.node_silent):
         # Before Kubernetes 1.26 the eviction from a lost node looks like any other deletion.
         message = f"Node {pod.node or '(unknown)'} of pod {pod.name} no longer reports"
-        return Cause(_failure(pod, now, "Infrastructure", "NodeLost", message), _CERTAIN, pod.left or at)
-    if pod.leaving:
-        message = f"Pod {pod.name} was deleted while it was needed"
-        return Cause(_failure(pod, now, "Infrastructure", "PodDeleted", message), _CERTAIN, pod.left or at)
+        return infrastructure("NodeLost", message, taken_at)
+    if pod.terminating:
+        return infrastructure("PodDeleted", f"Pod {pod.name} was deleted while it was needed", taken_at)
     if ended is None:
         message = f"Pod {pod.name} failed before its container started: {pod.message or 'no reason given'}"
-        return Cause(_failure(pod, now, "Infrastructure", "PodFailed", message), _CERTAIN, at)
+        return infrastructure("PodFailed", message, at)
     failure = _from_exit(pod, ended, now)
     return Cause(failure, _CERTAIN if failure.failure_class in DEFINITE else _GUESSED, at)
 
@@ -129,12 +131,12 @@ def _lost(name: str, role: Role, attempt: int, now: datetime) -> Cause:
         pod=name,
         time=now,
     )
-    # A vanished pod has left no time behind; it explains its peers' ends, so it counts as the earliest.
+    # A vanished pod leaves no time behind. It explains its peers' failures, so it counts as the earliest.
     return Cause(failure, _CERTAIN, datetime.min.replace(tzinfo=UTC))
 
 
 def _reported(pod: PodView, ended: Terminated, now: datetime) -> Failure:
-    """The launcher's own account of the first failed rank."""
+    """Return the failure of the first failed rank as its launcher reported it."""
     report = ended.report
     named = report.get(TerminationKey.CLASS)
     failure_class: FailureClass = named if named in CLASSES else "Unknown"
@@ -156,14 +158,14 @@ def _reported(pod: PodView, ended: Terminated, now: datetime) -> Failure:
 
 
 def _signal(value: object) -> int | None:
-    """A signal's number; launchers give its name, as in SIGKILL."""
+    """Return the number of a signal; launchers report its name, e.g. SIGKILL."""
     if isinstance(value, str):
         return int(Signals[value]) if value in Signals.__members__ else None
     return integer(value, high=128)
 
 
 def _from_exit(pod: PodView, ended: Terminated, now: datetime) -> Failure:
-    """What exit code, signal and the runtime's reason tell where the launcher left no account."""
+    """Classify a container by exit code, signal and the runtime's reason: its launcher reported nothing."""
     code = ended.exit_code
     last_line = ended.message.splitlines()[-1][:512] if ended.message and not ended.report else ""
     tail = f": {last_line}" if last_line else ""
@@ -181,7 +183,7 @@ def _from_exit(pod: PodView, ended: Terminated, now: datetime) -> Failure:
         message = f"Pod {pod.name} exited with code {code}{tail}"
         return _failure(pod, now, failure_class, failure_class, message, exit_code=code)
     if code == 128 + SIGKILL or ended.signal == SIGKILL:
-        message = f"Pod {pod.name} was killed from outside (SIGKILL), not for its memory limit"
+        message = f"Pod {pod.name} was killed from outside (SIGKILL), not because of its memory limit"
         return _failure(pod, now, "Infrastructure", "Killed", message, exit_code=code, signal=SIGKILL)
     signal = ended.signal or (code - 128 if code is not None and 128 < code < 128 + 65 else None)
     message = f"Pod {pod.name} exited with code {code}{tail}"

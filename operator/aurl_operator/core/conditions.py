@@ -1,4 +1,4 @@
-"""The conditions of a job, derived in one place from its state and what stands in its way."""
+"""Derives the conditions of a job from its state and its blocker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNDERWAY: Final = frozenset({"Pending", "Preparing", "Starting", "Restarting"})
 
 @dataclass(frozen=True)
 class Blocker:
-    """What keeps a job from going on, for as long as nobody cures it."""
+    """What keeps a job from making progress until it is fixed."""
 
     reason: str
     message: str
@@ -33,7 +33,7 @@ class Aspect:
 def derive(
     state: State, reason: str, message: str, dataset: Aspect, blocker: Blocker | None
 ) -> dict[ConditionType, Aspect]:
-    """All conditions of a job. `reason` and `message` explain the state; a finished job has no blocker."""
+    """Return all conditions of a job. `reason` and `message` explain the state."""
 
     def flag(on: bool) -> Aspect:
         return Aspect("True" if on else "False", reason, message)
@@ -50,14 +50,14 @@ def derive(
         "Reconciling": flag(state in _UNDERWAY),
         "Stalled": Aspect("True", blocker.reason, blocker.message)
         if blocker
-        else Aspect("False", "NotBlocked", "Nothing stands in the way of the job."),
+        else Aspect("False", "NotBlocked", "Nothing blocks the job."),
     }
 
 
 def merge(
     old: Sequence[Condition], aspects: dict[ConditionType, Aspect], generation: int, now: datetime
 ) -> list[Condition]:
-    """The conditions to write: times of transition are kept where the status did not change."""
+    """Return the conditions to write; the transition time is kept where the status has not changed."""
     before = {condition.type: condition for condition in old}
     merged = []
     for name in TYPES:
@@ -78,11 +78,11 @@ def merge(
 
 
 def find(conditions: Sequence[Condition], name: ConditionType) -> Condition | None:
-    """The condition of a type, or None."""
+    """Return the condition of a type, or None."""
     return next((condition for condition in conditions if condition.type == name), None)
 
 
 def is_true(conditions: Sequence[Condition], name: ConditionType) -> bool:
-    """Whether a condition is there and True."""
+    """True if a condition exists and is True."""
     found = find(conditions, name)
     return found is not None and found.status == "True"

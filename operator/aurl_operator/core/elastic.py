@@ -1,4 +1,4 @@
-"""Elastic jobs: fewer nodes when capacity is lost and does not return, more when there is room again. Pure.
+"""Elastic jobs: fewer nodes when lost capacity does not return, more when there is room again.
 
 The number of nodes never changes within an attempt. Shrinking and growing start a new attempt, whose ranks
 resume from the last checkpoint with the same global batch. Placeholder pods find out whether a larger gang
@@ -16,42 +16,49 @@ from aurl_operator.api.status import JobStatus
 from aurl_operator.core.gang import Gang
 from aurl_operator.core.placement import Move
 
-#: Seconds for which a placeholder pod that has found a node waits for others that have not.
+#: Seconds that a placeholder pod with a node waits for others without one.
 SETTLE_SECONDS: Final = 10.0
 
 
 def target(spec: JobSpec, status: JobStatus) -> int:
-    """Nodes of the next attempt."""
+    """Return the number of nodes of the next attempt."""
     if spec.elastic is None or status.elastic_nodes is None:
         return spec.num_nodes
     return min(max(status.elastic_nodes, spec.elastic.min_nodes), spec.num_nodes)
 
 
 def resize(spec: JobSpec, status: JobStatus, gang: Gang, now: datetime) -> tuple[Move | None, float | None]:
-    """Begin anew with another number of nodes; else when to look again. `gang` are workers."""
+    """Return a move to another number of nodes, or the seconds until one may be due. `gang`: the workers."""
     elastic = spec.elastic
     if elastic is None:
         return None, None
     if gang.size > spec.num_nodes:
-        return Move("ScaledDown", f"{_nodes(spec.num_nodes)} are asked for.", {"elastic_nodes": None}), None
+        return Move(
+            "ScaledDown", f"spec.numNodes asks for {_nodes(spec.num_nodes)}.", {"elastic_nodes": None}
+        ), None
     grown, wake = _grow(spec, gang, now)
     if grown is not None or wake is not None:
         return grown, wake
     launch = status.launch
-    if not gang.half_placed or gang.placed < elastic.min_nodes or launch is None or launch.start_time is None:
+    if (
+        not gang.partly_placed
+        or gang.placed < elastic.min_nodes
+        or launch is None
+        or launch.start_time is None
+    ):
         return None, None
     left = elastic.shrink_after_seconds - (now - launch.start_time).total_seconds()
     if left > 0:
         return None, left
     message = (
         f"Only {gang.placed} of {gang.size} pods found room within {elastic.shrink_after_seconds} s; the job "
-        f"goes on with {_nodes(gang.placed)}."
+        f"continues on {_nodes(gang.placed)}."
     )
     return Move("ScaledDown", message, {"elastic_nodes": gang.placed}), None
 
 
 def _grow(spec: JobSpec, gang: Gang, now: datetime) -> tuple[Move | None, float | None]:
-    placeholders = [pod for pod in gang.placeholders if pod.index < spec.num_nodes and not pod.leaving]
+    placeholders = [pod for pod in gang.placeholders if pod.index < spec.num_nodes and not pod.terminating]
     placed = [pod for pod in placeholders if pod.node]
     if not placed or not gang.up:
         return None, None
@@ -61,15 +68,15 @@ def _grow(spec: JobSpec, gang: Gang, now: datetime) -> tuple[Move | None, float 
         if 0 < left <= SETTLE_SECONDS:
             return None, left
     size = min(gang.size + len(placed), spec.num_nodes)
-    message = f"There is room for {_nodes(size)} again; the job goes on from its last checkpoint."
+    message = f"There is room for {_nodes(size)}; the job resumes on them from its last checkpoint."
     return Move("ScaledUp", message, {"elastic_nodes": size if size < spec.num_nodes else None}), None
 
 
 def placeholders(spec: JobSpec, status: JobStatus, gang: Gang, now: datetime) -> tuple[range, float | None]:
-    """Indexes of the placeholder pods that should exist, and the seconds until that may change.
+    """Return the indexes of the placeholder pods that should exist, and the seconds until that may change.
 
-    A job that was shrunk waits for a while before it asks for more, so that it does not restart all the time;
-    one whose numNodes was raised asks at once.
+    A job that was shrunk waits before it asks for more nodes, to limit the number of restarts; one whose
+    numNodes was raised asks immediately.
     """
     launch = status.launch
     if spec.elastic is None or gang.role != "worker" or not gang.up or gang.size >= spec.num_nodes:

@@ -1,4 +1,4 @@
-"""The pods that a job needs at one moment (the prepare pod, or an attempt's workers), and their health."""
+"""The gang: the pods that a job needs at one time (the prepare pod or all workers), and their health."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from aurl_operator.core.conditions import Blocker
 from aurl_operator.core.names import pod_name
 from aurl_operator.core.podview import PodView
 
-#: Seconds after a pod should have gone at which its node is given up and the pod is removed by force.
+#: Seconds after the deletion deadline of a pod at which it is deleted by force, as its node must be lost.
 FORCE_DELETE_SECONDS: Final = 120.0
-#: Waiting reasons of a container that do not pass by themselves, with what the user can do.
+#: Reasons for a waiting container that need action by the user, with the remedy.
 _STUCK: Final[dict[str, str]] = {
     "ImagePullBackOff": "check spec.image and spec.podTemplate.imagePullSecrets",
     "ErrImagePull": "check spec.image and spec.podTemplate.imagePullSecrets",
-    "ErrImageNeverPull": "the image is not on the node and may not be pulled",
+    "ErrImageNeverPull": "the image is not on the node and the pull policy forbids pulling it",
     "InvalidImageName": "correct spec.image",
     "RegistryUnavailable": "check the registry",
     "CreateContainerConfigError": "check spec.podTemplate",
     "CreateContainerError": "check spec.podTemplate and the node",
 }
-#: Seconds for which the scheduler must have found no node before that is told: a claim that is just being
-#: bound, or a pod that has just ended, looks the same for a moment.
+#: Seconds without a node before a pod is reported as unschedulable: a claim that is just being bound, or a
+#: pod that has just terminated, looks the same for a moment.
 UNSCHEDULABLE_SECONDS: Final = 5.0
-#: Seconds that volumes may take to be mounted, and an image to be pulled, before that is told.
+#: Seconds that mounting volumes and pulling the image may take before it is reported.
 CREATING_SECONDS: Final = 120.0
 _IMAGE_REASONS: Final = frozenset({"ImagePullBackOff", "ErrImagePull"})
 
 
 @dataclass(frozen=True)
 class Gang:
-    """The members of a gang by index, and the pods of the job that must go before members may be created."""
+    """Members by index, placeholder pods, and stale pods, which must be gone before members are created."""
 
     job_name: str
     role: Role
@@ -47,44 +47,46 @@ class Gang:
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """Indexes of members that do not exist."""
+        """Indexes of the members that do not exist."""
         return tuple(index for index in range(self.size) if index not in self.members)
 
     @property
     def missing_names(self) -> tuple[str, ...]:
-        """Names of members that do not exist."""
+        """Names of the members that do not exist."""
         return tuple(pod_name(self.job_name, self.role, self.attempt, index) for index in self.missing)
 
     @property
     def up(self) -> bool:
-        """Whether every member runs or has succeeded."""
+        """True if every member is running or has succeeded."""
         return not self.missing and all(
-            pod.phase in ("Running", "Succeeded") and not pod.leaving for pod in self.members.values()
+            pod.phase in ("Running", "Succeeded") and not pod.terminating for pod in self.members.values()
         )
 
     @property
     def ready(self) -> int:
-        """Number of members that run."""
-        return sum(pod.phase == "Running" and pod.ready and not pod.leaving for pod in self.members.values())
+        """Number of running members."""
+        return sum(
+            pod.phase == "Running" and pod.ready and not pod.terminating for pod in self.members.values()
+        )
 
     @property
     def placed(self) -> int:
-        """Number of members that have a node."""
-        return sum(bool(pod.node) and not pod.leaving for pod in self.members.values())
+        """Number of members with a node."""
+        return sum(bool(pod.node) and not pod.terminating for pod in self.members.values())
 
     @property
-    def half_placed(self) -> bool:
-        """Whether some members hold room on a node while others have none (or are refused, by a quota)."""
-        return 0 < self.placed < self.size and not any(pod.over for pod in self.members.values())
+    def partly_placed(self) -> bool:
+        """True if some members hold a node while others have none, or are refused by a quota."""
+        return 0 < self.placed < self.size and not any(pod.finished for pod in self.members.values())
 
     @property
     def succeeded(self) -> bool:
-        """Whether every member has done its work."""
+        """True if every member has succeeded."""
         return not self.missing and all(pod.phase == "Succeeded" for pod in self.members.values())
 
 
 def find_gang(job_name: str, role: Role, attempt: int, size: int, pods: Sequence[PodView]) -> Gang:
-    """Sort the pods of a job into members of a gang, placeholder pods beside it, and stale ones."""
+    """Sort the pods of a job into members of a gang, its placeholder pods, and stale pods."""
     members: dict[int, PodView] = {}
     placeholders: list[PodView] = []
     stale: list[PodView] = []
@@ -92,7 +94,7 @@ def find_gang(job_name: str, role: Role, attempt: int, size: int, pods: Sequence
         mine = pod.role == role and pod.attempt == attempt and pod.index < size
         if mine and pod.index not in members:
             members[pod.index] = pod
-        elif pod.role == "placeholder" and role == "worker" and pod.attempt == attempt and not pod.over:
+        elif pod.role == "placeholder" and role == "worker" and pod.attempt == attempt and not pod.finished:
             placeholders.append(pod)
         elif not is_record(pod):
             stale.append(pod)
@@ -100,31 +102,31 @@ def find_gang(job_name: str, role: Role, attempt: int, size: int, pods: Sequence
 
 
 def size_of(role: Role, attempt: int, pods: Sequence[PodView]) -> int | None:
-    """With how many members a gang was begun, as its pods say; None while it has none."""
+    """Return the size that a gang was started with, from its pods' labels; None without pods."""
     sizes = (pod.size for pod in pods if pod.role == role and pod.attempt == attempt)
     return max((size for size in sizes if size is not None), default=None)
 
 
 def is_record(pod: PodView) -> bool:
-    """Whether a pod is only kept for its log: a prepare pod that did its work disturbs nobody."""
+    """True if a pod is kept only for its log: a prepare pod that has succeeded."""
     return pod.role == "prepare" and pod.phase == "Succeeded"
 
 
 def dismiss(pods: Sequence[PodView], now: datetime) -> tuple[list[Delete], float | None]:
-    """Deletions that make pods go, and the seconds until those that linger are removed by force.
+    """Return deletions of pods, and the seconds until those that linger are deleted by force.
 
-    A pod whose node is lost never confirms its end; it is given up long after its grace has passed. One whose
-    kubelet says that its containers have ended goes at once: that the kubelet has tidied up behind it, which
-    takes 10 s in 1.20, need not be waited for.
+    A pod on a lost node never confirms its termination; it is deleted by force long after its grace period.
+    One whose containers have terminated is deleted immediately: the kubelet's clean-up, which takes 10 s in
+    Kubernetes 1.20, need not be waited for.
     """
     deletions: list[Delete] = []
     waits: list[float] = []
     for pod in pods:
-        if pod.leave_by is None:
+        if pod.delete_by is None:
             deletions.append(Delete("Pod", pod.name, pod.uid))
             continue
-        overdue_in = (pod.leave_by - now).total_seconds() + FORCE_DELETE_SECONDS
-        if overdue_in <= 0 or pod.has_ended:
+        overdue_in = (pod.delete_by - now).total_seconds() + FORCE_DELETE_SECONDS
+        if overdue_in <= 0 or pod.stopped:
             deletions.append(Delete("Pod", pod.name, pod.uid, force=True))
         else:
             waits.append(overdue_in)
@@ -132,22 +134,22 @@ def dismiss(pods: Sequence[PodView], now: datetime) -> tuple[list[Delete], float
 
 
 def pod_blocker(pods: Sequence[PodView], now: datetime) -> tuple[Blocker | None, float | None]:
-    """What keeps one of the pods from running, as the scheduler or the kubelet tells it.
+    """Return what keeps one of the pods from running, as the scheduler or the kubelet reports it.
 
-    Also the seconds until a pod that cannot be scheduled yet is worth telling.
+    Also return the seconds until a pod that is still pending counts as blocked.
     """
     waits: list[float] = []
     for pod in pods:
-        if pod.gated and not pod.leaving:
-            message = f"Pod {pod.name} waits until its queue admits it."
+        if pod.gated and not pod.terminating:
+            message = f"Pod {pod.name} is waiting to be admitted by its queue."
             return Blocker("Queued", message), None
-        if pod.silent and not pod.leaving:
+        if pod.node_silent and not pod.terminating:
             message = (
                 f"Node {pod.node} of pod {pod.name} no longer reports; if it does not come back, the pod is "
-                "evicted and the gang is started anew elsewhere."
+                "evicted and the gang restarts elsewhere."
             )
             return Blocker("NodeNotReporting", message), None
-        if pod.phase != "Pending" or pod.leaving:
+        if pod.phase != "Pending" or pod.terminating:
             continue
         if pod.waiting_reason in _STUCK:
             detail = pod.waiting_message or "no detail given"
@@ -160,9 +162,9 @@ def pod_blocker(pods: Sequence[PodView], now: datetime) -> tuple[Blocker | None,
                 waits.append(wait)
                 continue
             message = (
-                f"Pod {pod.name} has been on node {pod.node} for more than {CREATING_SECONDS:.0f} s and its "
-                "container is not created: its image may still be on the way, or a volume is missing or used "
-                "elsewhere; its events say which."
+                f"Pod {pod.name} has been on node {pod.node} without a container for more than "
+                f"{CREATING_SECONDS:.0f} s: its image is still being pulled, or a volume is missing or in "
+                "use elsewhere; see the events of the pod."
             )
             return Blocker("ContainerNotCreated", message), None
         if pod.unschedulable:
@@ -176,7 +178,7 @@ def pod_blocker(pods: Sequence[PodView], now: datetime) -> tuple[Blocker | None,
 
 
 def _still_passing(since: datetime | None, now: datetime) -> float:
-    """Seconds for which an blocker may still be a passing one; 0 where its beginning makes no sense."""
+    """Return the seconds during which being unschedulable may still pass; 0 if `since` is implausible."""
     if since is None:
         return 0.0
     left = UNSCHEDULABLE_SECONDS - (now - since).total_seconds()
@@ -184,15 +186,15 @@ def _still_passing(since: datetime | None, now: datetime) -> float:
 
 
 def namespace_ends(refusals: Mapping[str, Refusal]) -> bool:
-    """Whether the API server refused an object because the namespace is being deleted, which is final."""
+    """True if the API server refused an object because the namespace is being deleted, which is final."""
     return any(refusal.code == 403 and ENDING in refusal.message for refusal in refusals.values())
 
 
 def refusal_blocker(kind: str, name: str, refusal: Refusal) -> Blocker:
-    """The API server's refusal of an object, as a reason and a sentence."""
+    """Return the blocker for an object that the API server refused to create."""
     sentence = refusal.message.rstrip(". ")
     if refusal.code == 409:
-        return Blocker("NameConflict", f"{kind} {name} exists and belongs to something else; delete it.")
+        return Blocker("NameConflict", f"{kind} {name} exists but belongs to something else; delete it.")
     if refusal.code == 403 and "quota" in refusal.message:
         return Blocker("QuotaExceeded", f"{kind} {name} cannot be created: {sentence}.")
     if refusal.code in (401, 403) and "cannot create resource" in refusal.message:
@@ -200,13 +202,13 @@ def refusal_blocker(kind: str, name: str, refusal: Refusal) -> Blocker:
     if refusal.code == 404:
         return Blocker(
             "GangSchedulerMissing",
-            f"{kind} {name} cannot be created, the cluster does not know its kind: install the scheduler "
-            "that spec.gangScheduling.provider names, or choose another.",
+            f"{kind} {name} cannot be created because the cluster does not know this kind: install the "
+            "scheduler of spec.gangScheduling.provider, or choose another provider.",
         )
     reason = "AdmissionDenied" if refusal.code in (400, 403) else "CreateFailed"
     return Blocker(reason, f"{kind} {name} was refused: {sentence}.")
 
 
 def retry_at(refusal: Refusal) -> datetime:
-    """When an object that was refused is tried again: 2, 4, 8, 16, 30 s after the refusal."""
+    """Return when to retry an object that was refused: 2, 4, 8, 16, 30 s after the refusal."""
     return refusal.time + timedelta(seconds=min(2.0 ** min(refusal.count, 8), 30.0))

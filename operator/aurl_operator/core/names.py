@@ -1,4 +1,4 @@
-"""Names, labels and owner references of everything that the operator makes for a job."""
+"""Names, labels and owner references of the objects that the operator creates for a job."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ LABEL_SIZE = "aurl.ai/num-nodes"
 RESERVED_PREFIX = "aurl.ai/"
 CHILD_SELECTOR = f"{LABEL_MANAGED_BY}={MANAGER},{LABEL_JOB_UID}"
 
-#: A DNS label, which every generated name must be, has 63 characters at most.
+#: Maximum length of a DNS label, which every generated name must be.
 LONGEST_NAME = 63
-#: Attempts are counted with this many digits when the longest name is computed.
+#: Digits reserved for the attempt in the longest generated name.
 ATTEMPT_DIGITS = 4
 _DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
@@ -73,16 +73,16 @@ def network_policy_name(job: str) -> str:
 
 
 def claim_name(job: str) -> str:
-    """Name of the claim made from spec.storage.claimTemplate."""
+    """Name of the claim created from spec.storage.claimTemplate."""
     return f"{job}-data"
 
 
 def name_problem(job: str, num_nodes: int) -> str | None:
-    """Why a job cannot have this name, in one sentence, or None."""
+    """Return one sentence on what is wrong with a job's name, or None."""
     if not _DNS_1035.fullmatch(job):
         return (
-            f"The name {job!r} cannot name a Service; use lower-case letters, digits and '-', "
-            "begin with a letter and end with a letter or digit."
+            f"The name {job!r} is not valid for a Service; use lower-case letters, digits and '-', "
+            "start with a letter and end with a letter or digit."
         )
     attempt = 10**ATTEMPT_DIGITS - 1
     longest = max(
@@ -91,27 +91,27 @@ def name_problem(job: str, num_nodes: int) -> str | None:
     room = LONGEST_NAME - (len(longest) - len(job))
     if len(job) > room:
         return (
-            f"The name {job!r} has {len(job)} characters, but its pods are named up to {longest!r} and may "
-            f"have {LONGEST_NAME}; use {room} characters at most."
+            f"The name {job!r} has {len(job)} characters, so pod names such as {longest!r} would exceed "
+            f"{LONGEST_NAME} characters; use at most {room} characters."
         )
     return None
 
 
 def common_labels(job: JobRef) -> dict[str, str]:
-    """Labels of every object of a job."""
+    """Return the labels of every object of a job."""
     return {LABEL_MANAGED_BY: MANAGER, LABEL_JOB_NAME: job.name, LABEL_JOB_UID: job.uid}
 
 
 def owner_reference(job: JobRef) -> dict[str, Any]:
-    """Reference that makes the garbage collector delete an object with its job.
+    """Return the reference that makes the garbage collector delete an object with its job.
 
-    No blockOwnerDeletion: it needs a permission on the job's finalizers subresource and gives nothing here.
+    blockOwnerDeletion is left out: it needs a permission on the finalizers subresource and is of no use.
     """
     return {"apiVersion": API_VERSION, "kind": KIND, "name": job.name, "uid": job.uid, "controller": True}
 
 
 def owner_uid(obj: Mapping[str, Any]) -> str:
-    """UID of the job that controls an object, or an empty text."""
+    """Return the UID of the job that controls an object, or an empty string."""
     references = dig(obj, "metadata", "ownerReferences")
     for reference in references if isinstance(references, list) else []:
         if dig(reference, "kind") == KIND and dig(reference, "controller") is True:

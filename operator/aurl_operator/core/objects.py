@@ -27,9 +27,9 @@ from aurl_operator.core.names import (
 from aurl_operator.core.views import ObjectView
 
 ACCEPTED_KEY = "spec.json"
-#: Fields of every specification that may change while the job runs.
+#: Spec fields of every job that may change while it runs.
 MUTABLE_FIELDS = frozenset({"suspend", "managed_by", "run_policy"})
-#: Mutable fields that are not remembered; run_policy is, in case a later edit is invalid.
+#: Mutable fields that spec.json leaves out. It keeps run_policy, in case a later edit is invalid.
 _NOT_REMEMBERED = {"suspend", "managed_by"}
 
 
@@ -43,7 +43,7 @@ def _metadata(job: JobRef, name: str) -> dict[str, Any]:
 
 
 def build_claim(job: JobRef, template: ClaimTemplate) -> dict[str, Any]:
-    """The claim of spec.storage.claimTemplate."""
+    """Return the claim of spec.storage.claimTemplate."""
     spec: dict[str, Any] = {
         "accessModes": list(template.access_modes),
         "resources": {"requests": {"storage": str(template.size)}},
@@ -59,7 +59,7 @@ def build_claim(job: JobRef, template: ClaimTemplate) -> dict[str, Any]:
 
 
 def build_service(job: JobRef) -> dict[str, Any]:
-    """The Service through which ranks meet: its address exists before any pod and needs no DNS."""
+    """Return the rendezvous Service: its address exists before any pod and needs no DNS."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -82,9 +82,9 @@ def build_service(job: JobRef) -> dict[str, Any]:
 
 
 def build_network_policy(job: JobRef) -> dict[str, Any]:
-    """Who may reach the job's pods: one another on all ports, everybody else the http port alone.
+    """Return the NetworkPolicy: the job's pods reach each other on all ports, others only the http port.
 
-    Rendezvous and collectives have no authentication, and the latter listen on ports of their own choice.
+    Rendezvous and collectives have no authentication, and collectives listen on random ports.
     """
     selector = {"matchLabels": {LABEL_JOB_UID: job.uid}}
     return {
@@ -103,7 +103,7 @@ def build_network_policy(job: JobRef) -> dict[str, Any]:
 
 
 def build_config_map(job: JobRef, spec: JobSpec) -> dict[str, Any]:
-    """The ConfigMap with what the trainer reads and the specification that the running job was made from."""
+    """Return the ConfigMap with the trainer's configuration and the accepted spec."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -113,7 +113,7 @@ def build_config_map(job: JobRef, spec: JobSpec) -> dict[str, Any]:
 
 
 def config_data(spec: JobSpec) -> dict[str, str]:
-    """`job.yaml` for the trainer, `spec.json` for the operator's memory of what it accepted."""
+    """Return `job.yaml` for the trainer, and the accepted spec as `spec.json` for the operator."""
     document = {"dataset": spec.dataset, "training": spec.training}
     accepted = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_NOT_REMEMBERED)
     return {
@@ -124,12 +124,12 @@ def config_data(spec: JobSpec) -> dict[str, str]:
 
 @lru_cache(maxsize=4096)
 def _as_yaml(document: str) -> str:
-    """A JSON document as YAML; remembered, as it is asked for in every round and takes a millisecond."""
+    """Convert JSON to YAML; cached, because every round needs it and it takes a millisecond."""
     return str(yaml.safe_dump(json.loads(document), sort_keys=True, allow_unicode=True))
 
 
 def accepted_spec(config_map: ObjectView | None) -> JobSpec | None:
-    """The specification that a job's ConfigMap was made from, None where it cannot be read."""
+    """Return the spec that a job's ConfigMap was made from, or None if it does not parse."""
     raw = config_map.data.get(ACCEPTED_KEY) if config_map else None
     return _parse_accepted(raw) if raw is not None else None
 
@@ -143,15 +143,15 @@ def _parse_accepted(raw: str) -> JobSpec | None:
 
 
 def dataset_hash(spec: JobSpec) -> str:
-    """Short hash of dataset and storage: tells whether the prepared dataset is the one that is asked for."""
+    """Return a short hash of dataset and storage, which identifies a prepared dataset."""
     storage = spec.storage.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     return _short_hash({"dataset": spec.dataset, "storage": storage})
 
 
 def spec_hash(spec: JobSpec) -> str:
-    """Short hash of everything that may not change while the job runs.
+    """Return a short hash of all fields that may not change while the job runs.
 
-    Defaults are left out: a field that a newer operator adds must not change the hash of a job that runs.
+    Defaults are left out: a field that a newer operator adds must not change the hash of a running job.
     """
     mutable = mutable_fields(spec)
     return _short_hash(
@@ -160,7 +160,7 @@ def spec_hash(spec: JobSpec) -> str:
 
 
 def mutable_fields(spec: JobSpec) -> frozenset[str]:
-    """Fields of this specification that may change while the job runs."""
+    """Return the fields of this spec that may change while the job runs."""
     return MUTABLE_FIELDS | {"num_nodes"} if spec.elastic is not None else MUTABLE_FIELDS
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from aurl_operator.core.actions import Refusal
 from aurl_operator.core.podview import PodView
-from aurl_operator.core.problems import Problem
 from aurl_operator.core.progress import ProgressReport
+from aurl_operator.core.validation import ConfigCheck, Problem
 from aurl_operator.core.views import JobView, ObjectView
 
 
@@ -35,15 +35,14 @@ def _no_problems(dataset: Mapping[str, Any], training: Mapping[str, Any]) -> tup
 class Options:
     """The administrator's settings for all jobs.
 
-    `check_config` validates `dataset` and `training`; `progress_interval` is in seconds;
-    `network_policy` gives each job one.
+    `progress_interval` is in seconds; `network_policy` gives each job one.
     """
 
     image: str
     image_pull_policy: str = "IfNotPresent"
     progress_interval: float = 5.0
     network_policy: bool = True
-    check_config: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Problem, ...]] = _no_problems
+    check_config: ConfigCheck = _no_problems
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Defensive reading of objects that others wrote: whatever is malformed reads as absent."""
+"""Defensive parsers for objects that others wrote: malformed values read as absent."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-#: Integers beyond this do not survive JSON readers that use doubles, nor int64 fields of the API.
+#: Larger integers do not survive JSON readers that use doubles, nor int64 fields of the API.
 LARGEST_INTEGER = 2**53
 
 
 def dig(value: object, *path: str) -> Any:
-    """The value under nested mapping keys, or None where any of them is missing or is no mapping."""
+    """Return the value under nested keys, or None if a key is missing or its owner is not a mapping."""
     for key in path:
         if not isinstance(value, Mapping):
             return None
@@ -20,17 +20,17 @@ def dig(value: object, *path: str) -> Any:
 
 
 def mapping(value: object) -> Mapping[str, Any]:
-    """The value if it is a mapping, else an empty one."""
+    """Return the value if it is a mapping, else an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 
 def items(value: object) -> list[Mapping[str, Any]]:
-    """The mappings in a list, or nothing."""
+    """Return the mappings in a list; empty if the value is not a list."""
     return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
 
 
 def text(value: object, limit: int = 1024) -> str:
-    """A text cut to `limit` characters, or an empty one."""
+    """Return a string cut to `limit` characters, or an empty one if the value is not a string."""
     if not isinstance(value, str):
         return ""
     value = value.strip()
@@ -38,7 +38,7 @@ def text(value: object, limit: int = 1024) -> str:
 
 
 def integer(value: object, low: int = 0, high: int = LARGEST_INTEGER) -> int | None:
-    """A whole number within bounds (also from its decimal text, as in labels), or None."""
+    """Return an integer within bounds, also from decimal digits as in labels, or None."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
@@ -51,7 +51,7 @@ def integer(value: object, low: int = 0, high: int = LARGEST_INTEGER) -> int | N
 
 
 def number(value: object) -> float | None:
-    """A finite number, or None."""
+    """Return a finite number, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if isinstance(value, int) and abs(value) > LARGEST_INTEGER:

@@ -19,14 +19,19 @@ from aurl_operator.core.budget import decide, earliest_start
 from aurl_operator.core.classify import Verdict, judge
 from aurl_operator.core.conditions import Aspect, Blocker, find
 from aurl_operator.core.gang import Gang, find_gang, is_record, namespace_ends, pod_blocker, size_of
-from aurl_operator.core.hang import hang, patience, still_since
+from aurl_operator.core.hang import detect_hang, hang_deadline, last_advance
 from aurl_operator.core.names import LABEL_JOB_UID, LABEL_ROLE
 from aurl_operator.core.objects import accepted_spec, config_data, dataset_hash, spec_hash
 from aurl_operator.core.observed import Observed
 from aurl_operator.core.plan_builder import PlanBuilder
 from aurl_operator.core.pods import GangSettings, build_pod
 from aurl_operator.core.podsecurity import violations
-from aurl_operator.core.progress import dataset_sentence, read_dataset, take_last_words, take_poll
+from aurl_operator.core.progress import (
+    apply_report,
+    apply_termination_reports,
+    dataset_sentence,
+    read_dataset,
+)
 from aurl_operator.core.stragglers import read_compute_times, stragglers
 
 #: Seconds until a missing claim is looked up again: it may come from anywhere and is not watched.
@@ -227,8 +232,10 @@ def judge_gang(builder: PlanBuilder, gang: Gang) -> Verdict | None:
 def follow_training(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> None:
     """Copy progress, the newest checkpoint and stragglers into the status."""
     report, interval = builder.observed.report_of(gang.attempt), builder.observed.options.progress_interval
-    builder.status = take_poll(builder.status, report, builder.now, interval)
-    builder.status = take_last_words(builder.status, [p for p in gang.members.values() if p.index == 0])
+    builder.status = apply_report(builder.status, report, builder.now, interval)
+    builder.status = apply_termination_reports(
+        builder.status, [p for p in gang.members.values() if p.index == 0]
+    )
     compute_times = read_compute_times(report, gang.size * spec.num_proc_per_node)
     if compute_times is not None:
         nodes = {index: pod.node for index, pod in gang.members.items()}
@@ -239,12 +246,14 @@ def follow_training(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> None:
 
 def find_hang(builder: PlanBuilder, gang: Gang) -> Failure | None:
     """Return a failure if the running gang has made no progress for longer than its deadline."""
-    deadline = patience(builder.policy.hang_deadline_seconds)
-    if not gang.up or gang.succeeded or not builder.passed(still_since(builder.status), deadline):
+    deadline = hang_deadline(builder.policy.hang_deadline_seconds)
+    if not gang.up or gang.succeeded or not builder.passed(last_advance(builder.status), deadline):
         return None
     interval = builder.observed.options.progress_interval
     builder.wake(interval)  # a fresh report decides
-    return hang(builder.status, builder.observed.report_of(gang.attempt), gang.attempt, builder.now, interval)
+    return detect_hang(
+        builder.status, builder.observed.report_of(gang.attempt), gang.attempt, builder.now, interval
+    )
 
 
 def record_dataset(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> None:
@@ -454,12 +463,12 @@ def state_of(builder: PlanBuilder, gang: Gang, up: bool) -> tuple[State, str]:
 def recover(builder: PlanBuilder, gang: Gang, failure: Failure) -> Plan:
     """Restart the gang after a failure, or fail the job if its budget is spent."""
     if gang.role == "worker":
-        builder.status = take_last_words(builder.status, gang.members.values())
+        builder.status = apply_termination_reports(builder.status, gang.members.values())
     saved = builder.status.last_checkpoint
     failure = failure.model_copy(update={"checkpoint_step": saved.step if saved else None})
     decision = decide(builder.status, failure, builder.policy, builder.now)
     avoidance = builder.policy.node_avoidance
-    nodes = badnodes.note(builder.status.node_failures, failure, avoidance, builder.now)
+    nodes = badnodes.record(builder.status.node_failures, failure, avoidance, builder.now)
     builder.update(restarts=decision.restarts, node_failures=nodes)
     if gang.role == "prepare":
         builder.dataset = Aspect("False", failure.reason, failure.message)
@@ -540,7 +549,7 @@ def clean_up(builder: PlanBuilder, reason: str) -> None:
     builder.delete_pods(
         pod
         for pod in builder.pods
-        if policy == "All" or (running and not pod.over) or pod.role == "placeholder"
+        if policy == "All" or (running and not pod.finished) or pod.role == "placeholder"
     )
     if service is not None and service.name and not service.deleting:
         builder.delete(Delete("Service", service.name, service.uid))

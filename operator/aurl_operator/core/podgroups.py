@@ -1,4 +1,4 @@
-"""Gang scheduling by others: what Volcano, the scheduler plugins and Kueue want of pods, and PodGroups."""
+"""Gang scheduling by Volcano, the scheduler plugins or Kueue: their labels, annotations and PodGroups."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _API_VERSIONS: Final = {
 
 @dataclass(frozen=True)
 class SchedulingHints:
-    """What a provider wants to see on a pod. `scheduler` yields to podTemplate.schedulerName."""
+    """Settings that a provider needs on a pod. podTemplate.schedulerName overrides `scheduler`."""
 
     labels: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
@@ -29,12 +29,12 @@ class SchedulingHints:
 
 
 def group_name(job: str, attempt: int) -> str:
-    """`<job>-<attempt>`: every attempt is a group of its own, no pod ever joins that of an older one."""
+    """Return `<job>-<attempt>`: every attempt has its own group, no pod ever joins an older one."""
     return f"{job}-{attempt}"
 
 
 def scheduling_hints(job: JobRef, spec: JobSpec, role: Role, attempt: int, size: int) -> SchedulingHints:
-    """Labels, annotations and scheduler of a pod."""
+    """Return the labels, annotations and scheduler that the provider needs on a pod."""
     gangs, group = spec.gang_scheduling, group_name(job.name, attempt)
     match gangs.provider:
         case "Volcano" if role == "worker":
@@ -50,7 +50,7 @@ def scheduling_hints(job: JobRef, spec: JobSpec, role: Role, attempt: int, size:
                 labels=queue | {"kueue.x-k8s.io/pod-group-name": group},
                 annotations={
                     "kueue.x-k8s.io/pod-group-total-count": str(size),
-                    # The operator starts whole gangs anew: Kueue is not to wait for single replacements.
+                    # The operator restarts whole gangs: Kueue must not wait for single replacements.
                     "kueue.x-k8s.io/retriable-in-group": "false",
                 },
             )
@@ -58,7 +58,7 @@ def scheduling_hints(job: JobRef, spec: JobSpec, role: Role, attempt: int, size:
 
 
 def pod_group(job: JobRef, spec: JobSpec, attempt: int, size: int) -> tuple[Kind, dict[str, Any]] | None:
-    """The PodGroup of an attempt, None where the provider has none."""
+    """Return the PodGroup of an attempt, or None if the provider has none."""
     gangs = spec.gang_scheduling
     body: dict[str, Any] = {"minMember": size}
     if gangs.provider == "Volcano":

@@ -1,4 +1,4 @@
-"""Builds the pods of a job: the generated template, and the user's narrow overlay over it."""
+"""Builds the pods of a job: a generated template with the user's narrow overlay."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from aurl_operator.core.podgroups import scheduling_hints
 from aurl_operator.core.podview import CONTAINER
 
 USER: Final = 65532
-#: Holds a place until it is asked to leave, which it does at once: PID 1 has no default handlers.
+#: Holds a node until SIGTERM, and then exits immediately: PID 1 has no default handlers.
 _HOLD: Final = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit()); signal.pause()"
 _COMMANDS: Final[dict[Role, list[str]]] = {
     "prepare": ["aurl-trainer", "launch", "prepare"],
@@ -45,20 +45,20 @@ _COMMANDS: Final[dict[Role, list[str]]] = {
     "placeholder": ["python3", "-c", _HOLD],
 }
 _PLACEHOLDER_GRACE_SECONDS: Final = 5
-#: What may stand in a node affinity; a status that somebody wrote into must not make pods invalid.
+#: A valid value in a node affinity: a tampered status must not make pods invalid.
 _LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
-#: Seconds for which a pod bears that its node is unreachable or not ready before it is evicted.
+#: Seconds that a pod tolerates an unreachable or not-ready node before it is evicted.
 LOST_NODE_SECONDS: Final = 30
 _PLAIN_RESOURCES: Final = ("cpu", "memory", "ephemeral-storage")
 
 
 @dataclass(frozen=True)
 class GangSettings:
-    """What the pods of one gang have in common.
+    """Settings that all pods of a gang share.
 
-    `out_of_memory_restarts` tells the trainer how often to halve its micro-batch; `service_ip` is the
-    rendezvous address, which the prepare pod does not need.
+    out_of_memory_restarts: how often the trainer halves its micro-batch. service_ip: the rendezvous address,
+    which the prepare pod does not need.
     """
 
     role: Role
@@ -72,7 +72,7 @@ class GangSettings:
 
 
 def build_pod(job: JobRef, spec: JobSpec, settings: GangSettings, index: int) -> dict[str, Any]:
-    """One pod of a job."""
+    """Return one pod of a job."""
     overlay, placeholder = spec.pod_template, settings.role == "placeholder"
     grace = _PLACEHOLDER_GRACE_SECONDS if placeholder else spec.run_policy.termination_grace_period_seconds
     wanted = scheduling_hints(job, spec, settings.role, settings.attempt, settings.size)
@@ -138,7 +138,7 @@ def _container(job: JobRef, spec: JobSpec, settings: GangSettings, index: int) -
             "runAsNonRoot": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        # Where the launcher could not even write its report, the last lines of the log are the message.
+        # If the launcher cannot write its report, the last lines of the log become the message.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
@@ -166,7 +166,7 @@ def _environment(job: JobRef, spec: JobSpec, settings: GangSettings, index: int)
         Variable.RUN_DIR: RUN_DIR,
         Variable.HTTP_PORT: str(HTTP_PORT),
         Variable.GRACE_SECONDS: str(spec.run_policy.termination_grace_period_seconds),
-        # The root file system is read-only; libraries that want to cache find a place here.
+        # The root file system is read-only; this is where libraries can cache.
         "HOME": "/tmp",
     }
     if workers:
@@ -190,12 +190,12 @@ def _environment(job: JobRef, spec: JobSpec, settings: GangSettings, index: int)
 
 
 def rendezvous_endpoint(service_ip: str) -> str:
-    """`<ip>:29400`, with an IPv6 address in brackets."""
+    """Return `<ip>:29400`, with an IPv6 address in brackets."""
     return f"[{service_ip}]:{RENDEZVOUS_PORT}" if ":" in service_ip else f"{service_ip}:{RENDEZVOUS_PORT}"
 
 
 def _resources(spec: JobSpec, role: Role) -> dict[str, dict[str, Quantity]]:
-    """What the job asks for per node; the prepare pod, which only tokenizes, claims no accelerator."""
+    """Return the resources per node; the prepare pod only tokenizes and requests no accelerator."""
     kinds = {"requests": spec.resources_per_node.requests, "limits": spec.resources_per_node.limits}
     chosen = {
         kind: {k: v for k, v in values.items() if role != "prepare" or k in _PLAIN_RESOURCES}
@@ -206,7 +206,7 @@ def _resources(spec: JobSpec, role: Role) -> dict[str, dict[str, Quantity]]:
 
 def _volumes(job: JobRef, spec: JobSpec) -> list[dict[str, Any]]:
     claim = spec.storage.claim_name or claim_name(job.name)
-    # Memory volumes count against the memory limit, which bounds them anyway.
+    # Memory volumes count toward the memory limit, which bounds them anyway.
     shared_memory = spec.resources_per_node.limits.get("memory", "1Gi")
     return [
         {
@@ -240,7 +240,7 @@ def _extra_mount(volume: ExtraVolume) -> dict[str, Any]:
 
 
 def _placement(spec: JobSpec, avoided_nodes: Sequence[str]) -> Mapping[str, Any]:
-    """Where the pod may run: the overlay's wishes, without the nodes to avoid; what is empty is left out."""
+    """Return the overlay's scheduling fields that are set, with the nodes to avoid excluded."""
     overlay = spec.pod_template.model_dump(
         by_alias=True,
         exclude_none=True,
@@ -260,9 +260,9 @@ def _placement(spec: JobSpec, avoided_nodes: Sequence[str]) -> Mapping[str, Any]
 
 
 def _tolerations(spec: JobSpec) -> list[dict[str, Any]]:
-    """The overlay's tolerations, and those of a lost node, which Kubernetes bears for 300 s by default.
+    """Return the overlay's tolerations, and short ones for a lost node instead of the default of 300 s.
 
-    The peers of a lost pod can do nothing but wait, so waiting longer than a kubelet's restart gains nothing.
+    The peers of a lost pod can only wait, so waiting longer than a kubelet's restart gains nothing.
     """
     wished = spec.pod_template.tolerations
     given = {(toleration.key, toleration.effect) for toleration in wished}
@@ -275,7 +275,7 @@ def _tolerations(spec: JobSpec) -> list[dict[str, Any]]:
 
 
 def without_nodes(affinity: Mapping[str, Any], nodes: Sequence[str]) -> Mapping[str, Any]:
-    """A pod's affinity with nodes excluded, from each of the node selector's terms: they are alternatives."""
+    """Exclude nodes from an affinity, in each term of the node selector, because terms are alternatives."""
     names = [node for node in nodes if _LABEL_VALUE.fullmatch(node)]
     if not names:
         return affinity

@@ -1,7 +1,7 @@
 """Pod Security Standard "restricted", checked on a finished pod manifest.
 
 Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/ (restricted, including baseline).
-Old servers cannot enforce it, so the operator does before it creates a pod.
+Older API servers cannot enforce it, so the operator checks every pod before creating it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _APPARMOR_PREFIX: Final = "container.apparmor.security.beta.kubernetes.io/"
 
 
 def violations(pod: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a pod manifest does that the restricted standard forbids; empty if nothing."""
+    """Return how a pod manifest violates the restricted standard; empty if it complies."""
     return (*_pod_violations(pod), *_container_violations(mapping(pod.get("spec"))))
 
 

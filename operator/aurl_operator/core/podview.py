@@ -1,4 +1,4 @@
-"""One pod of a job as plan() sees it: read once, defensively, into plain values."""
+"""An immutable view of one pod of a job, parsed once and defensively when the pod enters the store."""
 
 from __future__ import annotations
 
@@ -19,19 +19,24 @@ ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 @dataclass(frozen=True)
 class Terminated:
-    """How the trainer container ended; `report` is the launcher's JSON, empty if it wrote none."""
+    """The termination of the trainer container; `report` is the launcher's JSON, empty if it wrote none."""
 
     exit_code: int | None
     signal: int | None
     reason: str
     message: str
-    finished: datetime | None
+    finished_at: datetime | None
     report: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class PodView:
-    """What matters of one pod."""
+    """One pod.
+
+    ready: False only if the pod is reported as not ready. node_silent: its node no longer reports. gated: a
+    queue has not admitted it yet. delete_by: deletionTimestamp, which includes the grace period. disruption:
+    why the platform stops the pod. unschedulable: what the scheduler says. The last two are empty if unset.
+    """
 
     name: str
     uid: str
@@ -45,10 +50,10 @@ class PodView:
     node: str
     ip: str
     ready: bool
-    silent: bool
+    node_silent: bool
     created: datetime | None
-    leave_by: datetime | None
-    left: datetime | None
+    delete_by: datetime | None
+    deletion_requested: datetime | None
     disruption: str
     waiting_reason: str
     waiting_message: str
@@ -58,27 +63,27 @@ class PodView:
     terminated: Terminated | None
 
     @property
-    def leaving(self) -> bool:
-        """Whether the pod is being deleted."""
-        return self.leave_by is not None
+    def terminating(self) -> bool:
+        """True if the pod is being deleted."""
+        return self.delete_by is not None
 
     @property
-    def over(self) -> bool:
-        """Whether the pod has ended, one way or the other."""
+    def finished(self) -> bool:
+        """True if the pod is in a terminal phase."""
         return self.phase in ("Succeeded", "Failed")
 
     @property
-    def has_ended(self) -> bool:
-        """Whether nothing of the pod runs any more, and its kubelet has said so.
+    def stopped(self) -> bool:
+        """True if the kubelet has reported that nothing of the pod is running any more.
 
-        The phase alone does not tell: a pod that is being evicted has failed while it still runs. Nor does a
-        container that ended: another may run. A container that ended without a time is the kubelet's guess.
+        The phase alone does not show it: an evicted pod has failed while it still runs. Nor does a terminated
+        container: another may be running. A termination without a time is the kubelet's guess.
         """
-        return self.over and self.terminated is not None and self.terminated.finished is not None
+        return self.finished and self.terminated is not None and self.terminated.finished_at is not None
 
 
 def pod_view(pod: Mapping[str, Any]) -> PodView | None:
-    """Read a pod, or None where its labels do not tell which member of which attempt it is."""
+    """Return the view of a pod, or None if its labels do not identify a member of an attempt."""
     labels = mapping(dig(pod, "metadata", "labels"))
     attempt, index = integer(labels.get(LABEL_ATTEMPT), high=10**6), integer(labels.get(LABEL_INDEX))
     role = next((role for role in ROLES if role == labels.get(LABEL_ROLE)), None)
@@ -89,7 +94,7 @@ def pod_view(pod: Mapping[str, Any]) -> PodView | None:
     conditions = {text(item.get("type")): item for item in items(status.get("conditions"))}
     container = _container(status)
     waiting = mapping(dig(container, "state", "waiting"))
-    leave_by, left = _leaving(mapping(pod.get("metadata")))
+    delete_by, deletion_requested = _deletion(mapping(pod.get("metadata")))
     return PodView(
         name=name,
         uid=uid,
@@ -103,10 +108,10 @@ def pod_view(pod: Mapping[str, Any]) -> PodView | None:
         node=text(dig(pod, "spec", "nodeName")),
         ip=text(status.get("podIP")),
         ready=dig(conditions.get("Ready"), "status") != "False",
-        silent=_silent(conditions, container),
+        node_silent=_node_silent(conditions, container),
         created=parse_time(dig(pod, "metadata", "creationTimestamp")),
-        leave_by=leave_by,
-        left=left,
+        delete_by=delete_by,
+        deletion_requested=deletion_requested,
         disruption=_disruption(conditions),
         waiting_reason=text(waiting.get("reason")),
         waiting_message=text(waiting.get("message")),
@@ -124,31 +129,31 @@ def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
-def _silent(conditions: Mapping[str, Mapping[str, Any]], container: Mapping[str, Any]) -> bool:
-    """Whether the pod's node no longer reports.
+def _node_silent(conditions: Mapping[str, Mapping[str, Any]], container: Mapping[str, Any]) -> bool:
+    """True if the pod's node no longer reports.
 
-    The control plane then calls the pod unready, while the container is still what the kubelet said last.
+    The control plane then marks the pod as not ready, and the container keeps the kubelet's last report.
     """
     unready = conditions.get("Ready", {}).get("status") == "False"
     return unready and container.get("ready") is True and "running" in mapping(container.get("state"))
 
 
-def _leaving(metadata: Mapping[str, Any]) -> tuple[datetime | None, datetime | None]:
-    """When the pod must be gone (its deletionTimestamp includes the grace), and when that was asked for."""
-    leave_by = parse_time(metadata.get("deletionTimestamp"))
-    if leave_by is None:
+def _deletion(metadata: Mapping[str, Any]) -> tuple[datetime | None, datetime | None]:
+    """Return when the pod must be gone (deletionTimestamp, with its grace) and when that was requested."""
+    delete_by = parse_time(metadata.get("deletionTimestamp"))
+    if delete_by is None:
         return None, None
     grace = integer(metadata.get("deletionGracePeriodSeconds"), high=10**6) or 0
     try:
-        return leave_by, leave_by - timedelta(seconds=grace)
+        return delete_by, delete_by - timedelta(seconds=grace)
     except OverflowError:
-        return leave_by, leave_by
+        return delete_by, delete_by
 
 
 def _disruption(conditions: Mapping[str, Mapping[str, Any]]) -> str:
-    """Reason of the condition DisruptionTarget (Kubernetes ≥ 1.26), or an empty text.
+    """Return the reason of the condition DisruptionTarget (Kubernetes ≥ 1.26), or an empty string.
 
-    Kueue says TerminationTarget of the pods of a workload that it stops in favour of another.
+    Kueue sets TerminationTarget on the pods of a workload that it stops in favour of another.
     """
     if conditions.get("TerminationTarget", {}).get("status") == "True":
         return "StoppedByQueue"
@@ -172,13 +177,13 @@ def _terminated(state: Mapping[str, Any]) -> Terminated | None:
         signal=integer(state.get("signal"), high=128),
         reason=text(state.get("reason")),
         message=message,
-        finished=parse_time(state.get("finishedAt")),
+        finished_at=parse_time(state.get("finishedAt")),
         report=_report(message),
     )
 
 
 def _report(message: str) -> Mapping[str, Any]:
-    """The launcher's JSON object in a termination message, or an empty one."""
+    """Return the launcher's JSON object in a termination message, or an empty one."""
     try:
         return mapping(json.loads(message)) if message.startswith("{") else {}
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What pods need before they are created: claim, ConfigMap, Service, NetworkPolicy; what is missing of it."""
+"""The objects that pods need before they are created: claim, ConfigMap, Service and NetworkPolicy."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from aurl_operator.core.views import ObjectView
 
 
 def missing(
-    who: JobRef, spec: JobSpec, children: Children, status: JobStatus, network_policy: bool
+    job: JobRef, spec: JobSpec, children: Children, status: JobStatus, network_policy: bool
 ) -> Iterator[tuple[Kind, dict[str, Any]]]:
-    """The objects to create. A claim that once was there is not: its data would silently be gone."""
+    """Yield the objects to create. A claim that existed is not recreated: its data would be silently lost."""
     if children.config_map is None:
-        yield "ConfigMap", build_config_map(who, spec)
+        yield "ConfigMap", build_config_map(job, spec)
     if children.service is None:
-        yield "Service", build_service(who)
+        yield "Service", build_service(job)
     if network_policy and children.network_policy is None:
-        yield "NetworkPolicy", build_network_policy(who)
+        yield "NetworkPolicy", build_network_policy(job)
     if spec.storage.claim_template and children.claim is None and status.claim_uid is None:
-        yield "PersistentVolumeClaim", build_claim(who, spec.storage.claim_template)
+        yield "PersistentVolumeClaim", build_claim(job, spec.storage.claim_template)
 
 
 def config_ready(spec: JobSpec, config_map: ObjectView | None) -> bool:
-    """Whether the ConfigMap says what the pods of this specification must read."""
+    """True if the ConfigMap holds what the pods of this spec must read."""
     if config_map is None:
         return False
     return all(config_map.data.get(key) == value for key, value in config_data(spec).items())
 
 
 def ready(spec: JobSpec, children: Children, network_policy: bool) -> bool:
-    """Whether pods may be created, as far as the operator's own objects go."""
+    """True if all objects that pods need are in place."""
     return (
         (spec.storage.claim_name is not None or children.claim is not None)
         and (not network_policy or children.network_policy is not None)
@@ -54,51 +54,55 @@ def ready(spec: JobSpec, children: Children, network_policy: bool) -> bool:
 
 
 def claim_uid(spec: JobSpec, children: Children, status: JobStatus) -> str | None:
-    """What the status must remember of the claim that was made from claimTemplate."""
+    """Return the UID to remember of the claim created from claimTemplate."""
     if spec.storage.claim_template is None:
         return None
     return children.claim.uid if children.claim and children.claim.uid else status.claim_uid
 
 
 def claim_replaced(spec: JobSpec, children: Children, status: JobStatus) -> bool:
-    """Whether the claim is not the one that the job's dataset was written to."""
+    """True if the claim is not the one that the dataset was written to."""
     return status.claim_uid is not None and claim_uid(spec, children, status) != status.claim_uid
 
 
-def own_claim_blocker(who: JobRef, spec: JobSpec, children: Children, status: JobStatus) -> Blocker | None:
-    """Whether the claim that was made for the job, and with it all of its work, is lost or about to be."""
+def own_claim_blocker(job: JobRef, spec: JobSpec, children: Children, status: JobStatus) -> Blocker | None:
+    """Return a blocker if the job's own claim, and with it all of its work, is lost or about to be."""
     if spec.storage.claim_template is None:
         return None
-    name, claim = claim_name(who.name), children.claim
+    name, claim = claim_name(job.name), children.claim
     if claim is None:
         if status.claim_uid is None:
-            return None  # It is being created; a refusal is told as such.
+            return None  # being created; a refusal has its own blocker
         saved = status.last_checkpoint
-        lost = f"the dataset and the checkpoint of step {saved.step}" if saved else "what the job had saved"
+        lost = (
+            f"the dataset and the checkpoint of step {saved.step}"
+            if saved
+            else "everything the job had saved"
+        )
         return Blocker(
             "ClaimLost",
-            f"PersistentVolumeClaim {name!r} was deleted and with it {lost}; restore a claim of that name, "
-            "or delete the job and create it again to begin anew.",
+            f"PersistentVolumeClaim {name!r} was deleted, and {lost} with it; restore a claim of that name, "
+            "or delete the job and create it again to start over.",
         )
     if claim.deleting:
         return Blocker(
             "ClaimLost",
-            f"PersistentVolumeClaim {name!r} is being deleted and vanishes with the pods that still use it; "
-            "copy from the pods what is to be kept.",
+            f"PersistentVolumeClaim {name!r} is being deleted and disappears with the pods that still use "
+            "it; copy what you want to keep from these pods.",
         )
     return _volume_blocker(claim)
 
 
-def named_claim_blocker(who: JobRef, spec: JobSpec, children: Children) -> Blocker | None:
-    """Whether the claim that the user named can be used. It is known only while pods are waited for."""
+def named_claim_blocker(job: JobRef, spec: JobSpec, children: Children) -> Blocker | None:
+    """Return a blocker if spec.storage.claimName cannot be used; checked only until all pods exist."""
     name = spec.storage.claim_name
     if name is None:
         return None
     if children.named_claim is None:
         return Blocker(
             "ClaimNotFound",
-            f"spec.storage.claimName names the PersistentVolumeClaim {name!r}, which does not exist in "
-            f"namespace {who.namespace!r}; create it or use claimTemplate.",
+            f"PersistentVolumeClaim {name!r} of spec.storage.claimName does not exist in namespace "
+            f"{job.namespace!r}; create it or use claimTemplate.",
         )
     return _volume_blocker(children.named_claim)
 

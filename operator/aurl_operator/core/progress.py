@@ -1,4 +1,4 @@
-"""What a launcher says of its training (GET /progress, termination message), read into the status."""
+"""Reads launchers' reports (GET /progress, termination messages) into the status."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from aurl_operator.core.parsers import dig, integer, mapping, number, text
 from aurl_operator.core.podview import PodView
 
 _NAMES_SHOWN: Final = 10
-_NAMES_TOLD: Final = 3
+_NAMES_LISTED: Final = 3
 
 
 @dataclass(frozen=True)
 class ProgressReport:
-    """The body of GET /progress of one attempt and when it was read."""
+    """The body of GET /progress of one attempt.
+
+    write_interval: seconds for which routine progress may wait before it is written to the status. It grows
+    with the number of running jobs, to limit writes.
+    """
 
     body: Mapping[str, Any]
     attempt: int
     read_at: datetime
     write_interval: float = 0.0
-    """Seconds that what is no news may wait for the status: of very many jobs not each poll is written."""
 
 
 def read_progress(body: Mapping[str, Any], before: Progress | None, now: datetime) -> Progress | None:
-    """The progress that a report tells; what it leaves out stays as before. None if it tells nothing at all.
+    """Merge a report into the progress; fields that it lacks keep their value. None: no progress so far.
 
-    A report with steps out of order (more than planned, negative) is not believed.
+    A report with an implausible step (negative, or above the total) is ignored.
     """
     step, total = integer(body.get(ProgressKey.STEP)), integer(body.get(ProgressKey.TOTAL_STEPS))
     if step is None or (total is not None and step > total):
@@ -53,7 +56,7 @@ def read_progress(body: Mapping[str, Any], before: Progress | None, now: datetim
         "last_updated_time": now,
     }
     update = {key: value for key, value in known.items() if value is not None}
-    # A speed of a finished or restarted attempt must not linger as an estimate.
+    # The speed of a finished or restarted attempt must not linger as an estimate.
     update["estimated_remaining_seconds"] = _remaining(body, step, total, start)
     return (before or Progress()).model_copy(update=update)
 
@@ -64,7 +67,7 @@ def _rounded(value: object) -> float | None:
 
 
 def _remaining(body: Mapping[str, Any], step: int, total: int | None, start: int | None) -> int | None:
-    """Seconds to the last step at the mean speed since the attempt's first step."""
+    """Return the seconds to the last step at the mean speed since the attempt's first step."""
     first = parse_time(body.get(ProgressKey.FIRST_STEP_AT))
     updated = parse_time(body.get(ProgressKey.UPDATED_AT))
     if total is None or start is None or first is None or updated is None:
@@ -76,7 +79,7 @@ def _remaining(body: Mapping[str, Any], step: int, total: int | None, start: int
 
 
 def read_checkpoint(body: Mapping[str, Any], before: Checkpoint | None) -> Checkpoint | None:
-    """The newest checkpoint that a report names, or the one known before."""
+    """Return the newest checkpoint that a report names, or else the one known before."""
     named = body.get(ProgressKey.LAST_CHECKPOINT)
     step = integer(dig(named, CheckpointKey.STEP))
     if step is None:
@@ -90,7 +93,7 @@ def read_checkpoint(body: Mapping[str, Any], before: Checkpoint | None) -> Check
 
 
 def read_dataset(report: Mapping[str, Any], spec_hash: str) -> Dataset:
-    """What the prepare pod's termination message tells of the dataset."""
+    """Read the dataset from the prepare pod's termination message."""
     body = mapping(report.get(TerminationKey.DATASET))
     names = body.get(DatasetKey.DROPPED_NAMES)
     return Dataset(
@@ -107,18 +110,20 @@ def read_dataset(report: Mapping[str, Any], spec_hash: str) -> Dataset:
 
 
 def dataset_sentence(dataset: Dataset) -> str:
-    """What was prepared, and what was left out, for people."""
+    """Return a sentence about the files that were prepared and those that were dropped."""
     files = dataset.files if dataset.files is not None else "an unknown number of"
     sentence = f"The dataset is ready: {files} files"
     if dataset.dropped:
-        names = ", ".join(dataset.dropped_names[:_NAMES_TOLD])
-        more = ", …" if dataset.dropped > _NAMES_TOLD else ""
+        names = ", ".join(dataset.dropped_names[:_NAMES_LISTED])
+        more = ", …" if dataset.dropped > _NAMES_LISTED else ""
         sentence += f", {dataset.dropped} dropped ({names}{more})"
     return f"{sentence}."
 
 
-def take_poll(status: JobStatus, report: ProgressReport | None, now: datetime, interval: float) -> JobStatus:
-    """The status with what the last poll told; without news not more often than the intervals say."""
+def apply_report(
+    status: JobStatus, report: ProgressReport | None, now: datetime, interval: float
+) -> JobStatus:
+    """Copy the last poll into the status; routine progress only as often as the intervals allow."""
     if report is None:
         return status
     checkpoint = read_checkpoint(report.body, status.last_checkpoint)
@@ -131,12 +136,12 @@ def take_poll(status: JobStatus, report: ProgressReport | None, now: datetime, i
     return status.model_copy(update={"progress": fresh, "last_checkpoint": checkpoint})
 
 
-def take_last_words(status: JobStatus, pods: Iterable[PodView]) -> JobStatus:
-    """The status with what pods said when they ended; of several, the lowest rank has the last word."""
+def apply_termination_reports(status: JobStatus, pods: Iterable[PodView]) -> JobStatus:
+    """Copy the termination messages of pods into the status; that of the lowest rank wins."""
     for pod in sorted(pods, key=lambda each: -each.index):
         ended = pod.terminated
-        if ended is not None and ended.report and ended.finished is not None:
-            progress = read_progress(ended.report, status.progress, ended.finished)
+        if ended is not None and ended.report and ended.finished_at is not None:
+            progress = read_progress(ended.report, status.progress, ended.finished_at)
             checkpoint = read_checkpoint(ended.report, status.last_checkpoint)
             status = status.model_copy(update={"progress": progress, "last_checkpoint": checkpoint})
     return status

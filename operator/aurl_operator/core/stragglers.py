@@ -1,4 +1,4 @@
-"""Which ranks are slower than their peers, by what each of them works on its own in a step."""
+"""Finds stragglers: ranks whose own compute time per step exceeds that of their peers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from aurl_operator.api.trainer_contract import ProgressKey
 from aurl_operator.core.parsers import number
 from aurl_operator.core.progress import ProgressReport
 
-#: A rank that is marked stays so until its slowdown has fallen below this part of the factor.
+#: A straggler stays marked until its slowdown falls below this share of the factor.
 RELEASE_SHARE: Final = 0.9
 
 
 def read_compute_times(report: ProgressReport | None, world_size: int) -> list[float] | None:
-    """Seconds of own work per step by rank, None where the report does not tell them for every rank."""
+    """Return the compute seconds per step by rank, or None unless the report has them for every rank."""
     reported = report.body.get(ProgressKey.COMPUTE_SECONDS) if report else None
     if not isinstance(reported, list) or len(reported) != world_size or world_size < 2:
         return None
@@ -34,7 +34,7 @@ def stragglers(
     ranks_per_node: int,
     now: datetime,
 ) -> list[Straggler]:
-    """The ranks that take `factor` times as long as the median of the others; `nodes` by pod index."""
+    """Return the ranks that take `factor` times the median of the others; `nodes` by pod index."""
     before = {straggler.rank: straggler for straggler in known}
     found = []
     for rank, seconds in enumerate(compute_times):

@@ -1,10 +1,11 @@
-"""Checks a specification: types by the models, cross-field rules here, the configuration by JSON schema."""
+"""Validates a spec: types by the models, cross-field rules here, the configuration by JSON schema."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -18,9 +19,30 @@ from aurl_operator.api.spec import ExtraVolume, JobSpec, PodTemplate, Resources
 from aurl_operator.api.trainer_contract import CONFIG_DIR, RUN_DIR, VARIABLE_PREFIX, VOLUME_DIR
 from aurl_operator.core.names import RESERVED_PREFIX, JobRef, name_problem
 from aurl_operator.core.parsers import text
-from aurl_operator.core.problems import Problem
+
+_SHOWN: Final = 3
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One error in a job; `path` starts at the job, e.g. `spec.training.steps`."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+def summary(problems: Iterable[Problem]) -> str:
+    """Return the first problems in one line, and how many more there are."""
+    found = list(problems)
+    line = "; ".join(str(problem) for problem in found[:_SHOWN])
+    return line if len(found) <= _SHOWN else f"{line}; and {len(found) - _SHOWN} more"
+
 
 ConfigCheck = Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Problem, ...]]
+"""Validates `dataset` and `training`."""
 
 TAKEN_PATHS: Final = (CONFIG_DIR, VOLUME_DIR, RUN_DIR, "/tmp", "/dev")
 TAKEN_VOLUMES: Final = frozenset({"config", "data", "tmp", "shm", "run"})
@@ -31,7 +53,7 @@ _MAX_PROBLEMS: Final = 20
 
 
 def parse_spec(raw: object) -> tuple[JobSpec | None, tuple[Problem, ...]]:
-    """The typed specification, or why it is none; paths begin with `spec`."""
+    """Parse a spec. Return it, or None and the problems, whose paths start with `spec`."""
     try:
         return JobSpec.model_validate(raw if isinstance(raw, Mapping) else {}), ()
     except ValidationError as error:
@@ -42,7 +64,7 @@ def parse_spec(raw: object) -> tuple[JobSpec | None, tuple[Problem, ...]]:
 
 
 def check_spec(job: JobRef, spec: JobSpec, check_config: ConfigCheck) -> tuple[Problem, ...]:
-    """Everything that the types cannot say; empty if the specification is sound."""
+    """Return the problems that types cannot express; empty if the spec is valid."""
     problems: list[Problem] = []
     name = name_problem(job.name, spec.elastic.max_nodes if spec.elastic else spec.num_nodes)
     if name:
@@ -60,9 +82,9 @@ def check_spec(job: JobRef, spec: JobSpec, check_config: ConfigCheck) -> tuple[P
 
 
 def config_checker(schemas: Mapping[str, Mapping[str, Any]]) -> ConfigCheck:
-    """A check of `dataset` and `training` against their generated JSON schemas, keyed by these names.
+    """Return a check of `dataset` and `training` against their generated JSON schemas, keyed by these names.
 
-    Results are remembered by content: a running job is looked at often and its configuration never changes.
+    Results are cached by content: a running job is reconciled often and its configuration never changes.
     """
     validators = {name: Draft202012Validator(schemas[name]) for name in ("dataset", "training")}
 
@@ -85,7 +107,7 @@ def config_checker(schemas: Mapping[str, Mapping[str, Any]]) -> ConfigCheck:
 
 
 def _from_schema(root: str, error: SchemaError) -> Problem:
-    """One sentence for a schema violation; for a union, the alternative that comes closest."""
+    """Return a sentence on a schema violation; of a union, on the alternative that matches best."""
     closest = best_match([error]) or error
     message = closest.message
     if closest.validator == "const" or closest.validator == "enum":
@@ -117,18 +139,18 @@ def _resources(resources: Resources) -> list[Problem]:
 
 
 def _scale(spec: JobSpec) -> list[Problem]:
-    """Number of nodes, and who places them."""
+    """Check the number of nodes against the elastic bounds and the gang scheduler."""
     elastic, gangs = spec.elastic, spec.gang_scheduling
     problems = []
     if elastic is not None:
         if elastic.min_nodes > elastic.max_nodes:
-            text = f"is {elastic.min_nodes} but must not be more than maxNodes, which is {elastic.max_nodes}"
+            text = f"is {elastic.min_nodes} but must not be more than maxNodes ({elastic.max_nodes})"
             problems.append(Problem("spec.elastic.minNodes", text))
         elif not elastic.min_nodes <= spec.num_nodes <= elastic.max_nodes:
             text = f"is {spec.num_nodes} but spec.elastic allows {elastic.min_nodes} to {elastic.max_nodes}"
             problems.append(Problem("spec.numNodes", text))
         if gangs.provider != "Plain":
-            text = f"{gangs.provider} places gangs of a fixed size; leave out spec.elastic or use Plain"
+            text = f"{gangs.provider} supports only gangs of a fixed size; remove spec.elastic or use Plain"
             problems.append(Problem("spec.gangScheduling.provider", text))
     if gangs.provider == "Kueue" and gangs.queue is None:
         problems.append(Problem("spec.gangScheduling.queue", "must name a LocalQueue for the provider Kueue"))

@@ -8,14 +8,15 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from aurl_operator.api.base import parse_time
+from pydantic import ValidationError
+
+from aurl_operator.api.base import Model, parse_time
 from aurl_operator.api.spec import JobSpec
-from aurl_operator.api.status import JobStatus
+from aurl_operator.api.status import Condition, JobStatus
+from aurl_operator.core.conditions import is_true
 from aurl_operator.core.names import JobRef, job_ref
-from aurl_operator.core.parsers import dig, integer, mapping, text
-from aurl_operator.core.problems import Problem
-from aurl_operator.core.status_reader import is_finished, read_status
-from aurl_operator.core.validation import parse_spec
+from aurl_operator.core.parsers import dig, integer, items, mapping, text
+from aurl_operator.core.validation import Problem, parse_spec
 
 
 @dataclass(frozen=True)
@@ -109,4 +110,41 @@ def object_view(obj: Mapping[str, Any]) -> ObjectView:
         phase=text(dig(obj, "status", "phase")),
         address="" if address == "None" else address,
         data={key: value for key, value in mapping(obj.get("data")).items() if isinstance(value, str)},
+    )
+
+
+def read_status(raw: object) -> JobStatus:
+    """Parse a job's status. Fields that do not parse are left out one by one; the rest is kept."""
+    if not isinstance(raw, Mapping):
+        return JobStatus()
+    try:
+        return JobStatus.model_validate(raw)
+    except (ValidationError, RecursionError):
+        pass
+    kept: dict[str, Any] = {}
+    for name, field_info in JobStatus.model_fields.items():
+        key = field_info.alias or name
+        if key not in raw:
+            continue
+        value = [c for c in items(raw[key]) if _parses(Condition, c)] if key == "conditions" else raw[key]
+        if _parses(JobStatus, {key: value}):
+            kept[key] = value
+    return JobStatus.model_validate(kept)
+
+
+def _parses(model: type[Model], raw: object) -> bool:
+    try:
+        model.model_validate(raw)
+    except (ValidationError, RecursionError):
+        return False
+    return True
+
+
+def is_finished(status: JobStatus) -> bool:
+    """True if the job has succeeded or failed. Any trace of that counts: it must never start again."""
+    return (
+        is_true(status.conditions, "Succeeded")
+        or is_true(status.conditions, "Failed")
+        or status.state in ("Succeeded", "Failed")
+        or status.completion_time is not None
     )

@@ -17,7 +17,7 @@ SOURCES = sorted((CHECKOUT / "operator/aurl_operator").rglob("*.py"))
 #: Functions and classes that take a reason as an argument.
 GIVEN_TO = {
     "Acceptance", "Aspect", "Decision", "Event", "Failure", "Move", "Blocker",
-    "_failure", "fail", "fail_user", "finish", "start_next_attempt",
+    "_failure", "fail", "fail_user", "finish", "infrastructure", "start_next_attempt",
 }  # fmt: skip
 REASON = re.compile(r"[A-Z][a-z]+([A-Z][A-Za-z]+)*|OOMKilled")
 #: Arguments of these calls that are not reasons: event types, states, failure classes.

@@ -15,7 +15,7 @@ from aurl_operator.core.actions import Kind, Plan
 from aurl_operator.core.plan import plan
 from aurl_operator.core.podview import pod_view
 from aurl_operator.core.progress import ProgressReport
-from aurl_operator.core.status_reader import is_finished, read_status
+from aurl_operator.core.views import is_finished, read_status
 from unit.operator.builders import NOW, OPTIONS, make_job, observe, running
 
 LEAVES = (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aurl_operator.core.podsecurity import violations
-from aurl_operator.core.problems import Problem
+from aurl_operator.core.validation import Problem
 from unit.operator.builders import (
     OPTIONS,
     World,

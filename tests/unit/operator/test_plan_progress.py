@@ -50,7 +50,7 @@ def test_a_gang_that_stands_still(
         assert decided.status is not None
         failure = decided.status.last_failure
         assert failure is not None
-        assert failure.message == "No new step for 76 s: attempt 0 stands still at step 7."
+        assert failure.message == "No new step for 76 s: attempt 0 hangs at step 7."
         assert {a.name for a in decided.actions if isinstance(a, Delete)} == set(NODES)
 
 
