@@ -1,4 +1,4 @@
-"""`make dashboards`: writes the dashboards as JSON into the chart; --check fails where they are stale."""
+"""`make dashboards`: write the dashboards as JSON into the chart; with --check, fail if one is stale."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BOARDS = (FLEET, JOB_BOARD, OPERATOR)
 
 
 def main() -> int:
-    """Write or check; the exit code."""
+    """Write or check the dashboards; return the exit code."""
     stale = []
     for board in BOARDS:
         path = FOLDER / f"{board.uid}.json"

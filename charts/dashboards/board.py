@@ -1,4 +1,4 @@
-"""What a Grafana dashboard is made of: panels in rows, laid out from left to right, and variables."""
+"""Building blocks of a Grafana dashboard: variables, and panels laid out in rows from left to right."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DATASOURCE: JSON = {"type": "prometheus", "uid": "${datasource}"}
 
 @dataclass(frozen=True)
 class Query:
-    """A PromQL expression and how its series are called in the legend."""
+    """A PromQL expression and the legend of its series."""
 
     expression: str
     legend: str = ""
@@ -21,9 +21,9 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel. `unit` is one of Grafana's; `kind` is timeseries, stat, table, bargauge or state-timeline.
+    """One panel. `unit` is a Grafana unit; `kind` is timeseries, stat, table or bargauge.
 
-    needs: what a job must have for there to be data, where not every job does.
+    needs: precondition for data, where not every job has any.
     """
 
     title: str
@@ -40,7 +40,7 @@ class Panel:
     needs: str = ""
 
     def json(self, number: int, x: int, y: int) -> JSON:
-        """The panel as Grafana reads it."""
+        """Return the panel in Grafana's format."""
         custom: JSON = {}
         options: JSON = {}
         if self.kind == "timeseries":
@@ -102,7 +102,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Row:
-    """A heading and the panels below it."""
+    """A heading with panels."""
 
     title: str
     panels: Sequence[Panel]
@@ -110,7 +110,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Variable:
-    """A choice at the top of a dashboard, filled by a query for the values of a label."""
+    """A drop-down at the top of a dashboard, filled by a query for label values."""
 
     name: str
     label: str
@@ -118,7 +118,7 @@ class Variable:
     many: bool = False
 
     def json(self) -> JSON:
-        """The variable as Grafana reads it."""
+        """Return the variable in Grafana's format."""
         return {
             "type": "query",
             "name": self.name,
@@ -137,7 +137,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """A whole dashboard; `uid` is part of its address and never changes."""
+    """A dashboard; `uid` is part of its URL and must not change."""
 
     uid: str
     title: str
@@ -147,11 +147,11 @@ class Dashboard:
     tags: Sequence[str] = field(default=("aurl",))
 
     def panels(self) -> Iterable[Panel]:
-        """All panels, from top to bottom."""
+        """Return all panels, from top to bottom."""
         return (panel for row in self.rows for panel in row.panels)
 
     def json(self) -> JSON:
-        """The dashboard as Grafana imports it (schema of Grafana 10 and newer)."""
+        """Return the dashboard in the format of Grafana 10 and newer."""
         panels: list[JSON] = []
         y = 0
         for row in self.rows:

@@ -1,10 +1,10 @@
-"""Fleet: all jobs of the cluster, as the operator counts them."""
+"""Dashboard Fleet: all jobs of the cluster, from the operator's metrics."""
 
 from __future__ import annotations
 
 from board import Dashboard, Panel, Query, Row
 
-# The trainer's own series carry the labels namespace and training_job, see docs/observability.md.
+# Series of the trainer have the labels namespace and training_job, see docs/observability.md.
 GOODPUT = (
     "sum(aurl_train_goodput_seconds) / "
     "(sum(aurl_train_goodput_seconds) + sum(sum without (cause) (aurl_train_badput_seconds)))"
@@ -15,22 +15,22 @@ RECOVERY = "aurl_operator_recovery_seconds"
 WAITING = 'sum(aurl_operator_jobs{state=~"Pending|Preparing|Starting|Restarting"})'
 
 
-def seconds(metric: str, share: float, by: str = "le") -> str:
-    """A quantile of a histogram over the last hour."""
-    return f"histogram_quantile({share}, sum by ({by}) (rate({metric}_bucket[1h])))"
+def quantile(metric: str, q: float, by: str = "le") -> str:
+    """Return a query for a quantile of a histogram over the last hour."""
+    return f"histogram_quantile({q}, sum by ({by}) (rate({metric}_bucket[1h])))"
 
 
 FLEET = Dashboard(
     uid="aurl-fleet",
     title="Aurl / Fleet",
-    description="All training jobs of the cluster: states, failures, and how long users wait.",
+    description="All training jobs of the cluster: states, failures, start-up and recovery times.",
     rows=(
         Row(
             "Jobs",
             (
                 Panel(
                     "Running jobs",
-                    "Jobs that train now.",
+                    "Jobs that are training now.",
                     "short",
                     [Query('sum(aurl_operator_jobs{state="Running"})', "running")],
                     kind="stat",
@@ -39,7 +39,7 @@ FLEET = Dashboard(
                 ),
                 Panel(
                     "Waiting jobs",
-                    "Jobs that are not training yet: pending, queued or preparing their dataset.",
+                    "Jobs that are pending, preparing their dataset, starting or restarting.",
                     "short",
                     [Query(WAITING, "waiting")],
                     kind="stat",
@@ -48,7 +48,7 @@ FLEET = Dashboard(
                 ),
                 Panel(
                     "Tokens per second",
-                    "Of all jobs together.",
+                    "Throughput of all jobs together.",
                     "short",
                     [Query("sum(aurl_operator_job_tokens_per_second)", "tokens/s")],
                     kind="stat",
@@ -57,7 +57,7 @@ FLEET = Dashboard(
                 ),
                 Panel(
                     "Goodput",
-                    "Share of all jobs' wall clock that was training and was not lost.",
+                    "Fraction of all jobs' wall-clock time spent on training that was not lost.",
                     "percentunit",
                     [Query(GOODPUT, "goodput")],
                     kind="stat",
@@ -67,7 +67,7 @@ FLEET = Dashboard(
                 ),
                 Panel(
                     "Jobs by state",
-                    "How many jobs are in which state.",
+                    "Number of jobs in each state.",
                     "short",
                     [Query("sum by (state) (aurl_operator_jobs) > 0", "{{state}}")],
                     width=8,
@@ -81,55 +81,55 @@ FLEET = Dashboard(
             (
                 Panel(
                     "Failed jobs by class",
-                    "Jobs that failed for good since the operator started, by class of failure.",
+                    "Jobs that have failed since the operator started, by failure class.",
                     "short",
                     [Query("sum by (class) (aurl_operator_failures_total)", "{{class}}")],
                     kind="bargauge",
                 ),
                 Panel(
                     "Gang restarts by class",
-                    "Whole gangs that were started again, by what had happened.",
+                    "Gang restarts since the operator started, by failure class.",
                     "short",
                     [Query("sum by (class) (aurl_operator_restarts_total)", "{{class}}")],
                     kind="bargauge",
                 ),
                 Panel(
                     "Stragglers",
-                    "Ranks that are slower than their peers, by job.",
+                    "Ranks slower than their peers, by job.",
                     "short",
                     [Query("aurl_operator_job_stragglers", "{{job_namespace}}/{{job_name}}")],
                 ),
             ),
         ),
         Row(
-            "Waiting",
+            "Start-up and recovery times",
             (
                 Panel(
-                    "From submission to the first step",
-                    "What a user waits for: pods, images, preparation of the dataset, start.",
+                    "Submission to first step",
+                    "Includes scheduling, image pulls, dataset preparation and start-up.",
                     "s",
                     [
-                        Query(seconds(TO_STEP, 0.5), "half of the jobs"),
-                        Query(seconds(TO_STEP, 0.9), "nine of ten"),
+                        Query(quantile(TO_STEP, 0.5), "p50"),
+                        Query(quantile(TO_STEP, 0.9), "p90"),
                     ],
                 ),
                 Panel(
-                    "From submission to all pods",
-                    "Includes the preparation of the dataset, which comes before the workers.",
+                    "Submission to all pods created",
+                    "Includes dataset preparation, which runs before the workers.",
                     "s",
                     [
-                        Query(seconds(TO_PODS, 0.5), "half of the jobs"),
-                        Query(seconds(TO_PODS, 0.9), "nine of ten"),
+                        Query(quantile(TO_PODS, 0.5), "p50"),
+                        Query(quantile(TO_PODS, 0.9), "p90"),
                     ],
                 ),
                 Panel(
                     "Recovery",
-                    "From the failure of a gang to its new pods, and to their first step.",
+                    "Time from a gang failure to its new pods, and to their first step (p90).",
                     "s",
                     [
                         Query(
-                            seconds(RECOVERY, 0.9, "le, until"),
-                            "{{until}}, nine of ten",
+                            quantile(RECOVERY, 0.9, "le, until"),
+                            "{{until}}, p90",
                         )
                     ],
                     needs="a gang restart",
@@ -137,19 +137,19 @@ FLEET = Dashboard(
             ),
         ),
         Row(
-            "Each job",
+            "By job",
             (
                 Panel(
                     "Loss",
-                    "Training loss in nats per token, as the operator last saw it.",
+                    "Training loss in nats per token, as last polled by the operator.",
                     "none",
                     [Query("aurl_operator_job_loss", "{{job_namespace}}/{{job_name}}")],
                     width=12,
                     minimum=None,
                 ),
                 Panel(
-                    "State of each job",
-                    "The states that jobs are in now.",
+                    "State by job",
+                    "Current state of each job.",
                     "short",
                     [Query("aurl_operator_job_state == 1", "")],
                     kind="table",

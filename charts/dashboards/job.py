@@ -1,4 +1,4 @@
-"""Job: one training job, from its loss to the memory of each rank."""
+"""Dashboard Job: one training job, from its loss to the memory of each rank."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ from board import Dashboard, Panel, Query, Row, Variable
 
 JOB = 'namespace=~"$namespace", training_job=~"$job"'
 
-
-#: A gang that starts again has other pods: their series are joined, so that a line goes on.
+#: A restarted gang has new pods: aggregating over them continues the line.
 JOINED = "without (instance, pod)"
 
 
 def raw(metric: str, *more: str) -> str:
-    """The series of each pod of the chosen job."""
+    """Return a query for the series of each pod of the selected job."""
     return f"{metric}{{{', '.join([JOB, *more])}}}"
 
 
 def of(metric: str, *more: str) -> str:
-    """A metric of the chosen job, whichever pods tell it."""
+    """Return a query for a metric of the selected job, aggregated over its pods."""
     return f"max {JOINED} ({raw(metric, *more)})"
 
 
 def of_ranks(metric: str, *more: str) -> str:
-    """A metric of the chosen ranks, whichever pods tell it."""
+    """Return a query for a metric of the selected ranks, aggregated over their pods."""
     return of(metric, 'rank=~"$rank"', *more)
 
 
 def rate(metric: str, *more: str) -> str:
-    """Growth per second of a counter of the chosen job."""
+    """Return a query for the rate per second of a counter of the selected job."""
     return f"sum {JOINED} (rate({raw(metric, *more)}[$__rate_interval]))"
 
 
@@ -36,7 +35,7 @@ TRAINING = Row(
     (
         Panel(
             "Progress",
-            "Optimizer steps that are done, of those that are planned.",
+            "Optimizer steps completed, as a fraction of those planned.",
             "percentunit",
             [Query(f"{of('aurl_train_step')} / {of('aurl_train_steps_planned')}", "steps")],
             kind="stat",
@@ -46,7 +45,7 @@ TRAINING = Row(
         ),
         Panel(
             "Loss",
-            "Nats per token: training, held-out, and held-out with averaged weights where there are any.",
+            "Nats per token: training, validation, and validation with averaged weights (EMA) if enabled.",
             "none",
             [Query(of("aurl_train_loss"), "{{split}}")],
             width=10,
@@ -54,12 +53,12 @@ TRAINING = Row(
             minimum=None,
         ),
         Panel(
-            "Terms of the loss",
-            "Mean of each term before its weight; only where the loss has several.",
+            "Loss terms",
+            "Unweighted mean of each term, if the loss has several.",
             "none",
             [
                 Query(of("aurl_train_loss_component"), "{{term}}"),
-                Query(of("aurl_train_loss_term"), "{{term}} (own)"),
+                Query(of("aurl_train_loss_term"), "{{term}} (hook)"),
             ],
             width=10,
             height=7,
@@ -68,20 +67,20 @@ TRAINING = Row(
         ),
         Panel(
             "Learning rate",
-            "Of the last step, cuts by the stability supervisor included.",
+            "Learning rate of the last step, including reductions by the stability supervisor.",
             "none",
             [Query(of("aurl_train_learning_rate"), "learning rate")],
         ),
         Panel(
             "Gradient norm",
-            "Before clipping.",
+            "Norm of the gradient before clipping.",
             "none",
             [Query(of("aurl_train_gradient_norm"), "norm")],
             logarithmic=True,
         ),
         Panel(
             "Curriculum and batch",
-            "Tokens per sample, samples per step, and samples in one pass of a rank.",
+            "Tokens per sample, samples per step, and samples per pass of a rank.",
             "none",
             [
                 Query(of("aurl_train_sequence_length_tokens"), "sequence length"),
@@ -97,22 +96,22 @@ STABILITY = Row(
     (
         Panel(
             "Skipped steps",
-            "Updates that were left out since the attempt began, by reason.",
+            "Skipped updates in this attempt, by reason.",
             "short",
             [Query(of("aurl_train_skipped_steps_total"), "{{reason}}")],
         ),
         Panel(
-            "Roll-backs and lost steps",
-            "Returns to the last healthy checkpoint in this attempt, and the steps that they threw away.",
+            "Rollbacks and lost steps",
+            "Rollbacks to the last healthy checkpoint in this attempt, and the steps lost by them.",
             "short",
             [
-                Query(of("aurl_train_rollbacks_total"), "roll-backs"),
+                Query(of("aurl_train_rollbacks_total"), "rollbacks"),
                 Query(of("aurl_train_lost_steps_total"), "lost steps"),
             ],
         ),
         Panel(
             "Anomalies",
-            "What was found and what was done about it, in this attempt.",
+            "Detected anomalies and the actions taken, in this attempt.",
             "short",
             [Query(of("aurl_train_anomalies_total"), "{{kind}}: {{action}}")],
         ),
@@ -137,37 +136,37 @@ SPEED = Row(
             width=6,
         ),
         Panel(
-            "Utilisation",
-            "Model FLOPs per second as a share of the devices' peak (MFU); only where the peak is known.",
+            "Utilisation (MFU)",
+            "Model FLOPs per second as a fraction of the devices' peak, if the peak is known.",
             "percentunit",
             [Query(of("aurl_train_mfu_ratio"), "MFU")],
             width=6,
             needs="a device whose peak is known, or training.logging.peakTeraflops",
         ),
         Panel(
-            "Step",
+            "Step time",
             "Mean duration of an optimizer step over the last log interval.",
             "s",
             [Query(of("aurl_train_step_seconds"), "step")],
             width=6,
         ),
         Panel(
-            "What rank 0 does",
-            "Share of its time by phase.",
+            "Time of rank 0 by phase",
+            "Fraction of wall-clock time in each phase.",
             "percentunit",
             [Query(rate("aurl_train_time_seconds_total"), "{{phase}}")],
             stacked=True,
             maximum=1,
         ),
         Panel(
-            "Waiting for data",
-            "Share of its time that each rank waits for its next batch.",
+            "Data wait",
+            "Fraction of time that each rank waits for its next batch.",
             "percentunit",
             [Query(rate("aurl_train_data_wait_seconds_total", 'rank=~"$rank"'), "rank {{rank}}")],
         ),
         Panel(
-            "Work of each rank",
-            "What a rank works on its own in a step; all wait for the slowest.",
+            "Compute time by rank",
+            "Time per step without waiting for other ranks; all ranks wait for the slowest.",
             "s",
             [Query(of_ranks("aurl_train_compute_seconds"), "rank {{rank}}")],
             needs="several ranks",
@@ -179,8 +178,8 @@ MEMORY = Row(
     "Memory",
     (
         Panel(
-            "Memory of the host",
-            "Resident memory of each rank, now and at its peak.",
+            "Host memory",
+            "Resident memory of each rank: current and peak.",
             "bytes",
             [
                 Query(of_ranks("aurl_train_memory_bytes", 'kind="rss"'), "rank {{rank}}"),
@@ -188,15 +187,15 @@ MEMORY = Row(
             ],
         ),
         Panel(
-            "Memory of the device",
-            "What the allocator of each rank holds for tensors, has reserved, and held at its peak.",
+            "Device memory",
+            "Memory of each rank's allocator: allocated, reserved and peak.",
             "bytes",
             [Query(of_ranks("aurl_train_memory_bytes", 'kind=~"device.*"'), "rank {{rank}}, {{kind}}")],
             needs="a GPU",
         ),
         Panel(
-            "Peak by phase",
-            "The highest memory of a rank while it did something.",
+            "Peak memory by phase",
+            "Highest memory use of each rank in each phase.",
             "bytes",
             [Query(of_ranks("aurl_train_memory_phase_peak_bytes"), "rank {{rank}}: {{phase}}, {{kind}}")],
             kind="bargauge",
@@ -209,35 +208,35 @@ SURVIVAL = Row(
     (
         Panel(
             "Checkpoints",
-            "How many were saved, failed, or were found damaged in this attempt.",
+            "Checkpoints saved, failed, or found corrupt in this attempt.",
             "short",
             [Query(of("aurl_train_checkpoints_total"), "{{result}}")],
             width=6,
         ),
         Panel(
             "Age of the newest checkpoint",
-            "All work since then would be done again if a pod died now.",
+            "Work that would be lost if a pod failed now.",
             "s",
             [Query(f"time() - {of('aurl_train_checkpoint_timestamp_seconds')}", "age")],
             width=6,
         ),
         Panel(
-            "Duration of a save",
-            "From the request to the commit; the loop does not wait for it.",
+            "Checkpoint save time",
+            "Time from request to commit; training continues meanwhile.",
             "s",
             [Query(of("aurl_train_checkpoint_save_seconds"), "save")],
             width=6,
         ),
         Panel(
             "Attempt",
-            "Each gang restart begins another one.",
+            "Number of the attempt; each gang restart starts a new one.",
             "none",
             [Query(f"max by (attempt) ({raw('aurl_train_info')})", "attempt {{attempt}}")],
             width=6,
         ),
         Panel(
             "Goodput",
-            "Share of the wall clock of all attempts that was training and was not lost.",
+            "Fraction of wall-clock time, over all attempts, spent on training that was not lost.",
             "percentunit",
             [Query(of("aurl_train_goodput_ratio"), "goodput")],
             kind="stat",
@@ -245,8 +244,8 @@ SURVIVAL = Row(
             maximum=1,
         ),
         Panel(
-            "Where the time went",
-            "Wall clock of all attempts by cause, training aside.",
+            "Badput by cause",
+            "Wall-clock time of all attempts that did not advance training, by cause.",
             "s",
             [Query(of("aurl_train_badput_seconds"), "{{cause}}")],
             width=10,
@@ -254,7 +253,7 @@ SURVIVAL = Row(
         ),
         Panel(
             "State",
-            "What each pod of the job does.",
+            "Current state of each pod.",
             "short",
             [Query(f"{raw('aurl_train_state')} == 1", "")],
             kind="table",
@@ -264,22 +263,22 @@ SURVIVAL = Row(
 )
 
 MUSIC_MEASURES = "overlap.*|memorised.*|valid_(pieces|tokens)"
-"""What `training.evaluation.music` reports."""
+"""Metrics of `training.evaluation.music`."""
 
 MUSIC = Row(
     "Evaluation",
     (
         Panel(
             "Bits per note",
-            "Held-out loss per note instead of per token: it does not depend on the encoding.",
+            "Validation loss per note instead of per token: comparable between encodings.",
             "none",
             [Query(of("aurl_train_evaluation", 'metric="bits_per_note"'), "bits per note")],
             width=12,
             minimum=None,
         ),
         Panel(
-            "Other measures",
-            "Those of the autoencoders (active units, KL, shuffled latents), and one's own.",
+            "Other evaluation metrics",
+            "Metrics of autoencoders (active units, KL, shuffled latents) and user-defined metrics.",
             "none",
             [Query(of("aurl_train_evaluation", f'metric!~"bits_per_.+|{MUSIC_MEASURES}"'), "{{metric}}")],
             width=12,
@@ -287,9 +286,9 @@ MUSIC = Row(
             needs="mode vae or vae-gan, or training.hooks.metrics",
         ),
         Panel(
-            "Sampled music beside the corpus",
-            "Mean overlap of ten distributions and its floor (the corpus against itself), copied 12-grams "
-            "beside those of held-out music, and what keeps to the grammar without a mask.",
+            "Sampled music compared with the corpus",
+            "Mean overlap of ten distributions and its floor (the corpus with itself), memorised 12-grams "
+            "and their floor (held-out music), and validity when sampling without the grammar.",
             "percentunit",
             [
                 Query(
@@ -305,7 +304,7 @@ MUSIC = Row(
         ),
         Panel(
             "Overlap by feature",
-            "The area that the histograms of sampled music and corpus share, feature by feature.",
+            "Overlap of the histograms of sampled music and corpus, by feature.",
             "percentunit",
             [
                 Query(

@@ -1,53 +1,52 @@
-"""Operator: whether it keeps up, what the API server answers, and whether its watches live."""
+"""Dashboard Operator: reconciliation, API requests, freshness of the watches, process."""
 
 from __future__ import annotations
 
 from board import Dashboard, Panel, Query, Row
 
-ANSWERS = "aurl_operator_api_requests_total"
-#: Joins the process metrics of the operator's pods alone: other pods have such metrics, too.
+REQUESTS = "aurl_operator_api_requests_total"
+#: Restricts process metrics, which other pods have too, to the operator's pods.
 OURS = "and on (instance) aurl_operator_leader"
 
 
 def rate(series: str) -> str:
-    """Growth per second."""
+    """Return a query for the rate per second of a counter."""
     return f"rate({series}[$__rate_interval])"
 
 
-def quantile(share: float) -> str:
-    """A quantile of the duration of reconciliations."""
-    return f"histogram_quantile({share}, sum by (le) ({rate('aurl_operator_reconcile_seconds_bucket')}))"
+def quantile(q: float) -> str:
+    """Return a query for a quantile of the reconciliation time."""
+    return f"histogram_quantile({q}, sum by (le) ({rate('aurl_operator_reconcile_seconds_bucket')}))"
 
 
-REFUSED = rate(f'{ANSWERS}{{code!~"2.."}}')
-
+FAILED = rate(f'{REQUESTS}{{code!~"2.."}}')
 
 OPERATOR = Dashboard(
     uid="aurl-operator",
     title="Aurl / Operator",
-    description="The operator itself: reconciliation, queue, API server, watches, memory.",
+    description="The operator itself: reconciliation, queue, API requests, watches, memory.",
     rows=(
         Row(
-            "Work",
+            "Reconciliation",
             (
                 Panel(
-                    "Acting replicas",
-                    "Exactly one replica acts; the others wait.",
+                    "Leaders",
+                    "Exactly one replica is the leader; the others stand by.",
                     "short",
                     [Query("sum(aurl_operator_leader)", "leaders")],
                     kind="stat",
                     width=4,
                 ),
                 Panel(
-                    "Duration of a reconciliation",
-                    "Requests to the API server included.",
+                    "Reconciliation time",
+                    "Duration of one reconciliation, including its API requests.",
                     "s",
-                    [Query(quantile(0.5), "median"), Query(quantile(0.99), "99 of 100")],
+                    [Query(quantile(0.5), "p50"), Query(quantile(0.99), "p99")],
                     width=10,
                 ),
                 Panel(
                     "Reconciliations",
-                    "By result: conflicts and retries are normal, errors are bugs.",
+                    "Rate by result. Conflicts and retries are normal; errors are bugs.",
                     "ops",
                     [
                         Query(
@@ -58,15 +57,15 @@ OPERATOR = Dashboard(
                     width=10,
                 ),
                 Panel(
-                    "Queue",
-                    "Jobs that wait to be looked at.",
+                    "Queue depth",
+                    "Jobs waiting to be reconciled.",
                     "short",
                     [Query("max(aurl_operator_queue_depth)", "jobs")],
                     width=12,
                 ),
                 Panel(
                     "Oldest job in the queue",
-                    "How long it has waited or been worked on.",
+                    "Time that it has been waiting or in progress.",
                     "s",
                     [Query("max(aurl_operator_queue_oldest_seconds)", "age")],
                     width=12,
@@ -77,24 +76,24 @@ OPERATOR = Dashboard(
             "API server",
             (
                 Panel(
-                    "Requests",
-                    "By verb and resource.",
+                    "API requests",
+                    "Rate by verb and resource.",
                     "reqps",
                     [
                         Query(
-                            f"sum by (verb, resource) ({rate(ANSWERS)})",
+                            f"sum by (verb, resource) ({rate(REQUESTS)})",
                             "{{verb}} {{resource}}",
                         )
                     ],
                     width=12,
                 ),
                 Panel(
-                    "Answers that are no success",
-                    "By code; 0 is no answer at all, 404 and 409 are often part of normal work.",
+                    "Failed API requests",
+                    "Rate by verb and status code. 0: no response. 404 and 409 are often normal.",
                     "reqps",
                     [
                         Query(
-                            f"sum by (verb, code) ({REFUSED}) or vector(0)",
+                            f"sum by (verb, code) ({FAILED}) or vector(0)",
                             "{{verb}} {{code}}",
                         )
                     ],
@@ -102,7 +101,7 @@ OPERATOR = Dashboard(
                 ),
                 Panel(
                     "Admission reviews",
-                    "What the validating webhook has answered, where it is on.",
+                    "Reviews of the validating webhook, if enabled, by result.",
                     "short",
                     [Query("sum by (result) (aurl_operator_admissions_total)", "{{result}}")],
                     width=24,
@@ -114,8 +113,8 @@ OPERATOR = Dashboard(
             "Freshness",
             (
                 Panel(
-                    "Age of the watches",
-                    "Time since a watch last showed that it lives.",
+                    "Watch age",
+                    "Time since the last sign of life of each watch.",
                     "s",
                     [
                         Query(
@@ -125,8 +124,8 @@ OPERATOR = Dashboard(
                     ],
                 ),
                 Panel(
-                    "Last event of the watches",
-                    "Time since a watch last brought a change; grows where nothing changes.",
+                    "Time since the last watch event",
+                    "Grows as long as nothing changes in the cluster.",
                     "s",
                     [
                         Query(
@@ -136,8 +135,8 @@ OPERATOR = Dashboard(
                     ],
                 ),
                 Panel(
-                    "Last resync",
-                    "Time since all objects were last listed.",
+                    "Time since the last resync",
+                    "Time since the last full relist.",
                     "s",
                     [Query("time() - max(aurl_operator_last_resync_timestamp_seconds)", "resync")],
                 ),
@@ -155,7 +154,7 @@ OPERATOR = Dashboard(
                 ),
                 Panel(
                     "CPU",
-                    "Cores that each replica uses.",
+                    "CPU cores used by each replica.",
                     "short",
                     [
                         Query(

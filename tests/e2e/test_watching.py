@@ -31,7 +31,7 @@ pytestmark = pytest.mark.cluster
 CHART = CHECKOUT / "charts/aurl-operator"
 BOARDS = sorted((CHART / "dashboards").glob("*.json"))
 #: Panels that show nothing on this machine, whatever runs; their queries must be sound all the same.
-WITHOUT_DATA = {"Memory of the device": "there is no GPU"}
+WITHOUT_DATA = {"Device memory": "there is no GPU"}
 CHOICES = {"namespace": ".*", "job": ".*", "rank": ".*", "__rate_interval": "30s", "__interval": "5s"}
 
 

@@ -101,7 +101,7 @@ def test_the_notes_tell_commands_that_work(chart: Chart, values: Object) -> None
 def test_the_notes_tell_what_is_held_or_missing(chart: Chart) -> None:
     """What does not run by itself is said."""
     assert "scale deployment/aurl-aurl-operator --replicas=1" in _notes(chart, {"replicaCount": 0})
-    assert "has to come from elsewhere" in _notes(chart, {"crds": {"enabled": False}})
+    assert "install the CRD aurltrainingjobs.aurl.ai yourself" in _notes(chart, {"crds": {"enabled": False}})
 
 
 def test_what_artifact_hub_shows_is_true() -> None:

@@ -266,7 +266,7 @@ def test_every_alert_has_a_runbook() -> None:
     )
     for name, rule in ALERTS.items():
         assert rule["annotations"]["runbook_url"].endswith(f"docs/runbooks.md#{name.lower()}")
-        assert {"**Meaning.**", "**Impact.**", "**Diagnosis.**", "**Cure.**"} <= set(
+        assert {"**Meaning.**", "**Impact.**", "**Diagnosis.**", "**Fix.**"} <= set(
             re.findall(r"\*\*\w+\.\*\*", sections.get(name, ""))
         ), name
         assert rule["labels"]["severity"] in ("info", "warning", "critical")
