@@ -45,7 +45,7 @@ def test_a_real_training(start: Start, window: Browser, tmp_path: Path) -> None:
         "checkpoint": {"everySteps": 10},
         "evaluation": {"everySteps": 10, "batches": 1},
         # The loss never falls so far: an event that is certain.
-        "stability": {"underfitting": {"after": 0.25, "leastFall": 0.99}},
+        "stability": {"underfitting": {"after": 0.25, "minFall": 0.99}},
     }
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     place = {"config": tmp_path / "job.yaml", "volume": tmp_path / "volume", "job_name": "scales"}

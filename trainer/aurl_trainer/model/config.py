@@ -104,7 +104,7 @@ class CriticConfig(Config):
         le=6,
         description="Time scales at which decoder states are judged; each averages 4 steps of the last.",
     )
-    own_tokens: float = Field(
+    sampled_fraction: float = Field(
         default=0.5,
         gt=0,
         le=1,

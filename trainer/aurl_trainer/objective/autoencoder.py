@@ -104,7 +104,7 @@ class Autoencoding(nn.Module):
         adversary = self.adversary
         if adversary is None or not self._plays(adversary, step):
             return LatentPass(*common, *latent)
-        own_BT = self._own_tokens(inputs_BT, logits_BTV.detach(), adversary.config.own_tokens)
+        own_BT = self._own_tokens(inputs_BT, logits_BTV.detach(), adversary.config.sampled_fraction)
         z = {level: drawn.detach() for level, drawn in latents.z.items()}
         seen = AdversarialPass(*common, *latent, adversary.critic, states(own_BT, z, hidden_BT))
         if torch.is_grad_enabled() and adversary.plays(self.terms.config, step):

@@ -51,7 +51,7 @@ class LossDivergenceConfig(Config):
         le=10,
         description="Fraction of the fall from the first to the lowest loss that must be lost again.",
     )
-    least_rise: float = Field(
+    min_rise: float = Field(
         default=1.0, ge=0, le=1000, description="Minimum rise above the lowest loss, in nats per token."
     )
 
@@ -82,7 +82,7 @@ class LossPlateauConfig(Config):
         le=100_000,
         description="Log intervals to look at; fewer than 4 count as 4. 0: off.",
     )
-    least_fall: float = Field(
+    min_fall: float = Field(
         default=0.002,
         ge=0,
         le=1,
@@ -115,7 +115,7 @@ class UnderfittingConfig(Config):
         le=1,
         description="Fraction of the job's steps after which to check, once. 0: off.",
     )
-    least_fall: float = Field(
+    min_fall: float = Field(
         default=0.1,
         gt=0,
         lt=1,

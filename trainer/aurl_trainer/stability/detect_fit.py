@@ -15,7 +15,7 @@ LEAST_INTERVALS = 20
 
 @dataclass
 class Underfitting:
-    """At a point of the job the loss is still above (1 − least fall) · first loss; checked once."""
+    """At a point of the job the loss is still above (1 − min fall) · first loss; checked once."""
 
     config: UnderfittingConfig
     total_steps: int
@@ -29,7 +29,7 @@ class Underfitting:
         if self.checked or not self.config.after or early:
             return None
         self.checked = True
-        if not reading.loss > (1 - self.config.least_fall) * reading.initial_loss:
+        if not reading.loss > (1 - self.config.min_fall) * reading.initial_loss:
             return None
         return Finding(
             Anomaly.UNDERFITTING,

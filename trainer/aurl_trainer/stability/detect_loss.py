@@ -73,7 +73,7 @@ class LossSpike:
 
 @dataclass
 class LossDivergence:
-    """Loss > lowest + max(lost share · (first loss − lowest), least rise), several times in a row.
+    """Loss > lowest + max(lost share · (first loss − lowest), min rise), several times in a row.
 
     `lowest` is the lowest mean of SMOOTHED intervals: the lowest single one would be a matter of luck.
     """
@@ -94,7 +94,7 @@ class LossDivergence:
         if len(self.window) == SMOOTHED:
             lowest = self.lowest = min(lowest, sum(self.window) / SMOOTHED)
         gained = reading.initial_loss - lowest
-        if loss <= lowest + max(config.lost_share * gained, config.least_rise):
+        if loss <= lowest + max(config.lost_share * gained, config.min_rise):
             self.above = 0
             return None
         self.above += 1
@@ -150,7 +150,7 @@ class LossPlateau:
         if not self.config.window or not _filled(window, reading.loss, size):
             return None
         before = sum(window[: size // 2]) / (size // 2)
-        if _fall(window) >= self.config.least_fall * abs(before):
+        if _fall(window) >= self.config.min_fall * abs(before):
             return None
         window.clear()
         return Finding(
