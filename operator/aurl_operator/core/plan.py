@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from aurl_operator.api.spec import MANAGED_BY, JobSpec, RunPolicy
+from aurl_operator.api.spec import MANAGED_BY, JobSpec
 from aurl_operator.api.status import Failure, FailureClass, Launch, Nodes, Role, State
 from aurl_operator.core import badnodes, elastic, placement, podgroups, prerequisites
-from aurl_operator.core.acceptance import accept
+from aurl_operator.core.acceptance import Acceptance, accept
 from aurl_operator.core.actions import Delete, DeleteJob, Patch, Plan
 from aurl_operator.core.budget import decide, earliest_start
 from aurl_operator.core.classify import Verdict, judge
@@ -52,17 +52,8 @@ def plan(observed: Observed) -> Plan:
         return Plan()  # the job is about to go as well: no failures to report on the way
     if job.finished:
         return clean_up_finished_job(observed)
-    started = job.status.start_time is not None
-    accepted = accept(
-        job.ref,
-        job.spec,
-        job.problems,
-        accepted_spec(observed.children.config_map),
-        started,
-        observed.options.check_config,
-    )
-    followed = accepted.spec or job.spec
-    builder = PlanBuilder(observed, followed.run_policy if followed else RunPolicy())
+    accepted = accept_spec(observed)
+    builder = PlanBuilder(observed, accepted.spec or job.spec)
     count_attempt(builder)
     if accepted.spec is None:
         return fail_user(builder, accepted.reason, accepted.message)
@@ -83,6 +74,13 @@ def plan(observed: Observed) -> Plan:
 
 
 # ---------------------------------------------------------------- the spec and what follows from it
+
+
+def accept_spec(observed: Observed) -> Acceptance:
+    """Decide which spec to follow: a running job keeps the one in its ConfigMap."""
+    job, remembered = observed.job, accepted_spec(observed.children.config_map)
+    started = job.status.start_time is not None
+    return accept(job.ref, job.spec, job.problems, remembered, started, observed.options.check_config)
 
 
 def count_attempt(builder: PlanBuilder) -> None:
@@ -108,7 +106,7 @@ def recall_dataset(builder: PlanBuilder, spec: JobSpec) -> None:
     """Carry the condition DatasetReady over if it is about the dataset that the spec asks for."""
     known = find(builder.status.conditions, "DatasetReady")
     prepared = builder.status.dataset
-    if prerequisites.claim_replaced(spec, builder.observed.children, builder.status):
+    if prerequisites.claim_replaced(spec, builder.children, builder.status):
         return  # the prepare pod finds out whether the new claim holds the dataset
     if known and known.status == "True" and prepared and prepared.spec_hash == dataset_hash(spec):
         builder.dataset = Aspect("True", known.reason, known.message)
@@ -138,9 +136,9 @@ def suspend(builder: PlanBuilder, spec: JobSpec) -> Plan:
 
 def ensure_prerequisites(builder: PlanBuilder, spec: JobSpec) -> None:
     """Create or correct the ConfigMap, Service, NetworkPolicy and claim, and start the job's clock."""
-    children, status = builder.observed.children, builder.status
-    network_policy = builder.observed.options.network_policy
-    for kind, manifest in prerequisites.missing(builder.job, spec, children, status, network_policy):
+    children, status = builder.children, builder.status
+    wanted_policy = builder.options.network_policy
+    for kind, manifest in prerequisites.missing(builder.job, spec, children, status, wanted_policy):
         builder.create(kind, manifest)
     config_ready = prerequisites.config_ready(spec, children.config_map)
     if children.config_map is not None and not config_ready:
@@ -231,7 +229,7 @@ def judge_gang(builder: PlanBuilder, gang: Gang) -> Verdict | None:
 
 def follow_training(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> None:
     """Copy progress, the newest checkpoint and stragglers into the status."""
-    report, interval = builder.observed.report_of(gang.attempt), builder.observed.options.progress_interval
+    report, interval = builder.observed.report_of(gang.attempt), builder.options.progress_interval
     builder.status = apply_report(builder.status, report, builder.now, interval)
     builder.status = apply_termination_reports(
         builder.status, [p for p in gang.members.values() if p.index == 0]
@@ -249,7 +247,7 @@ def find_hang(builder: PlanBuilder, gang: Gang) -> Failure | None:
     deadline = hang_deadline(builder.policy.hang_deadline_seconds)
     if not gang.up or gang.succeeded or not builder.passed(last_advance(builder.status), deadline):
         return None
-    interval = builder.observed.options.progress_interval
+    interval = builder.options.progress_interval
     builder.wake(interval)  # a fresh report decides
     return detect_hang(
         builder.status, builder.observed.report_of(gang.attempt), gang.attempt, builder.now, interval
@@ -306,7 +304,7 @@ def create_missing(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> Plan | No
             return None
     if builder.status.launch is None:
         builder.update(launch=new_launch(builder, gang.role))
-    children, network_policy = builder.observed.children, builder.observed.options.network_policy
+    children, network_policy = builder.children, builder.options.network_policy
     unusable = prerequisites.named_claim_blocker(builder.job, spec, children)
     builder.block(unusable, CLAIM_RECHECK_SECONDS)
     lost = prerequisites.own_claim_blocker(builder.job, spec, children, builder.status)
@@ -330,7 +328,7 @@ def ensure_pod_group(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> bool:
     if wanted is None or gang.role != "worker":
         return True
     kind, manifest = wanted
-    known = {group.name: group for group in builder.observed.children.pod_groups}
+    known = {group.name: group for group in builder.children.pod_groups}
     exists = known.pop(manifest["metadata"]["name"], None) is not None
     builder.delete(*(Delete(kind, old.name, old.uid) for old in known.values()))
     if not exists:
@@ -342,7 +340,7 @@ def create_pods(
     builder: PlanBuilder, spec: JobSpec, gang: Gang, role: Role, indexes: Iterable[int]
 ) -> Plan | None:
     """Create pods; fail the job if the API server can never accept them."""
-    children, options, launch = builder.observed.children, builder.observed.options, builder.status.launch
+    children, options, launch = builder.children, builder.options, builder.status.launch
     settings = GangSettings(
         role=role,
         attempt=gang.attempt,
@@ -532,7 +530,7 @@ def end(
 def clean_up_finished_job(observed: Observed) -> Plan:
     """Clean up, and delete the job when its time to live is over. Nothing is ever created here."""
     job = observed.job
-    builder = PlanBuilder(observed, job.spec.run_policy if job.spec else RunPolicy())
+    builder = PlanBuilder(observed, job.spec)
     failed = find(job.status.conditions, "Failed")
     clean_up(builder, failed.reason if failed and failed.status == "True" else "")
     completed = job.status.completion_time
@@ -544,7 +542,7 @@ def clean_up_finished_job(observed: Observed) -> Plan:
 
 def clean_up(builder: PlanBuilder, reason: str) -> None:
     """Delete the pods that cleanPodPolicy names, placeholder pods, and the Service."""
-    policy, service = builder.policy.clean_pod_policy, builder.observed.children.service
+    policy, service = builder.policy.clean_pod_policy, builder.children.service
     running = policy == "Running" or reason in _STOPPING
     builder.delete_pods(
         pod

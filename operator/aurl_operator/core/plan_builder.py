@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from aurl_operator.api.spec import RunPolicy
+from aurl_operator.api.spec import JobSpec, RunPolicy
 from aurl_operator.api.status import FailureClass, State
 from aurl_operator.core.actions import Action, Create, Delete, Kind, Plan
 from aurl_operator.core.conditions import Aspect, Blocker, derive, merge
@@ -19,12 +19,14 @@ from aurl_operator.core.transitions import transitions
 class PlanBuilder:
     """The plan so far: actions, new status, blocker and wake-ups. It decides nothing itself.
 
-    policy: the run policy in force. dataset: the condition DatasetReady. status_first: see Plan.
+    policy: the run policy of the spec that the job follows. dataset: the condition DatasetReady.
+    status_first: see Plan.
     """
 
-    def __init__(self, observed: Observed, policy: RunPolicy) -> None:
-        self.observed, self.policy = observed, policy
-        self.job, self.pods, self.now = observed.job.ref, observed.children.pods, observed.now
+    def __init__(self, observed: Observed, spec: JobSpec | None) -> None:
+        self.observed, self.policy = observed, spec.run_policy if spec else RunPolicy()
+        self.job, self.now, self.options = observed.job.ref, observed.now, observed.options
+        self.children, self.pods = observed.children, observed.children.pods
         self.status = observed.job.status
         self.actions: list[Action] = []
         self.blocker: Blocker | None = None
