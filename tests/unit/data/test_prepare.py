@@ -155,7 +155,7 @@ def test_what_a_dead_writer_left_is_swept_but_a_living_one_is_not(volume: Path) 
         (
             "nothing",
             {"directory": {"path": "absent"}},
-            "dataset.source.directory.path: there is no directory 'absent' on the volume of the job; "
+            "dataset.source.directory.path: the directory 'absent' does not exist on the volume of the job; "
             "put the music there or correct the path.",
         ),
         (
@@ -167,15 +167,15 @@ def test_what_a_dead_writer_left_is_swept_but_a_living_one_is_not(volume: Path) 
         (
             "bad files",
             {"directory": {"path": "bad"}},
-            "dataset.source.directory.path: none of the 2 files under 'bad' is music that can be used "
+            "dataset.source.directory.path: none of the 2 files under 'bad' can be used "
             "(the first, a.mid: it is damaged (Invaild midi file! File size is less than 14)); "
             "put MIDI files there or correct the source.",
         ),
         (
             "nothing",
             {"music21Corpus": {"collection": "composer", "composer": "nobody"}},
-            "dataset.source.music21Corpus.composer: there is no music by 'nobody' in the corpus of music21; "
-            "name a folder of it, such as bach, palestrina, haydn or mozart.",
+            "dataset.source.music21Corpus.composer: found no music by 'nobody' in the corpus of music21; "
+            "set it to a folder of the corpus, such as bach, palestrina, haydn or mozart.",
         ),
     ],
 )
@@ -209,7 +209,7 @@ def test_a_file_that_kills_its_reader_is_named_and_the_others_are_read(volume: P
     files[4] = LethalFile("lethal.mid", music / "4.mid", "midi")
     outcomes = {file.name: found for file, found in tokenize_files(files, TokenizerConfig(), 2)}
     assert list(outcomes) == [file.name for file in files]
-    assert outcomes["lethal.mid"].reason == "reading it kills the process that reads"
+    assert outcomes["lethal.mid"].reason == "it crashes the reader"
     assert all(outcome.tokens for name, outcome in outcomes.items() if name != "lethal.mid")
 
 

@@ -1,4 +1,4 @@
-"""Archives from the web, ready tokens and rasters: what they give, and what is said when they cannot."""
+"""Archives from the web, prepared tokens and rasters: what they give, and what is said when they cannot."""
 
 from __future__ import annotations
 
@@ -132,12 +132,12 @@ def test_what_is_wrong_with_an_archive_is_said_with_place_and_cure(server: Serve
         (
             _source(server, "/a.zip", sha256="0" * 64),
             f"dataset.source.archive.sha256: the archive at {server.url('/a.zip')} has {real}, "
-            f"not {'0' * 64}; make sure that it is the right one and correct the sum.",
+            f"not {'0' * 64}; make sure that it is the right archive and correct the checksum.",
         ),
         (
             _source(server, "/absent"),
             "dataset.source.archive.url: the server answers 404 Not Found for "
-            f"{server.url('/absent')}; correct it.",
+            f"{server.url('/absent')}; correct the URL.",
         ),
         (
             _source(server, "/text"),
@@ -153,7 +153,7 @@ def test_what_is_wrong_with_an_archive_is_said_with_place_and_cure(server: Serve
             _prepare(tmp_path, source)
         assert str(caught.value).startswith(sentence)
     server.failures["/a.zip"] = 99
-    with pytest.raises(DownloadError, match="cannot be downloaded now: 503") as failed:
+    with pytest.raises(DownloadError, match=r"Downloading the archive .* failed: 503") as failed:
         _prepare(tmp_path / "other", _source(server, "/a.zip"))
     assert failed.value.failure_class == "Infrastructure"
 
@@ -196,7 +196,7 @@ def test_a_file_of_rasters_keeps_its_split_and_its_pitches(tmp_path: Path) -> No
     report = json.loads((prepared.path / "report.json").read_text())
     # A piece that is trained on and tested too is left out of training, not of the test.
     assert report["duplicates"] == {"train/3": "test/0"}
-    assert report["droppedFiles"] == {"train/4": "it holds no notes"}
+    assert report["droppedFiles"] == {"train/4": "it has no notes"}
     pieces = _pieces(prepared)
     assert {name: len(found) for name, found in pieces.items()} == {"train": 3, "validation": 1, "test": 2}
     assert " ".join(pieces["validation"][0]) == (
@@ -206,28 +206,28 @@ def test_a_file_of_rasters_keeps_its_split_and_its_pitches(tmp_path: Path) -> No
     assert pieces["train"][0][-5:] == ["Pitch_74", "Pitch_67", "Rest", "Pitch_47", "Eos"]
 
 
-def test_ready_tokens_are_taken_as_they_are_and_only_by_their_own_tokenizer(tmp_path: Path) -> None:
+def test_pretokenized_music_is_taken_as_it_is_and_only_by_its_own_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "chorales.json").write_text(json.dumps(RASTER))
     first = _prepare(tmp_path, {"raster": {"path": "chorales.json"}}, tokenizer=CHORALES)
-    ready = {"tokens": {"path": str(first.path.relative_to(tmp_path))}}
-    second = _prepare(tmp_path, ready, tokenizer=CHORALES)
+    tokens = {"tokens": {"path": str(first.path.relative_to(tmp_path))}}
+    second = _prepare(tmp_path, tokens, tokenizer=CHORALES)
     assert second.fingerprint != first.fingerprint
     assert _pieces(second) == _pieces(first)
     reports = [json.loads((made.path / "report.json").read_text()) for made in (first, second)]
     for key in ("tokens", "notes"):
         assert reports[0][key] == reports[1][key]
-    with pytest.raises(DatasetError, match=r"by another tokenizer; set dataset.tokenizer to .*tracks: 4"):
-        _prepare(tmp_path, ready, tokenizer=CHORALES | {"tracks": 3})
-    with pytest.raises(DatasetError, match=r"dataset.source.tokens.path: 'absent' is no prepared dataset"):
+    with pytest.raises(DatasetError, match=r"with another tokenizer; set dataset.tokenizer to .*tracks: 4"):
+        _prepare(tmp_path, tokens, tokenizer=CHORALES | {"tracks": 3})
+    with pytest.raises(DatasetError, match=r"dataset.source.tokens.path: 'absent' is not a prepared dataset"):
         _prepare(tmp_path, {"tokens": {"path": "absent"}}, tokenizer=CHORALES)
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("{", "'a.json' is not JSON"),
+        ("{", "'a.json' is not valid JSON"),
         ("[1]", r"must hold \{train, valid, test\}"),
-        ('{"test": []}', "holds no piece under `train`"),
+        ('{"test": []}', "has no pieces under `train`"),
     ],
 )
 def test_a_wrong_file_of_rasters_is_explained(content: str, sentence: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Bring an archive of MIDI files from the web to the volume, once, and only the one that is meant."""
+"""Download an archive of MIDI files to the volume, once, and verify its checksum."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ MAX_UNPACKED_BYTES: Final = 64 * 2**30
 CHUNK: Final = 2**20
 TIMEOUT_SECONDS: Final = 60
 WAITS: Final = (1.0, 2.0, 4.0, 8.0)
-"""Seconds before each further try."""
-_TRY_AGAIN: Final = (408, 425, 429)
+"""Seconds to wait before each retry."""
+_RETRIABLE: Final = (408, 425, 429)
 
 
 def unpacked_archive(config: ArchiveConfig, directory: Path) -> Path:
-    """The folder below `directory` with the files of the archive that match; it is downloaded if missing.
+    """Return the folder below `directory` with the matching files, downloading the archive if it is missing.
 
-    Raises DatasetError when it is not there or not the one that is meant, DownloadError when the server or
-    the way to it fails, and OSError when the volume cannot be written.
+    Raises DatasetError if the archive does not exist, has another checksum or cannot be unpacked,
+    DownloadError if the server or the network fails, and OSError if the volume is not writable.
     """
     matching = hashlib.sha256(f"{config.sha256} {config.pattern}".encode()).hexdigest()[:32]
     target = directory / matching
@@ -54,7 +54,7 @@ def unpacked_archive(config: ArchiveConfig, directory: Path) -> Path:
         try:
             (temporary / "files").rename(target)
         except OSError:
-            if not target.is_dir():  # another writer was faster
+            if not target.is_dir():  # otherwise another writer was faster
                 raise
         sync_directory(directory)
     finally:
@@ -68,9 +68,10 @@ def _download(config: ArchiveConfig, path: Path) -> None:
         try:
             found = _download_once(config.url, path)
         except urllib.error.HTTPError as error:
-            if 400 <= error.code < 500 and error.code not in _TRY_AGAIN:
+            if 400 <= error.code < 500 and error.code not in _RETRIABLE:
                 raise DatasetError(
-                    f"{KEY}.url: the server answers {error.code} {error.reason} for {config.url}; correct it."
+                    f"{KEY}.url: the server answers {error.code} {error.reason} for {config.url}; "
+                    "correct the URL."
                 ) from error
             problem = f"{error.code} {error.reason}"
         except (http.client.HTTPException, TimeoutError, ConnectionError, urllib.error.URLError) as error:
@@ -79,17 +80,17 @@ def _download(config: ArchiveConfig, path: Path) -> None:
             if found != config.sha256:
                 raise DatasetError(
                     f"{KEY}.sha256: the archive at {config.url} has {found}, not {config.sha256}; "
-                    "make sure that it is the right one and correct the sum."
+                    "make sure that it is the right archive and correct the checksum."
                 )
             return
         if wait is None:
-            raise DownloadError(f"The archive {config.url} cannot be downloaded now: {problem}.")
-        log.warning("download fails and is tried again", extra={"url": config.url, "reason": problem})
+            raise DownloadError(f"Downloading the archive {config.url} failed: {problem}. Try again later.")
+        log.warning("download failed, retrying", extra={"url": config.url, "reason": problem})
         time.sleep(wait)
 
 
 def _download_once(url: str, path: Path) -> str:
-    """Write what the server gives to `path`; gives its SHA-256."""
+    """Download `url` to `path` and return the SHA-256 of the content."""
     digest = hashlib.sha256()
     request = urllib.request.Request(url, headers={"User-Agent": "aurl-trainer"})
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer, path.open("wb") as file:
@@ -98,32 +99,36 @@ def _download_once(url: str, path: Path) -> str:
             digest.update(chunk)
             written += file.write(chunk)
         if expected is not None and written < int(expected):
-            raise ConnectionError(f"it ends after {written} of {expected} bytes")
+            raise ConnectionError(f"the response ended after {written} of {expected} bytes")
     return digest.hexdigest()
 
 
 def _unpack(archive: Path, directory: Path, config: ArchiveConfig) -> int:
-    """Write the matching files below `directory`; gives their number."""
+    """Write the matching files below `directory` and return their number."""
     count = total = 0
     try:
         for name, content in _members(archive, config):
             path = directory.joinpath(*PurePosixPath(name).parts)
             path.parent.mkdir(parents=True, exist_ok=True)
             with content, path.open("wb") as file:
-                # One byte more than is ever read: the reader then sees that it is too large, and names it.
+                # One byte beyond the limit: the reader then reports that the file is too large.
                 _copy(content, file, MAX_FILE_BYTES + 1)
                 total += file.tell()
             count += 1
             if total > MAX_UNPACKED_BYTES:
                 limit = MAX_UNPACKED_BYTES // 2**30
-                raise DatasetError(f"{KEY}.url: {config.url} unpacks to more than {limit} GiB; split it.")
+                raise DatasetError(
+                    f"{KEY}.url: {config.url} unpacks to more than {limit} GiB; split the archive."
+                )
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DatasetError(f"{KEY}.url: {config.url} cannot be unpacked ({error}).") from error
+        raise DatasetError(
+            f"{KEY}.url: {config.url} cannot be unpacked ({error}); use a zip or tar archive."
+        ) from error
     return count
 
 
 def _members(archive: Path, config: ArchiveConfig) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and content of each regular file that matches and whose name stays inside."""
+    """Yield name and content of each regular file that matches and stays inside the target folder."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             for info in zipped.infolist():
@@ -136,7 +141,7 @@ def _members(archive: Path, config: ArchiveConfig) -> Iterator[tuple[str, IO[byt
                 content = tar.extractfile(member)
                 assert content is not None  # a regular file has content
                 yield member.name, content
-            tar.members = []  # type: ignore[attr-defined]  # which would hold millions
+            tar.members = []  # type: ignore[attr-defined]  # it would grow to millions
 
 
 def _wanted(name: str, pattern: str) -> bool:

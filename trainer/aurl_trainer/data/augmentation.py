@@ -1,8 +1,8 @@
-"""Training samples varied on the fly: transposed, faster or slower, louder or softer.
+"""On-the-fly variation of training samples: transposed, faster or slower, louder or softer.
 
-Only the numbers of tokens change, never their kinds, so a varied sample is as well-formed as the sample. How
-a sample is varied is a function of the numbers that are drawn for it: the loader draws them from the seed and
-the sample's place in the stream, so that a resumed run and any number of ranks vary alike.
+Tokens keep their kind and change only their number, so a varied sample is as well-formed as the original. The
+variation is a function of random numbers that the loader derives from the seed and the sample's place in the
+stream: resumed runs and any number of ranks vary the samples alike.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aurl_trainer.data.vocabulary import KINDS, PAD, Vocabulary
 
 
 class Augmentation:
-    """What a configuration does to the tokens of one vocabulary."""
+    """The variations of one configuration, for the tokens of one vocabulary."""
 
     def __init__(self, config: AugmentationConfig, vocabulary: Vocabulary) -> None:
         shifts = (
@@ -28,14 +28,14 @@ class Augmentation:
 
     @property
     def draws(self) -> int:
-        """How many numbers `apply` needs for each sample."""
+        """Random numbers that `apply` needs per sample."""
         return len(self._shifts)
 
     def apply(self, inputs: Ints, targets: Ints, drawn: NDArray[np.float64]) -> None:
-        """Change samples (B, L) in place; `drawn` (B, draws) in [0, 1) says which way and how far.
+        """Change samples (B, L) in place; `drawn` (B, draws) in [0, 1) selects the shifts.
 
-        Every number within the configured reach is equally likely, of those that keep the whole sample in
-        the range of the vocabulary. Targets below 0 stay.
+        All shifts that are within the configured bounds and keep the whole sample in the range of the
+        vocabulary are equally likely. Targets below 0 are left as they are.
         """
         last = np.where(targets[:, -1:] < 0, PAD, targets[:, -1:])
         tokens = np.concatenate([inputs, last], axis=1)
@@ -53,6 +53,6 @@ class Augmentation:
 
 
 def _numbers(vocabulary: Vocabulary, kinds: tuple[str, ...]) -> NDArray[np.int16]:
-    """(size,) the number of each token of these kinds within its kind, -1 for all others."""
+    """Return (size,) the number of each token of these kinds within its kind, -1 for all others."""
     of_kind = np.isin(vocabulary.kind_of, [KINDS.index(kind) for kind in kinds])
     return np.where(of_kind, vocabulary.value_of, -1).astype(np.int16)

@@ -1,4 +1,4 @@
-"""What can be wrong with music or a dataset."""
+"""Errors of music files and datasets."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from aurl_trainer.errors import AurlError, UserError
 
 
 class DatasetError(UserError):
-    """The dataset that the job describes cannot be made, or a prepared one cannot be used."""
+    """The dataset of the job cannot be prepared, or a prepared one cannot be used."""
 
 
 class DownloadError(AurlError):
-    """An archive cannot be had at this moment; trying again later may help."""
+    """An archive cannot be downloaded at the moment; a later retry may succeed."""
 
     failure_class = "Infrastructure"
 
 
 class BadMidiError(AurlError):
-    """One file is not readable music; the preparation counts and names it, and goes on.
+    """A file is not readable music; the preparation reports it and continues.
 
-    `path` is the file as the user knows it, `reason` a phrase for the report.
+    `path` is the file as the user named it, `reason` a clause for the report.
     """
 
     def __init__(self, path: str, reason: str) -> None:

@@ -1,20 +1,20 @@
-"""The encoding `events`: notes that begin and end, and time that passes; no bars, no loop per note.
+"""The encoding `events`: note-ons, note-offs and time shifts, without bars. Vectorised over notes.
 
-A piece reads (brackets: where needed or configured)
+A piece is encoded as (brackets: where needed or configured)
 
-    Bos (Track [Program])… [Drums]                what there is
-    then per time:  Shift… [Tempo]
-    then per note that ends:    [Track] Off
-    then per note that begins:  [Track | Drums] [Velocity] On | Drum
+    Bos (Track [Program])… [Drums]              header: the tracks of the piece
+    per time:      Shift… [Tempo]
+    per note-off:  [Track] Off
+    per note-on:   [Track | Drums] [Velocity] On | Drum
     Eos
 
-Track and velocity are named where they change and hold from then on. Ends and beginnings stand by track and
-pitch. The idea is that of performance encodings (Oore et al. 2018, arXiv 1808.03715).
+Track and velocity are given only where they change. Offs and ons of one time are sorted by track and pitch.
+This follows the performance encodings (Oore et al. 2018, arXiv 1808.03715).
 
-What is made regular, so that tokens → music → tokens gives the same tokens, besides what `notes` does:
-- time begins with the first note, and LONGEST_GAP_QUARTERS without any event are the most that is kept;
-- a drum has no end: each sounds for one step;
-- metres are not kept.
+Encoding normalises the music, in addition to what `notes` does, so that tokens → music → tokens is lossless:
+- time starts at the first note, and gaps without events are cut to LONGEST_GAP_QUARTERS;
+- drums have no note-off: each sounds for one step;
+- metres are dropped.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from aurl_trainer.data.notes import DecodedTracks, Encoded, grid_notes, header, 
 from aurl_trainer.data.vocabulary import EOS, KINDS, LOWEST_DRUM, PLAIN_VELOCITY, Vocabulary
 
 LONGEST_GAP_QUARTERS = 64
-"""At least as long as the longest note can be."""
+"""At least the longest possible note."""
 _TEMPO, _OFF, _ON = 0, 1, 2  # the order of events at one time
 
 
 def encode(music: Music, vocabulary: Vocabulary) -> Encoded:
-    """Turn music into tokens; a piece of which no note is left becomes no tokens."""
+    """Encode music; a piece without usable notes becomes an empty array."""
     config = vocabulary.config
     notes = grid_notes(music, vocabulary)
     if not len(notes):
@@ -52,7 +52,7 @@ def encode(music: Music, vocabulary: Vocabulary) -> Encoded:
     track = np.concatenate([np.full(len(tempo), -1), slot[~drum], slot])
     level = np.concatenate([np.full(len(tempo) + len(end), -1), velocity])
     token = np.concatenate([first["Tempo"] + tempo, off, on])
-    # Within a kind and track, tokens stand in the order of their pitch.
+    # Within a kind and track, the ids of tokens ascend with the pitch.
     order = np.lexsort((token, track, kind, time))
     body = _assemble(vocabulary, *(values[order] for values in (time, kind, track, level, token)))
     begin = header(vocabulary, notes.programs, bool(drum.any()))
@@ -61,7 +61,7 @@ def encode(music: Music, vocabulary: Vocabulary) -> Encoded:
 
 
 def _tempo_changes(music: Music, vocabulary: Vocabulary, first: int, last: int) -> tuple[Ints, Ints]:
-    """Time and number of each change of tempo between the first and the last event; one is at `first`."""
+    """Return time and number of the tempo changes from the first to the last event, beginning at `first`."""
     if not vocabulary.config.tempo_bins:
         return (np.zeros(0, np.int64),) * 2
     time, tempo = tempo_levels(music, vocabulary)
@@ -74,7 +74,7 @@ def _tempo_changes(music: Music, vocabulary: Vocabulary, first: int, last: int) 
 
 
 def _assemble(vocabulary: Vocabulary, time: Ints, kind: Ints, track: Ints, level: Ints, token: Ints) -> Ints:
-    """Write every event to its place, behind what must be said before it."""
+    """Write every event to its position in the output, after its Shift, Track and Velocity tokens."""
     config, first, most = vocabulary.config, vocabulary.first, vocabulary.count["Shift"]
     gap = np.minimum(np.diff(time, prepend=time[0]), LONGEST_GAP_QUARTERS * config.positions_per_quarter)
     shifts = -(-gap // most)
@@ -94,7 +94,7 @@ def _assemble(vocabulary: Vocabulary, time: Ints, kind: Ints, track: Ints, level
 
 
 def _changes(values: Ints, counted: Bools) -> Bools:
-    """Where a counted value differs from the counted one before it; the first does."""
+    """Return a mask of the counted values that differ from the previous counted one; includes the first."""
     rows = np.flatnonzero(counted)
     new = np.append(True, values[rows][1:] != values[rows][:-1])[: len(rows)]
     changes = np.zeros(len(values), np.bool_)
@@ -103,9 +103,9 @@ def _changes(values: Ints, counted: Bools) -> Bools:
 
 
 def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
-    """Turn tokens (N,) into music. Takes anything: what does not fit the grammar is passed over.
+    """Decode tokens (N,) up to Eos. Accepts any tokens and skips those that break the grammar.
 
-    A note that does not end, or lasts longer than the vocabulary's longest, is ended there. Stops at Eos.
+    Notes without an end or longer than the vocabulary's longest are cut to that length.
     """
     config, longest = vocabulary.config, int(vocabulary.durations[-1])
     tracks = DecodedTracks()
@@ -144,7 +144,7 @@ def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
                 sounding[key] = time, loudness
         elif name == "Drum" and tracks.on_drums and loudness >= 0:
             notes.append((time, time + 1, value + LOWEST_DRUM, loudness, tracks.current))
-    time += 1  # what begins last is heard too
+    time += 1  # so that notes that begin last have a length
     for track, pitch in list(sounding):
         end_note(track, pitch)
     step = vocabulary.ticks_per_step

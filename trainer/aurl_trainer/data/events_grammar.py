@@ -1,4 +1,4 @@
-"""Which token may come next in the encoding `events`: what `events.encode` can write, in the same order."""
+"""The grammar of the encoding `events`: exactly what `events.encode` can write, in the same order."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _TRACK, _DRUMS, _PROGRAM, _TEMPO = KIND["Track"], KIND["Drums"], KIND["Program"]
 _VELOCITY, _DRUM, _ON, _OFF, _SHIFT = KIND["Velocity"], KIND["Drum"], KIND["On"], KIND["Off"], KIND["Shift"]
 _BOS, _EOS, _PAD = KIND["Bos"], KIND["Eos"], KIND["Pad"]
 _NOTHING: Final = -1
-"""The state before the first token; otherwise a state is the kind of the last token."""
+"""State before the first token; any other state is the kind of the last token."""
 _WIDTH: Final = 128
-"""A note is track · _WIDTH + number of its pitch."""
+"""A note is numbered as track · _WIDTH + number of its pitch."""
 
 
 class EventsGrammar:
-    """The state of one piece: what sounds, and what has been said at this time."""
+    """The state of one piece: the sounding notes and the tokens of the current time."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._kinds, self._values = vocabulary.kind_of.tolist(), vocabulary.value_of.tolist()
@@ -28,14 +28,14 @@ class EventsGrammar:
         self._drums_track = vocabulary.config.tracks
         self.last = _NOTHING
         self.in_header, self.has_notes = True, False
-        self.tracks, self.drums = 0, False  # what the header names
-        self.track = self.level = self.tempo = -1  # what holds now
-        self.now = self.gap = 0  # steps; those since the last event
-        self.sounding: dict[int, int] = {}  # note → when it began, the oldest first
-        self.last_off = self.last_on = -1  # the last notes that ended and began at this time
+        self.tracks, self.drums = 0, False  # in the header
+        self.track = self.level = self.tempo = -1  # the current ones
+        self.now = self.gap = 0  # steps; gap: since the last event
+        self.sounding: dict[int, int] = {}  # note → its start, oldest first
+        self.last_off = self.last_on = -1  # notes that ended and began last at this time
 
     def allow(self, row: Bools) -> None:
-        """Set those of `row` (size,), all False, that may come next; at least one."""
+        """Set True in `row` (size,), all False, for the tokens that may come next; at least one."""
         last = self.last
         if last == _NOTHING:
             row[BOS] = True
@@ -65,7 +65,7 @@ class EventsGrammar:
             self._allow_track_change(row)
 
     def _allow_event(self, row: Bools) -> None:
-        """After Shift, Tempo, On, Off or Drum."""
+        """Allow what follows Shift, Tempo, On, Off or Drum."""
         if self.last == _SHIFT:
             self._allow_kind(row, "Tempo", but=self.tempo)
         self._allow_on_track(row)
@@ -80,7 +80,7 @@ class EventsGrammar:
         row[EOS] = self.last in (_OFF, _DRUM) and not self.sounding
 
     def _allow_on_track(self, row: Bools) -> None:
-        """What may end or begin on this track, [Velocity] before a beginning included."""
+        """Allow note-offs and note-ons on the current track, and the Velocity before a note-on."""
         if self.track < 0:
             return
         for pitch in self._ending(self.track):
@@ -109,14 +109,14 @@ class EventsGrammar:
                 row[self._first[name] + value] = True
 
     def _due(self) -> int:
-        """The lowest of the notes that must end now, or -1."""
+        """Return the lowest note that has to end now, or -1."""
         oldest = next(iter(self.sounding.values()), self.now)
         if oldest + self._longest > self.now:
             return -1
         return min(note for note, begin in self.sounding.items() if begin == oldest)
 
     def _ending(self, track: int) -> list[int]:
-        """Pitches that may end now on a track: after those that have, and not past one that must."""
+        """Return the pitches of a track that may end now: above the last, and up to one that has to."""
         if self.last_on >= 0:
             return []
         due = self._due()
@@ -137,14 +137,14 @@ class EventsGrammar:
         return sum(above <= note < end for note in self.sounding) < end - above
 
     def _allow_kind(self, row: Bools, kind: str, low: int = 0, high: int = 1 << 30, but: int = -1) -> None:
-        """Allow the tokens of a kind with numbers in [low, high), except one."""
+        """Allow the tokens of a kind with numbers in [low, high), except `but`."""
         first, count = self._first[kind], self._count[kind]
         row[first + low : first + max(low, min(count, high))] = True
         if 0 <= but < count:
             row[first + but] = False
 
     def push(self, token: int) -> None:
-        """Take a token; one that may not come is taken as well as it can be."""
+        """Advance by one token; a forbidden one is interpreted as far as possible."""
         kind, value = self._kinds[token], self._values[token]
         if self.last in (_EOS, _PAD):
             return

@@ -1,4 +1,4 @@
-"""Which token may come next: the syntax of each encoding as a state machine. No music theory.
+"""Grammars: a state machine per encoding that knows which tokens may come next. No music theory.
 
 Plain Python on a few integers per piece: a mask takes a few microseconds, far less than any model's step.
 """
@@ -19,13 +19,13 @@ from aurl_trainer.data.vocabulary import Vocabulary
 
 
 class PieceGrammar(Protocol):
-    """The state of one piece. A piece that has ended takes and allows Pad alone."""
+    """The state of one piece. After Eos, only Pad is allowed."""
 
     def allow(self, row: Bools) -> None:
-        """Set those of `row` (size,), all False, that may come next; at least one."""
+        """Set True in `row` (size,), all False, for the tokens that may come next; at least one."""
 
     def push(self, token: int) -> None:
-        """Take a token; one that may not come is taken as well as it can be."""
+        """Advance by one token; a forbidden one is interpreted as far as possible."""
 
 
 _GRAMMARS: Final[dict[EncodingName, type[RemiGrammar | EventsGrammar | RasterGrammar]]] = {
@@ -36,32 +36,32 @@ _GRAMMARS: Final[dict[EncodingName, type[RemiGrammar | EventsGrammar | RasterGra
 
 
 def piece_grammar(vocabulary: Vocabulary) -> PieceGrammar:
-    """Make the grammar of a piece before its first token."""
+    """Create the grammar of a piece, before its first token."""
     return _GRAMMARS[vocabulary.config.encoding](vocabulary)
 
 
 class Grammar:
-    """The states of several pieces side by side, all before their first token."""
+    """The states of a batch of pieces, starting before their first token."""
 
     def __init__(self, vocabulary: Vocabulary, batch: int) -> None:
         self.pieces = [piece_grammar(vocabulary) for _ in range(batch)]
         self._size = vocabulary.size
 
     def mask(self) -> Bools:
-        """(batch, size) True for tokens that may come next; at least one in each row."""
+        """Return (batch, size), True for the tokens that may come next; at least one per row."""
         mask = np.zeros((len(self.pieces), self._size), np.bool_)
         for row, piece in zip(mask, self.pieces, strict=True):
             piece.allow(row)
         return mask
 
     def push(self, tokens: Ints | Sequence[int]) -> None:
-        """Take one token (batch,) per piece."""
+        """Advance each piece by its token of (batch,)."""
         for piece, token in zip(self.pieces, np.asarray(tokens).tolist(), strict=True):
             piece.push(token)
 
 
 def first_fault(tokens: Ints, vocabulary: Vocabulary) -> int:
-    """The index of the first token of a piece (N,) that the grammar forbids; -1 when there is none."""
+    """Return the index of the first token of a piece (N,) that the grammar forbids, or -1."""
     piece = piece_grammar(vocabulary)
     row = np.zeros(vocabulary.size, np.bool_)
     for index, token in enumerate(tokens.tolist()):

@@ -1,16 +1,16 @@
 """Batches from a split, in an order that is a function of (seed, dataset, token counter) and nothing else.
 
-Training. The stream of a split is all pieces end to end, each `Bos … Eos`, as a circle of N tokens. An epoch
-turns the circle by an amount of its own, cuts it into blocks of `context_length` C and takes the blocks in an
-order of its own. Blocks begin every C · (1 - overlap) tokens; without overlap an epoch has ⌈N / C⌉ · C slots.
-The token counter counts slots from the beginning of training. A sample of length L, a divisor of C, is L
-slots of one block: other batch sizes, world sizes or lengths continue the same order. Without overlap every
-token is an input once per epoch and a target once (but for Bos, which nothing can predict); slots that are
-missing to a whole block are padding. Windows cross from piece to piece; `Bos` tells the model.
+Training. The stream of a split is all pieces end to end, each `Bos … Eos`, as a circle of N tokens. Each
+epoch rotates the circle by its own offset, cuts it into blocks of `context_length` C and visits them in its
+own order. Blocks start every C · (1 - overlap) tokens; without overlap an epoch has ⌈N / C⌉ · C slots. The
+token counter counts slots since the start of training. A sample of length L, a divisor of C, is L slots of
+one block: other batch sizes, world sizes or lengths continue the same order. Without overlap every token is
+an input once per epoch and a target once (except Bos, which cannot be predicted); the slots missing from the
+last block are padding. Windows cross piece boundaries; `Bos` marks them.
 
-Validation. Windows begin with each piece and follow each other in it, so no prediction sees another piece;
+Validation. Windows start with each piece and never cross into the next, so no prediction sees another piece;
 every token but Bos is a target exactly once. The end of a piece is padded. With a stride below the length
-windows overlap, and what an earlier one has predicted is context only.
+windows overlap, and tokens that an earlier window predicted serve as context only.
 
 Targets are the inputs shifted by one; IGNORED where there is nothing to predict.
 """
@@ -37,9 +37,9 @@ Batch = tuple[Ints, Ints]
 
 
 class Loader:
-    """Samples of one split of a prepared dataset; safe to use from several threads.
+    """Samples of one split of a prepared dataset; thread-safe.
 
-    Raises DatasetError when the dataset is not complete.
+    Raises DatasetError if the dataset is incomplete.
     """
 
     def __init__(
@@ -73,20 +73,20 @@ class Loader:
 
     @property
     def slots_per_epoch(self) -> int:
-        """How far the token counter moves in one epoch."""
+        """Advance of the token counter in one epoch."""
         return self.blocks * self.context_length
 
     def advance(self, token_counter: int, sequence_length: int, batch_size: int) -> int:
-        """The token counter after a global batch of `batch_size` samples."""
+        """Return the token counter after a global batch of `batch_size` samples."""
         return _aligned(token_counter, sequence_length) + batch_size * sequence_length
 
     def batch(
         self, token_counter: int, sequence_length: int, batch_size: int, rank: int = 0, world_size: int = 1
     ) -> Batch:
-        """This rank's part of the global batch at `token_counter`: inputs_BT and targets_BT, int64.
+        """Return this rank's share of the global batch at `token_counter`: inputs_BT and targets_BT, int64.
 
         `batch_size` counts the samples of all ranks; rank r takes samples ⌊B·r/W⌋ to ⌊B·(r+1)/W⌋. A counter
-        inside a sample, left by another sequence length, is rounded up to the next one.
+        inside a sample, left by another sequence length, is rounded up to the next sample.
         """
         L = sequence_length  # noqa: N806
         if not self.tokens:
@@ -110,20 +110,20 @@ class Loader:
         return inputs, targets
 
     def _fill(self, inputs: Ints, targets: Ints, begin: int, turn: int) -> None:
-        """Copy one sample (L,) that begins at `begin` of the turned circle."""
+        """Copy one sample (L,) that starts at `begin` of the rotated circle."""
         length, tokens = len(inputs), self.tokens
         at = (begin + turn) % tokens
         if begin + length <= tokens and at + length < tokens:
             inputs[:] = self._stream[at : at + length]
             targets[:] = self._stream[at + 1 : at + length + 1]
             return
-        there = max(0, min(length, tokens - begin))  # after that the epoch has no more tokens
+        there = max(0, min(length, tokens - begin))  # beyond that the epoch has no more tokens
         index = (at + np.arange(there + 1)) % tokens
         inputs[:there], inputs[there:] = self._stream[index[:-1]], PAD
         targets[:there], targets[there:] = self._stream[index[1:]], IGNORED
 
     def _draws(self, places: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
-        """`count` numbers in [0, 1) for the sample at each place of the token counter."""
+        """Return `count` numbers in [0, 1) for the sample at each place of the token counter."""
         index = (places[:, None] * np.uint64(count) + np.arange(count, dtype=np.uint64)).astype(np.uint64)
         bits = _scramble(index, self._key(-2)) >> np.uint64(11)
         return np.asarray(bits * 2.0**-53, np.float64)
@@ -137,12 +137,12 @@ class Loader:
         *,
         stride: int | None = None,
     ) -> Iterator[Batch]:
-        """Go through the whole split once, in a fixed shuffled order: the first batches stand for all.
+        """Iterate over the split once, in a fixed shuffled order: the first batches represent all of it.
 
         `batch_size` counts the samples of all ranks, which are the same at any world size. Every rank gets
-        equally many batches, each of ⌈batch_size / world_size⌉ rows; rows that are missing, at the end or on
-        the last ranks, are padding with IGNORED targets.
-        `stride` is how far the next window of a piece begins; by default the whole length.
+        the same number of batches, each of ⌈batch_size / world_size⌉ rows; missing rows, at the end or on
+        the last ranks, are padding with IGNORED targets. `stride` is the distance in tokens between the
+        windows of a piece; by default the sequence length.
         """
         starts, known, lengths = self._windows(sequence_length, stride or sequence_length)
         order = np.argsort(_scramble(np.arange(len(starts), dtype=np.uint64), self._key(-1)), kind="stable")
@@ -162,7 +162,7 @@ class Loader:
             yield inputs, targets
 
     def _windows(self, length: int, stride: int) -> tuple[Ints, Ints, Ints]:
-        """Where each window begins, how many of its targets an earlier one predicts, and how many it has."""
+        """Return each window's start, its number of targets already predicted, and that of all targets."""
         if not 0 < stride <= length:
             raise ValueError(f"the stride {stride} must be from 1 to the sequence length {length}")
         targets = np.diff(self._offsets) - 1
@@ -174,7 +174,7 @@ class Loader:
         return self._offsets[piece] + number * stride, known, np.minimum(rest, length)
 
     def _order(self, epoch: int) -> tuple[int, Ints]:
-        """How far an epoch turns the circle, and the order of its blocks."""
+        """Return the rotation of an epoch in tokens and the order of its blocks."""
         known = self._orders.get(epoch)
         if known is not None:
             return known
@@ -184,7 +184,7 @@ class Loader:
                 turn = int(_scramble(np.zeros(1, np.uint64), key ^ 0x7475726E)[0] % np.uint64(self.tokens))
                 scrambled = _scramble(np.arange(self.blocks, dtype=np.uint64), key)
                 order = np.argsort(scrambled, kind="stable")
-                # A batch may straddle two epochs; older ones are not needed again.
+                # A batch may span two epochs; older ones are not needed again.
                 self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1} | {
                     epoch: (turn, order)
                 }
@@ -200,9 +200,9 @@ def _aligned(counter: int, length: int) -> int:
 
 
 def _scramble(index: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
-    """A 64-bit hash of each index: the output function of SplitMix64 (Steele, Lea and Flood 2014).
+    """Return a 64-bit hash of each index: the output function of SplitMix64 (Steele, Lea and Flood 2014).
 
-    Own code rather than a NumPy generator, whose streams may change from one version to the next.
+    Not a NumPy generator, because its streams may change from version to version.
     """
     z = (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,4 +1,4 @@
-"""Read MIDI files (symusic; mido where that refuses) and write them (mido)."""
+"""Read MIDI files (with symusic, or with mido if that fails) and write them (with mido)."""
 
 from __future__ import annotations
 
@@ -18,20 +18,18 @@ DRUM_CHANNEL = 9
 MAX_FILE_BYTES = 64 * 2**20
 # mido needs about 500 bytes of memory per byte of file; symusic about 10.
 MAX_MIDO_BYTES = 4 * 2**20
-# Keeps every product of ticks and positions far inside int64, whatever a broken file says.
+# Keeps every product of ticks and positions far inside int64, even for broken files.
 MAX_TICK = 2**40
 
 
 def read_midi(data: bytes, name: str) -> Music:
-    """Read the bytes of a MIDI file of type 0, 1 or 2; `name` stands in errors. Raises BadMidiError."""
+    """Read the bytes of a MIDI file of type 0, 1 or 2, called `name` in errors. Raises BadMidiError."""
     if len(data) > MAX_FILE_BYTES:
-        raise BadMidiError(
-            name, f"{len(data) // 2**20} MiB is more than the {MAX_FILE_BYTES // 2**20} MiB that are read"
-        )
+        raise BadMidiError(name, f"it is larger than the limit of {MAX_FILE_BYTES // 2**20} MiB")
     try:
         return read_with_symusic(data, name)
     except BadMidiError as fast:
-        # mido forgives some of what symusic refuses.
+        # mido accepts some files that symusic rejects.
         if len(data) > MAX_MIDO_BYTES:
             raise
         try:
@@ -41,10 +39,10 @@ def read_midi(data: bytes, name: str) -> Music:
 
 
 def read_with_symusic(data: bytes, name: str) -> Music:
-    """Read with symusic: a track per chunk, channel and program; equal notes pair first in, first out."""
+    """Read with symusic: a track per chunk, channel and program; a note-off ends the oldest equal note."""
     try:
         score: Any = symusic.Score.from_midi(data)
-    except Exception as error:  # the parser's errors have many types and one meaning
+    except Exception as error:  # the parser raises many types
         raise BadMidiError(name, _phrase(error)) from error
     notes, programs = [], []
     for track in score.tracks:
@@ -78,10 +76,10 @@ def read_with_symusic(data: bytes, name: str) -> Music:
 
 
 def read_with_mido(data: bytes, name: str) -> Music:
-    """Read with mido, by the same rules as `read_with_symusic`: slow, and the reference in the tests."""
+    """Read with mido, by the same rules as `read_with_symusic`: slower, and the reference in the tests."""
     try:
         file = mido.MidiFile(file=io.BytesIO(data))
-    except Exception as error:  # of mido's own types, too, some derive from Exception alone
+    except Exception as error:  # some of mido's own errors derive from Exception directly
         raise BadMidiError(name, _phrase(error)) from error
     tempi: list[tuple[int, int]] = []
     meters: list[tuple[int, int, int]] = []
@@ -91,7 +89,7 @@ def read_with_mido(data: bytes, name: str) -> Music:
         time = 0
         program: dict[int, int] = defaultdict(int)
         sounding: dict[tuple[int, int], deque[tuple[int, int, int]]] = defaultdict(deque)
-        # (is drum, channel, program) → notes; sorted like this, tracks come in the order that symusic gives.
+        # (is drum, channel, program) → notes; sorted by this key, tracks are in the order of symusic.
         chunk_notes: dict[tuple[bool, int, int], list[tuple[int, int, int, int]]] = defaultdict(list)
         for message in chunk:
             time += message.time
@@ -115,11 +113,11 @@ def read_with_mido(data: bytes, name: str) -> Music:
 
 
 def _checked(music: Music, name: str) -> Music:
-    """Refuse what no player could play; everything later relies on these bounds."""
+    """Reject unplayable values; all later code relies on these bounds."""
     if music.ticks_per_quarter <= 0:
-        raise BadMidiError(name, "its times are not in ticks per quarter note (SMPTE division)")
+        raise BadMidiError(name, "its times are in SMPTE frames, not in ticks per quarter note")
     if not music.notes:
-        raise BadMidiError(name, "it holds no notes")
+        raise BadMidiError(name, "it has no notes")
     for label, values, low, high in (
         ("start", music.start, 0, MAX_TICK),
         ("end", music.end - music.start, 0, MAX_TICK),
@@ -129,7 +127,7 @@ def _checked(music: Music, name: str) -> Music:
         ("metre time", music.meter_time, 0, MAX_TICK),
     ):
         if len(values) and (int(values.min()) < low or int(values.max()) > high):
-            raise BadMidiError(name, f"the {label} of an event is impossible")
+            raise BadMidiError(name, f"the {label} of an event is out of range")
     return music
 
 
@@ -141,9 +139,9 @@ def _phrase(error: Exception) -> str:
 
 
 def write_midi(music: Music, texts: Iterable[str] = ()) -> bytes:
-    """Write a type 1 file: a chunk for tempi, metres and `texts`, then one per track; no note hangs.
+    """Return a type 1 file: a chunk with tempi, metres and `texts`, then one per track.
 
-    Of notes of one track and pitch that overlap, the earlier ends where the later begins.
+    Where notes of one track and pitch overlap, the earlier ends where the later begins.
     """
     file = mido.MidiFile(type=1, ticks_per_beat=music.ticks_per_quarter)
     conductor = [(0, mido.MetaMessage("text", text=text)) for text in texts]
@@ -188,14 +186,14 @@ def _note_events(music: Music, track: int, channel: int) -> list[tuple[int, mido
         next_start[pitch] = start
         if following is not None:
             end = min(end, following)
-        if end <= start:  # the same note twice at one time
+        if end <= start:  # a copy of the following note
             continue
         velocity = int(music.velocity[row])
         events.append(
             (start, 1, pitch, mido.Message("note_on", channel=channel, note=pitch, velocity=velocity))
         )
         events.append((end, 0, pitch, mido.Message("note_off", channel=channel, note=pitch, velocity=0)))
-    # At one time, notes end before notes begin.
+    # At the same time, note-offs come before note-ons.
     events.sort(key=lambda event: event[:3])
     return [(time, message) for time, _, _, message in events]
 

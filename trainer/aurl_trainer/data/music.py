@@ -1,4 +1,4 @@
-"""A piece of music as plain arrays: what every reader gives and every encoding takes."""
+"""A piece of music as plain arrays, between the readers and the encodings."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 DRUMS = 128
-"""The program of a drum track; 0–127 are the General MIDI instruments."""
+"""Program of a drum track; 0–127 are the General MIDI instruments."""
 
 DEFAULT_TEMPO = 500_000
-"""Microseconds per quarter note where a file says nothing: 120 quarters per minute, as MIDI has it."""
+"""Microseconds per quarter note without a tempo event: 120 quarters per minute, the MIDI default."""
 
 
 def _none() -> Ints:
@@ -24,10 +24,10 @@ def _none() -> Ints:
 
 @dataclass(frozen=True)
 class Music:
-    """Notes, tempi and metres of one piece; times in ticks from the beginning, all arrays int64.
+    """Notes, tempi and metres of one piece; times in ticks since its start, all arrays int64.
 
-    Notes (N,) come in no particular order. `track` is an index into `programs` (T,), which stand in the order
-    of the file. Tempi (K,) and metres (M,) are sorted by time; of several at one time the last counts.
+    Notes (N,) are unordered. `track` is an index into `programs` (T,), which are in the order of the file.
+    Tempi (K,) and metres (M,) are sorted by time; the last of several at one time applies.
     """
 
     ticks_per_quarter: int
@@ -55,7 +55,7 @@ class Music:
     ) -> Music:
         """Build from rows: (start, end, pitch, velocity, track), (time, tempo), (time, over, under).
 
-        Tempi and metres are sorted here, rows of one time keeping their order.
+        Sorts tempi and metres by time, keeping the order of rows with the same time.
         """
         start, end, pitch, velocity, track = _columns(notes, 5)
         tempo_time, tempo = _columns(sorted(tempi, key=_time), 2)

@@ -1,4 +1,4 @@
-"""The notes of a piece as every encoding takes them: chosen, on the grid of steps, no copies, no overlaps."""
+"""Notes in the form that all encodings share: filtered, quantised, without copies and overlaps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aurl_trainer.data.vocabulary import BOS, HIGHEST_DRUM, LOWEST_DRUM, Vocabul
 
 @dataclass(frozen=True)
 class Encoded:
-    """The tokens (N,) int64 of a piece, the notes they hold, and how many they leave out, by reason."""
+    """The tokens (N,) int64 of a piece, the number of encoded notes, and of omitted notes by reason."""
 
     tokens: Ints
     notes: int
@@ -21,7 +21,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class GridNotes:
-    """Notes (N,) with times in steps; `slot` is the number of the track, drums have the one after all."""
+    """Notes (N,) with times in steps; `slot` is the track number, and the drums' is after all others."""
 
     start: Ints
     end: Ints
@@ -29,21 +29,21 @@ class GridNotes:
     pitch: Ints
     velocity: Ints
     programs: list[int]
-    """The program of each melodic slot."""
+    """Program of each melodic slot."""
     left_out: dict[str, int]
-    """Notes of the piece that are not among these, by reason."""
+    """Number of omitted notes by reason."""
 
     def __len__(self) -> int:
         return len(self.start)
 
 
 def steps(tick: Ints, ticks_per_quarter: int, resolution: int) -> Ints:
-    """Ticks → the nearest steps, half up."""
+    """Round ticks to the nearest step, half up."""
     return (2 * tick * resolution + ticks_per_quarter) // (2 * ticks_per_quarter)
 
 
 def grid_notes(music: Music, vocabulary: Vocabulary) -> GridNotes:
-    """Choose the notes that the tokenizer keeps and put them on the grid, in the order of the file."""
+    """Select the notes that the tokenizer keeps and quantise their times; keeps the order of the file."""
     config = vocabulary.config
     is_drum = music.programs[music.track] == DRUMS
     low = np.where(is_drum, LOWEST_DRUM, config.lowest_pitch)
@@ -66,7 +66,7 @@ def grid_notes(music: Music, vocabulary: Vocabulary) -> GridNotes:
 
 
 def _slots(music: Music, rows: Ints, tracks: int) -> tuple[Ints, list[int]]:
-    """The track number of each note in `rows` (drums: `tracks`) and the program of each melodic number."""
+    """Return the slot of each note in `rows` (drums: `tracks`) and the program of each melodic slot."""
     used = np.flatnonzero(np.bincount(music.track[rows], minlength=1))
     drums = music.programs[used] == DRUMS
     number = np.minimum(np.cumsum(~drums) - 1, tracks - 1)
@@ -78,11 +78,11 @@ def _slots(music: Music, rows: Ints, tracks: int) -> tuple[Ints, list[int]]:
 def regular_notes(
     notes: GridNotes, vocabulary: Vocabulary, nearest: Ints, within: Ints
 ) -> tuple[Ints, Ints, Ints, Ints, Ints]:
-    """Start, slot, pitch, velocity level and duration of each note, sorted by the first three.
+    """Return start, slot, pitch, velocity level and duration of each note, sorted by the first three.
 
-    Copies and overlaps are gone: of equal notes at one time the longest stays, and an earlier note ends where
-    an equal one begins. `nearest` and `within` (longest + 1,) turn steps into the duration's number: to the
-    nearest, and to the longest that is not longer.
+    Removes copies and overlaps: of equal notes at one time the longest is kept, and an earlier note ends
+    where an equal one begins. `nearest` and `within` (longest + 1,) map steps to a duration number: the
+    nearest, and the longest that is not longer.
     """
     longest = len(nearest) - 1
     start, slot, pitch, velocity = notes.start, notes.slot, notes.pitch, notes.velocity
@@ -108,7 +108,7 @@ def regular_notes(
 
 
 def tempo_levels(music: Music, vocabulary: Vocabulary) -> tuple[Ints, Ints]:
-    """Time in steps and number of each tempo, the default one at 0 first. Needs tempo_bins > 0."""
+    """Return time in steps and number of each tempo, first the default at 0. Requires tempo_bins > 0."""
     time = steps(music.tempo_time, music.ticks_per_quarter, vocabulary.config.positions_per_quarter)
     tempo = vocabulary.nearest_tempo(np.concatenate([[DEFAULT_TEMPO], music.tempo]))
     return np.concatenate([[0], time]), tempo
@@ -139,13 +139,13 @@ class DecodedTracks:
 
 
 def distinct(ascending: Ints) -> Ints:
-    """The values of a sorted array (N,) once each; far faster than np.unique."""
+    """Return the distinct values of a sorted array (N,), far faster than np.unique."""
     new = np.append(True, ascending[1:] != ascending[:-1])[: len(ascending)]
     return np.asarray(ascending[new], np.int64)
 
 
 def header(vocabulary: Vocabulary, programs: list[int], drums: bool) -> Ints:
-    """Bos (Track [Program])… [Drums]: what there is."""
+    """Return the header Bos (Track [Program])… [Drums]."""
     tokens = [BOS]
     for number, program in enumerate(programs):
         tokens.append(vocabulary.first["Track"] + number)

@@ -1,4 +1,4 @@
-"""The pieces of a dataset in the making: a hundred bytes for each, whatever it holds."""
+"""Bookkeeping for the pieces of a dataset in preparation: about a hundred bytes per piece."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from aurl_trainer.data.shards import SPLITS, TOKEN_TYPE, SplitName
 
 _DIGEST: Final = 32
 _OPEN: Final = len(SPLITS)
-"""Stands for the split of a piece whose source has none."""
+"""The split of a piece whose source defines none."""
 
 
 class Pieces:
-    """Where each piece stands in the scratch file, its digest, its file and the split its source gives it."""
+    """Position in the scratch file, digest, file and given split of each piece."""
 
     def __init__(self) -> None:
         self.index = array("q")
@@ -34,7 +34,7 @@ class Pieces:
         return len(self.index)
 
     def add(self, index: int, tokens: bytes, notes: int, split: SplitName | None) -> None:
-        """Take the next piece: the file's number and its tokens as they stand in the scratch file."""
+        """Add the next piece: the number of its file and its tokens as written to the scratch file."""
         self.notes.append(notes)
         begin = self._ends[-1] if self._ends else 0
         self.index.append(index)
@@ -43,15 +43,15 @@ class Pieces:
         self._given.append(_OPEN if split is None else SPLITS.index(split))
 
     def sizes(self) -> Ints:
-        """(P,) tokens of each piece."""
+        """Return (P,) the number of tokens of each piece."""
         ends = np.array(self._ends, np.int64)
         return np.asarray(ends - np.append(0, ends[:-1])[: len(ends)], np.int64)
 
     def copies(self) -> dict[int, int]:
-        """Piece → the piece of the same tokens that stays in its place.
+        """Map each duplicate to the piece with the same tokens that is kept.
 
-        The first stays; where sources split themselves, one that is held out, so that what is measured on it
-        is neither changed nor trained on.
+        The first is kept; with a split defined by the source, a held-out one before a training one, so that
+        held-out sets stay complete and are never trained on.
         """
         digests = np.frombuffer(bytes(self._digests), f"V{_DIGEST}")
         _, group = np.unique(digests, return_inverse=True)
@@ -63,10 +63,10 @@ class Pieces:
         return {int(a): int(b) for a, b in zip(order, original, strict=True) if a != b}
 
     def split(self, config: SplitConfig, copies: dict[int, int]) -> dict[SplitName, Ints]:
-        """Which pieces each split holds, in the order of the source, without copies.
+        """Return the pieces of each split in the order of the source, without copies.
 
-        Where the source does not say, the pieces are held out whose hash with the seed is smallest: chosen by
-        content, a piece stays where it is when files are renamed, and mostly when others come or go.
+        Without a split defined by the source, the pieces with the smallest hashes of content and seed are
+        held out: a piece stays in its split when files are renamed, and mostly when others come or go.
         """
         given = np.frombuffer(bytes(self._given), np.uint8).astype(np.int64)
         kept = np.setdiff1d(np.arange(len(self)), np.array(list(copies), np.int64))
@@ -75,9 +75,9 @@ class Pieces:
         salt = str(config.seed).encode()
         ranks = [hashlib.sha256(salt + self._digest(piece)).digest() for piece in kept.tolist()]
         ranked = kept[np.argsort(np.array(ranks, f"V{_DIGEST}"), kind="stable")]
-        spare = len(kept) - 1  # training keeps at least one
-        validation = _share(config.validation_fraction, len(kept), spare)
-        test = _share(config.test_fraction, len(kept), spare - validation)
+        most = len(kept) - 1  # training keeps at least one
+        validation = _share(config.validation_fraction, len(kept), most)
+        test = _share(config.test_fraction, len(kept), most - validation)
         held_out = {"validation": ranked[:validation], "test": ranked[validation : validation + test]}
         return {
             "train": np.sort(ranked[validation + test :]),
@@ -86,7 +86,7 @@ class Pieces:
         }
 
     def read(self, scratch: BinaryIO, rows: Ints) -> Iterator[bytes]:
-        """The tokens of some pieces from the scratch file."""
+        """Yield the tokens of the pieces `rows` from the scratch file."""
         for row in rows.tolist():
             begin = self._ends[row - 1] if row else 0
             scratch.seek(begin * TOKEN_TYPE.itemsize)
@@ -96,5 +96,5 @@ class Pieces:
         return bytes(self._digests[piece * _DIGEST : (piece + 1) * _DIGEST])
 
 
-def _share(fraction: float, pieces: int, spare: int) -> int:
-    return min(spare, max(1, round(fraction * pieces))) if fraction else 0
+def _share(fraction: float, pieces: int, most: int) -> int:
+    return min(most, max(1, round(fraction * pieces))) if fraction else 0

@@ -1,9 +1,9 @@
-"""Make a dataset once: read every file in worker processes, drop what is broken or double, split, commit.
+"""Prepare a dataset once: read all files in worker processes, drop broken ones and duplicates, split, commit.
 
-The name of a dataset is a hash of everything that it is made from: the content of the files, the tokenizer,
-the split and the version of the encoding. So a job that finds it complete on the volume uses it as it is. It
-is written to `.tmp-…`, flushed, renamed and marked last: whatever instant a writer dies at, a directory with
-a marker is whole.
+The name of a dataset is a hash of everything it is made from: the content of the files, the tokenizer, the
+split and the version of the encoding. A job that finds it complete on the volume uses it as it is. It is
+written to `.tmp-…`, flushed, renamed and marked last, so a directory with a marker is complete even if a
+writer dies at any point.
 """
 
 from __future__ import annotations
@@ -39,38 +39,38 @@ from aurl_trainer.data.shards import (
 )
 from aurl_trainer.data.sources import Source, open_source
 from aurl_trainer.data.vocabulary import ENCODING_VERSION, Vocabulary
-from aurl_trainer.data.workers import get_ready, tokenize_files
+from aurl_trainer.data.workers import start_fork_server, tokenize_files
 from aurl_trainer.system.durable import remove_tree, sync_directory, write_durably, write_files
 
 log = logging.getLogger("aurl_trainer.data")
 
 ProgressCallback = Callable[[int, int, int], None]
 ABANDONED_SECONDS: Final = 600
-"""A `.tmp-…` that nobody has written to for so long belongs to a writer that died."""
+"""Age in seconds at which an unmodified `.tmp-…` is taken for that of a dead writer."""
 NAMES_IN_SUMMARY: Final = 20
 _NUMBER: Final = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A complete dataset. `path` is absolute; `dropped_names` are the first few, the report has all."""
+    """A complete dataset. `path` is absolute; `dropped_names` are the first few, report.json has all."""
 
     fingerprint: str
     path: Path
     files: int
-    """Files of the source that became tokens; copies of them are not counted."""
+    """Tokenised files of the source, without duplicates."""
     dropped: int
-    """Files that could not be read or hold nothing to keep."""
+    """Files that are unreadable or have no usable notes."""
     dropped_names: list[str]
     duplicates: int
     train_tokens: int
 
 
 def prepare(config: DatasetConfig, job_dir: Path, volume: Path, progress: ProgressCallback) -> Prepared:
-    """Make the dataset of a job under `job_dir/dataset`, unless it is there; several may run at once.
+    """Prepare the dataset of a job under `job_dir/dataset` unless it exists; safe to run concurrently.
 
-    `progress(done, total, dropped)` counts files. Raises DatasetError when there is nothing to make it from,
-    and OSError when the volume cannot be written.
+    `progress(done, total, dropped)` counts files. Raises DatasetError if the source has no usable music, and
+    OSError if the volume is not writable.
     """
     vocabulary = Vocabulary(config.tokenizer)
     source = open_source(config.source, volume, job_dir, vocabulary)
@@ -79,7 +79,7 @@ def prepare(config: DatasetConfig, job_dir: Path, volume: Path, progress: Progre
     workers = config.workers or _cpus()
     root = job_dir / "dataset"
     if not any(root.glob(f"*/{MARKER}")):
-        get_ready()  # while the files are hashed
+        start_fork_server()  # in parallel with hashing the files
     fingerprint = _fingerprint(config, source, vocabulary, workers)
     target = root / fingerprint
     found = _open_verified(target)
@@ -140,7 +140,7 @@ def _open_verified(path: Path) -> Dataset | None:
         dataset = Dataset.open(path)
         dataset.verify()
     except DatasetError as error:
-        log.warning("a damaged dataset is made anew", extra={"path": str(path), "reason": str(error)})
+        log.warning("damaged dataset, preparing it again", extra={"path": str(path), "reason": str(error)})
         (path / MARKER).unlink(missing_ok=True)
         sync_directory(path)
         remove_tree(path)
@@ -149,7 +149,7 @@ def _open_verified(path: Path) -> Dataset | None:
 
 
 def _sweep(root: Path) -> None:
-    """Remove what writers that died have left."""
+    """Remove the temporary directories of dead writers."""
     for path in root.glob(".tmp-*"):
         newest = max((entry.stat().st_mtime for entry in (path, *path.iterdir())), default=0.0)
         if time.time() - newest > ABANDONED_SECONDS:
@@ -185,7 +185,7 @@ def _tokenize(
     if not len(made.pieces):
         name, reason = next(iter(made.dropped.items()))
         raise DatasetError(
-            f"{source.key}: none of the {len(made.dropped)} files {source.where} is music that can be used "
+            f"{source.key}: none of the {len(made.dropped)} files {source.where} can be used "
             f"(the first, {name}: {reason}); put MIDI files there or correct the source."
         )
     return made
@@ -254,7 +254,7 @@ def _report(
 
 
 def _commit(temporary: Path, target: Path) -> None:
-    """Give a complete directory its name, then its marker; where another writer was faster, keep theirs."""
+    """Rename a complete directory and write its marker; if another writer was faster, keep theirs."""
     sync_directory(temporary)
     marker = hashlib.sha256((temporary / MANIFEST).read_bytes()).hexdigest()
     try:
@@ -262,7 +262,7 @@ def _commit(temporary: Path, target: Path) -> None:
     except OSError:
         if not target.is_dir():
             raise
-        # The other writer has the same content; if it dies before its marker, the next one repairs that.
+        # The other writer has the same content; if it dies before its marker, the next run repairs that.
     sync_directory(target.parent)
     if not (target / MARKER).exists():
         try:

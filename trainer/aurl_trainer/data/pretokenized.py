@@ -1,4 +1,4 @@
-"""Pieces that are ready: tokens of a prepared dataset, rasters in a JSON file; both have their own split."""
+"""Sources that define their own split: tokens of a prepared dataset, and rasters in a JSON file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NAMES: Final[dict[SplitName, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class TokenPiece(SourceFile):
-    """A piece of a prepared dataset: its place in the stream of its split."""
+    """A piece of a prepared dataset: a range of the token stream of its split."""
 
     begin: int = 0
     end: int = 0
@@ -43,22 +43,22 @@ class TokenPiece(SourceFile):
         return np.frombuffer(data, TOKEN_TYPE).astype(np.int64)
 
     def encode(self, vocabulary: Vocabulary) -> Encoded:
-        """Give the tokens as they are. Raises BadMidiError when they are no piece of the vocabulary."""
+        """Return the tokens unchanged. Raises BadMidiError if they are not a piece of the vocabulary."""
         tokens = self.tokens()
         inner = tokens[1:-1]
         if len(inner) == 0 or tokens[0] != BOS or tokens[-1] != EOS or inner.min() <= EOS:
-            raise BadMidiError(self.name, "its tokens are not one piece from Bos to Eos")
+            raise BadMidiError(self.name, "its tokens are not a single piece from Bos to Eos")
         if tokens.max() >= vocabulary.size:
-            raise BadMidiError(self.name, f"its token {tokens.max()} is beyond the vocabulary")
+            raise BadMidiError(self.name, f"its token {tokens.max()} is not in the vocabulary")
         return Encoded(tokens, count_notes(tokens, vocabulary), {})
 
     def digest(self) -> str:
-        """The SHA-256 of the tokens."""
+        """Return the SHA-256 of the tokens."""
         return hashlib.sha256(self.tokens().astype(TOKEN_TYPE).tobytes()).hexdigest()
 
 
 class TokenPieces(SourceFiles):
-    """All pieces of a prepared dataset, split after split; holds their offsets alone."""
+    """All pieces of a prepared dataset, split by split; keeps only their offsets in memory."""
 
     def __init__(self, root: Path, offsets: dict[SplitName, Ints]) -> None:
         self._root, self._offsets = root, offsets
@@ -78,17 +78,20 @@ class TokenPieces(SourceFiles):
 
 
 def token_pieces(root: Path, shown: str, vocabulary: Vocabulary) -> TokenPieces:
-    """The pieces of a prepared dataset, which must be of this vocabulary. Raises DatasetError."""
+    """Return the pieces of a prepared dataset.
+
+    Raises DatasetError if it is incomplete or was made with another vocabulary.
+    """
     key = "dataset.source.tokens.path"
     try:
         theirs = Vocabulary.load(root / VOCABULARY)
     except DatasetError as error:
-        raise DatasetError(f"{key}: {shown!r} is no prepared dataset. {error}") from error
+        raise DatasetError(f"{key}: {shown!r} is not a prepared dataset. {error}") from error
     if theirs.fingerprint != vocabulary.fingerprint:
         ours, other = vocabulary.config.model_dump(by_alias=True), theirs.config.model_dump(by_alias=True)
         different = ", ".join(f"{name}: {other[name]}" for name in ours if ours[name] != other[name])
         raise DatasetError(
-            f"{key}: the tokens under {shown!r} were made by another tokenizer; "
+            f"{key}: the tokens under {shown!r} were made with another tokenizer; "
             f"set dataset.tokenizer to {{{different}}}."
         )
     offsets: dict[SplitName, Ints] = {}
@@ -102,11 +105,11 @@ def token_pieces(root: Path, shown: str, vocabulary: Vocabulary) -> TokenPieces:
         except OSError as error:
             raise DatasetError(f"{key}: {index} cannot be read: {error.strerror}.") from error
         if not len(ends) or ends[0] != 0 or ends[-1] != size or (np.diff(ends) < 0).any():
-            raise DatasetError(f"{key}: {index} does not fit {stream.name}; copy the dataset again.")
+            raise DatasetError(f"{key}: {index} does not match {stream.name}; copy the dataset again.")
         offsets[split] = ends
     pieces = TokenPieces(root, offsets)
     if not offsets.get("train", np.zeros(1)).any() or not len(pieces):
-        raise DatasetError(f"{key}: there are no pieces to train on under {shown!r} (train.bin).")
+        raise DatasetError(f"{key}: {shown!r} has no pieces to train on (train.bin).")
     return pieces
 
 
@@ -115,12 +118,12 @@ class RasterPiece(SourceFile):
     """A piece of a JSON file of rasters."""
 
     key: str = ""
-    """Its split in the file."""
+    """Key of its split in the file."""
     number: int = 0
     steps_per_quarter: int = 4
 
     def read(self) -> Music:
-        """Read the piece: a run of a pitch in a voice is a note. Raises BadMidiError."""
+        """Read the piece, turning each run of a pitch in a voice into a note. Raises BadMidiError."""
         piece = _rasters(self.path)[self.key][self.number]
         notes: list[tuple[int, int, int, int, int]] = []
         running: dict[int, tuple[int, int]] = {}  # voice → pitch, start
@@ -136,24 +139,24 @@ class RasterPiece(SourceFile):
                         notes.append((start, time, before, PLAIN_VELOCITY, voice))
                     running[voice] = pitch, time
         if not notes:
-            raise BadMidiError(self.name, "it holds no notes")
+            raise BadMidiError(self.name, "it has no notes")
         return Music.from_rows(self.steps_per_quarter, notes, [0] * voices, [], [])
 
     def digest(self) -> str:
-        """The SHA-256 of the piece as JSON."""
+        """Return the SHA-256 of the piece as JSON."""
         piece = _rasters(self.path)[self.key][self.number]
         return hashlib.sha256(json.dumps([piece, self.steps_per_quarter]).encode()).hexdigest()
 
 
 def raster_pieces(path: Path, config: RasterConfig) -> list[SourceFile]:
-    """The pieces of a JSON file. Raises DatasetError when it is not of the documented form."""
+    """Return the pieces of a JSON file. Raises DatasetError if it does not have the documented form."""
     key = "dataset.source.raster.path"
     try:
         content = _rasters(path)
     except OSError as error:
         raise DatasetError(f"{key}: {config.path!r} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise DatasetError(f"{key}: {config.path!r} is not JSON ({error}).") from error
+        raise DatasetError(f"{key}: {config.path!r} is not valid JSON ({error}).") from error
     pieces: list[SourceFile] = []
     for split, names in _NAMES.items():
         for name in names:
@@ -168,7 +171,7 @@ def raster_pieces(path: Path, config: RasterConfig) -> list[SourceFile]:
                 for number in range(len(found))
             ]
     if not any(piece.split == "train" for piece in pieces):
-        raise DatasetError(f"{key}: {config.path!r} holds no piece under `train`.")
+        raise DatasetError(f"{key}: {config.path!r} has no pieces under `train`.")
     return pieces
 
 
@@ -182,7 +185,7 @@ def _is_piece(piece: Any) -> bool:
 
 
 def _pitch(value: Any, name: str) -> int:
-    """A MIDI pitch, or -1 for silence."""
+    """Return a MIDI pitch, or -1 for silence. Raises BadMidiError."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return -1
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value > 127:

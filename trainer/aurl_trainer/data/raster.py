@@ -1,15 +1,15 @@
-"""The encoding `raster`: the pitch of each voice at each time step, voice after voice, and nothing else.
+"""The encoding `raster`: only the pitch of each voice at each time step, voice by voice.
 
     Bos (Pitch | Rest per voice) per step … Eos
 
 The voices are the tracks in the order of the file. This is the form of the chorale benchmarks since
-Boulanger-Lewandowski et al. 2012 (arXiv 1206.6392). It does not tell a held note from one that is struck
-again, and keeps no metre, tempo, instrument or loudness.
+Boulanger-Lewandowski et al. 2012 (arXiv 1206.6392). It does not distinguish a held note from a repeated one,
+and drops metre, tempo, instruments and velocities.
 
-What is made regular, so that tokens → music → tokens gives the same tokens:
-- times are rounded to the nearest step, half up; of several notes of a voice the highest is heard;
-- time goes from the first note to the last, and no silence is longer than LONGEST_SILENCE_QUARTERS;
-- a voice without any note gives its place to the next.
+Encoding normalises the music, so that tokens → music → tokens is lossless:
+- times are rounded to the nearest step, half up; of simultaneous notes of a voice the highest is kept;
+- time runs from the first note to the last, and silences are cut to LONGEST_SILENCE_QUARTERS;
+- voices without notes are removed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from aurl_trainer.data.vocabulary import BOS, EOS, PLAIN_VELOCITY, Vocabulary
 
 LONGEST_SILENCE_QUARTERS = 64
 MOST_CELLS = 2**22
-"""Tokens of a piece: far more than any music has, and few enough for any file to be read in little memory."""
+"""Maximum tokens of a piece: far more than real music has, and a bound on memory for any file."""
 
 
 def encode(music: Music, vocabulary: Vocabulary) -> Encoded:
-    """Turn music into tokens; a piece of which no note is left becomes no tokens."""
+    """Encode music; a piece without usable notes becomes an empty array."""
     config, first = vocabulary.config, vocabulary.first
     notes = grid_notes(music, vocabulary)
     if not len(notes):
@@ -53,7 +53,7 @@ def encode(music: Music, vocabulary: Vocabulary) -> Encoded:
 
 
 def _without_silence(start: Ints, size: Ints, longest: int) -> Ints:
-    """The starts, so moved that they begin at 0 and no silence is longer than `longest` steps."""
+    """Return the starts, moved so that they begin at 0 and no silence is longer than `longest` steps."""
     order = np.argsort(start, kind="stable")
     begin, end = start[order], np.maximum.accumulate((start + size)[order])
     silence = begin[1:] - end[:-1]
@@ -64,9 +64,9 @@ def _without_silence(start: Ints, size: Ints, longest: int) -> Ints:
 
 
 def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
-    """Turn tokens (N,) into music: each run of a pitch is a note. Stops at Eos; an unfinished step counts.
+    """Decode tokens (N,) up to Eos: each run of a pitch is a note. An incomplete step is padded with rests.
 
-    A run that is longer than the vocabulary's longest note becomes several.
+    A run longer than the vocabulary's longest note becomes several notes.
     """
     config, longest = vocabulary.config, int(vocabulary.durations[-1])
     first, voices = vocabulary.first["Pitch"], config.tracks

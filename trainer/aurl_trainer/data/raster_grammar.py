@@ -1,4 +1,4 @@
-"""Which token may come next in the encoding `raster`: whole steps of all voices, no endless silence."""
+"""The grammar of the encoding `raster`: whole steps of all voices, and a limit on silence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from aurl_trainer.data.vocabulary import BOS, EOS, PAD, Vocabulary
 
 
 class RasterGrammar:
-    """The state of one piece: which voice comes next, and how long nothing has sounded."""
+    """The state of one piece: the next voice and the length of the current silence."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._voices = vocabulary.config.tracks
@@ -19,11 +19,11 @@ class RasterGrammar:
         self._longest_silence = LONGEST_SILENCE_QUARTERS * vocabulary.config.positions_per_quarter
         self.begun = self.ended = False
         self.voice = 0
-        self.sounds = False  # anything in this step
-        self.silence = self._longest_silence  # steps; a piece begins with a note
+        self.sounds = False  # any voice in this step
+        self.silence = self._longest_silence  # steps; at the limit, so that a piece begins with a note
 
     def allow(self, row: Bools) -> None:
-        """Set those of `row` (size,), all False, that may come next; at least one."""
+        """Set True in `row` (size,), all False, for the tokens that may come next; at least one."""
         if not self.begun:
             row[BOS] = True
             return
@@ -36,7 +36,7 @@ class RasterGrammar:
         row[EOS] = self.voice == 0 and self.silence == 0
 
     def push(self, token: int) -> None:
-        """Take a token; one that may not come is taken as well as it can be."""
+        """Advance by one token; a forbidden one is interpreted as far as possible."""
         if not self.begun:
             self.begun = True
         elif token == EOS:

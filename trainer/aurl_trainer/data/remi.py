@@ -1,22 +1,22 @@
-"""The encoding `remi`: bars, positions in them and the notes of each track; no loop per note.
+"""The encoding `remi`: bars, positions in the bar and the notes of each track. Vectorised over notes.
 
-A piece reads (brackets: where needed or configured)
+A piece is encoded as (brackets: where needed or configured)
 
-    Bos (Track [Program])… [Drums]            what there is
-    then per bar:       Bar [Meter]
-    then per position:  Position [Tempo]
-    then per note:      [Track | Drums] Pitch | Drum [Velocity] Duration
+    Bos (Track [Program])… [Drums]            header: the tracks of the piece
+    per bar:       Bar [Meter]
+    per position:  Position [Tempo]
+    per note:      [Track | Drums] Pitch | Drum [Velocity] Duration
     Eos
 
-Notes stand by position, track, pitch; the track is named at the first note of a bar and wherever it changes.
-The idea of bars and positions is REMI's (Huang and Yang 2020, arXiv 2002.00212).
+Notes are sorted by position, track and pitch; the track is given at the first note of a bar and where it
+changes. Bars and positions follow REMI (Huang and Yang 2020, arXiv 2002.00212).
 
-What is made regular, so that tokens → music → tokens gives the same tokens:
+Encoding normalises the music, so that tokens → music → tokens is lossless:
 - times are rounded to the nearest step, half up; durations to the nearest in the vocabulary;
-- of equal notes at one time the longest stays; an earlier note ends where an equal one begins;
-- a change of metre takes effect at the next bar line; metres that the vocabulary lacks count as 4/4;
-- empty bars before the first note are left out, and of more than MAX_EMPTY_BARS in a row the first ones;
-- nothing follows the last note.
+- of equal notes at one time the longest is kept; an earlier note ends where an equal one begins;
+- a change of metre takes effect at the next bar line; metres outside the vocabulary become 4/4;
+- empty bars before the first note are dropped, and all but the last MAX_EMPTY_BARS of a longer run;
+- everything after the last note is dropped.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MAX_EMPTY_BARS = 8
 
 
 def encode(music: Music, vocabulary: Vocabulary) -> Encoded:
-    """Turn music into tokens; a piece of which no note is left becomes no tokens."""
+    """Encode music; a piece without usable notes becomes an empty array."""
     config = vocabulary.config
     notes = grid_notes(music, vocabulary)
     if not len(notes):
@@ -81,7 +81,7 @@ def encode(music: Music, vocabulary: Vocabulary) -> Encoded:
 
 @dataclass(frozen=True)
 class _Grid:
-    """The bar lines: stretches of one metre, each beginning at a bar line."""
+    """The bar lines, as sections of one metre that each begin at a bar line."""
 
     start: Ints  # (S,) steps
     first_bar: Ints  # (S,)
@@ -99,7 +99,7 @@ class _Grid:
             new = vocabulary.meter_index.get((numerator, denominator), fallback)
             length = int(vocabulary.bar_lengths[meter[-1]])
             bars = -(-(time - start[-1]) // length)
-            if bars <= 0:  # at the very beginning of this stretch: it replaces its metre
+            if bars <= 0:  # at the start of this section: replaces its metre
                 meter[-1] = new
             elif new != meter[-1]:
                 start.append(start[-1] + bars * length)
@@ -111,7 +111,7 @@ class _Grid:
         )
 
     def locate(self, step: Ints) -> tuple[Ints, Ints]:
-        """Bar and position in the bar of each step."""
+        """Return the bar of each step and its position in the bar."""
         stretch = np.searchsorted(self.start, step, side="right") - 1
         bars, position = np.divmod(step - self.start[stretch], self.length[stretch])
         return self.first_bar[stretch] + bars, position
@@ -121,7 +121,7 @@ class _Grid:
 
 
 def _kept_bars(bar: Ints) -> Ints:
-    """The bars that are written, ascending: those with notes, and up to MAX_EMPTY_BARS before each."""
+    """Return the bars to encode, ascending: those with notes, and up to MAX_EMPTY_BARS before each."""
     used = distinct(bar)
     empty_before = np.minimum(np.diff(used, prepend=used[0] - 1) - 1, MAX_EMPTY_BARS)
     run = empty_before + 1
@@ -132,12 +132,12 @@ def _kept_bars(bar: Ints) -> Ints:
 def _tempo_changes(
     music: Music, vocabulary: Vocabulary, grid: _Grid, kept_bars: Ints, last: tuple[int, int]
 ) -> tuple[Ints, Ints, Ints]:
-    """(kept bar, position, number) of each change of tempo up to the last note; the first is at (0, 0)."""
+    """Return (kept bar, position, number) of the tempo changes up to the last note, the first at (0, 0)."""
     if not vocabulary.config.tempo_bins:
         return (np.zeros(0, np.int64),) * 3
     time, tempo = tempo_levels(music, vocabulary)
     bar, position = grid.locate(time)
-    # What changes in a bar that is left out holds from the next one that is kept.
+    # A change in a dropped bar takes effect at the next kept one.
     kept = np.searchsorted(kept_bars, bar)
     left_out = kept_bars[np.minimum(kept, len(kept_bars) - 1)] != bar
     position = np.where(left_out, 0, position)
@@ -157,7 +157,7 @@ def _assemble(
     meter: Ints,
     tempi: tuple[Ints, Ints, Ints],
 ) -> Ints:
-    """Write every token to its place, which follows from the number of tokens before it."""
+    """Write every token to its position in the output, which is the number of tokens before it."""
     first, config = vocabulary.first, vocabulary.config
     bar, position, slot, pitch, velocity, duration = notes
     tempo_bar, tempo_position, tempo = tempi
@@ -177,7 +177,7 @@ def _assemble(
     note_size = new_track + 2 + (config.velocity_bins > 0)
     place_size, bar_size = 1 + has_tempo, 1 + new_meter.astype(np.int64)
 
-    # Tokens before note i, place i and bar i, each counting its own kind only; index N: all of them.
+    # Tokens before note i, place i and bar i, each counting its own kind only; the last entry is the total.
     before_note, before_place, before_bar = (
         np.concatenate([[0], np.cumsum(size)]) for size in (note_size, place_size, bar_size)
     )
@@ -206,9 +206,9 @@ def _assemble(
 
 
 def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
-    """Turn tokens (N,) into music. Takes anything: what does not fit the grammar is passed over.
+    """Decode tokens (N,) up to Eos. Accepts any tokens and skips those that break the grammar.
 
-    Ticks are such that a step is a whole number of them, about 480 per quarter note. Stops at Eos.
+    A step is a whole number of ticks, about 480 per quarter note.
     """
     config, durations = vocabulary.config, vocabulary.durations
     tracks = DecodedTracks()

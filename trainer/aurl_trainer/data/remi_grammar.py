@@ -1,7 +1,7 @@
-"""Which token may come next in the encoding `remi`.
+"""The grammar of the encoding `remi`.
 
-It allows exactly what `remi.encode` can write, in the same canonical order, but for the length of notes
-(one may run into the next equal one; decoding cuts it). No music theory: any note may follow any note.
+It allows exactly what `remi.encode` can write, in the same order, except for the length of notes: one may
+overlap the next equal one, and decoding cuts it. No music theory: any note may follow any note.
 """
 
 from __future__ import annotations
@@ -17,27 +17,24 @@ _TRACK, _DRUMS, _PROGRAM = KIND["Track"], KIND["Drums"], KIND["Program"]
 _PITCH, _DRUM, _VELOCITY, _DURATION = KIND["Pitch"], KIND["Drum"], KIND["Velocity"], KIND["Duration"]
 _BOS, _BAR, _EOS, _PAD = KIND["Bos"], KIND["Bar"], KIND["Eos"], KIND["Pad"]
 _NOTHING: Final = -1
-"""The state before the first token; otherwise a state is the kind of the last token."""
+"""State before the first token; any other state is the kind of the last token."""
 
 
 class RemiGrammar:
-    """The state of one piece. `allow(row)` marks what may come next, `push(token)` takes a token.
-
-    A piece that has ended takes and allows Pad alone.
-    """
+    """The state of one piece. After Eos, only Pad is allowed."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        # Python lists: reading one number of an array costs ten times as much.
+        # Python lists: indexing an array costs ten times as much.
         self._kinds, self._values = vocabulary.kind_of.tolist(), vocabulary.value_of.tolist()
         self._first = [vocabulary.first[kind] for kind in KINDS]
         self._end = [vocabulary.first[kind] + vocabulary.count[kind] for kind in KINDS]
         self._bar_lengths = vocabulary.bar_lengths.tolist()
         self._has = [vocabulary.count[kind] > 0 for kind in KINDS]
-        self._drums_track = vocabulary.config.tracks  # drums count as the track after all melodic ones
+        self._drums_track = vocabulary.config.tracks  # drums are numbered after all melodic tracks
         self.last = _NOTHING
-        self.tracks, self.drums = 0, False  # what the header names: melodic tracks; drums
-        self.meter = self.tempo = -1  # numbers of the last ones; -1: none yet
+        self.tracks, self.drums = 0, False  # in the header: number of melodic tracks; drums
+        self.meter = self.tempo = -1  # numbers of the last ones; -1 before the first
         self.bar_length = self._bar_lengths[vocabulary.meter_index[FALLBACK_METER]]
         self.position = -1  # the last one in this bar
         self.track = -1  # the last one in this bar
@@ -47,11 +44,11 @@ class RemiGrammar:
 
     @property
     def ended(self) -> bool:
-        """Whether Eos has come."""
+        """True after Eos."""
         return self.last in (_EOS, _PAD)
 
     def allow(self, row: Bools) -> None:
-        """Set those of `row` (size,), all False, that may come next; at least one."""
+        """Set True in `row` (size,), all False, for the tokens that may come next; at least one."""
         last = self.last
         if last == _NOTHING:
             row[BOS] = True
@@ -84,10 +81,10 @@ class RemiGrammar:
         row[BAR] = self.tracks > 0 or self.drums
 
     def _allow_in_bar(self, row: Bools) -> None:
-        """After Bar, Meter or Tempo."""
+        """Allow what follows Bar, Meter or Tempo."""
         if self.last == _BAR:
             self._allow_kind(row, _METER, but=self.meter)
-            if self.meter < 0:  # a piece says its metre first, and then its tempo
+            if self.meter < 0:  # a piece begins with its metre, then its tempo
                 return
         opening = self.tempo < 0 and self._has[_TEMPO]
         self._allow_kind(row, _POSITION, self.position + 1, 1 if opening else self.bar_length)
@@ -96,7 +93,7 @@ class RemiGrammar:
             self._allow_note(row)
 
     def _allow_note(self, row: Bools) -> None:
-        """The first note at a position: on the track of the note before, or on any other."""
+        """Allow the first note at a position: on the track of the previous note, or on any other."""
         self._allow_kind(row, _TRACK, 0, self.tracks, but=self.track)
         if self.track == self._drums_track:
             self._allow_kind(row, _DRUM)
@@ -118,14 +115,14 @@ class RemiGrammar:
             self._allow_kind(row, _DRUMS)
 
     def _allow_kind(self, row: Bools, kind: int, low: int = 0, high: int = 1 << 30, but: int = -1) -> None:
-        """Allow the tokens of a kind with numbers in [low, high), except one."""
+        """Allow the tokens of a kind with numbers in [low, high), except `but`."""
         first, end = self._first[kind], self._end[kind]
         row[first + low : min(end, first + high)] = True
         if 0 <= but < end - first:
             row[first + but] = False
 
     def push(self, token: int) -> None:
-        """Take a token; one that may not come is taken as well as it can be."""
+        """Advance by one token; a forbidden one is interpreted as far as possible."""
         kind, value = self._kinds[token], self._values[token]
         if self.ended:
             return

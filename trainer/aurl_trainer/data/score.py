@@ -1,4 +1,4 @@
-"""Read a score that music21 can parse straight into arrays; six times as fast as its MIDI export."""
+"""Read a score with music21 straight into arrays, six times as fast as through its MIDI export."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ TICKS_PER_QUARTER = 10_080  # exact for halves down to 1/32, thirds, fifths and 
 
 
 def read_score(path: Path, name: str) -> Music:
-    """Read a MusicXML, Humdrum or ABC file. Repeats are not played twice. Raises BadMidiError.
+    """Read a MusicXML, Humdrum or ABC file, without playing repeats. Raises BadMidiError.
 
-    A pickup is moved to the end of a full first bar, so that bar lines fall where the score has them.
+    A pickup is moved to the end of a full first bar, so that bar lines are where the score has them.
     """
     from music21 import converter, stream
 
@@ -29,7 +29,7 @@ def read_score(path: Path, name: str) -> Music:
             return _arrays(score, name)
     except BadMidiError:
         raise
-    # music21 lets errors of every kind out of its parsers; whatever it is, this file cannot be read.
+    # The parsers of music21 raise errors of any type; all mean that this file cannot be read.
     except Exception as error:
         text = " ".join(str(error).split())[:200].rstrip(".")
         raise BadMidiError(name, f"music21 cannot read it: {type(error).__name__} {text}".rstrip()) from error
@@ -50,8 +50,8 @@ def _arrays(score: Any, name: str) -> Music:
             instrument = part.getInstrument()
             programs.append(int(instrument.midiProgram or 0) if instrument is not None else 0)
     if not notes:
-        raise BadMidiError(name, "it holds no notes")
-    # A metre at the very beginning governs the pickup bar too.
+        raise BadMidiError(name, "it has no notes")
+    # A metre at the start also applies to the pickup bar.
     meters = [
         (0 if sign.offset == 0 else _ticks(sign.offset) + pickup, sign.numerator, sign.denominator)
         for sign in parts[0].flatten().getElementsByClass("TimeSignature")
@@ -76,8 +76,8 @@ def _pickup(part: Any) -> int:
 
 
 def _notes(part: Any) -> list[tuple[int, int, int, int]]:
-    """(start, end, pitch, velocity) of each sounding note, tied ones joined."""
-    open_ties: dict[int, int] = {}  # pitch → index of the note that goes on
+    """Return (start, end, pitch, velocity) of each sounding note, with tied notes joined."""
+    open_ties: dict[int, int] = {}  # pitch → index of the note to extend
     found: list[tuple[int, int, int, int]] = []
     for element in part.flatten().notes:
         if "ChordSymbol" in element.classes or element.duration.isGrace:

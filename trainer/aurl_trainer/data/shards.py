@@ -1,9 +1,9 @@
-"""A prepared dataset on disk: one flat stream of tokens per split, memory-mapped, and where its pieces begin.
+"""A prepared dataset on disk: a memory-mapped stream of tokens per split and the offsets of its pieces.
 
 dataset/<fingerprint>/  train.bin validation.bin test.bin        uint16, little-endian, pieces end to end
                         train.index …                            int64, little-endian: pieces + 1 offsets
                         vocabulary.json report.json
-                        manifest.json                            sha256 and size of each, figures
+                        manifest.json                            sha256 and size of each, summary
                         COMMITTED                                sha256 of the manifest
 """
 
@@ -34,16 +34,16 @@ MARKER, MANIFEST = "COMMITTED", "manifest.json"
 VOCABULARY, REPORT = "vocabulary.json", "report.json"
 FORMAT: Final = 1
 MAPPED_BYTES: Final = 64 * 2**20
-"""How much of a stream may be resident before it is given back."""
+"""Resident bytes of a stream after which its pages are released."""
 MAPPED_AROUND: Final = 64 * 2**10
-"""How much Linux maps around a page that is read."""
+"""Bytes that Linux maps around a page that is read."""
 
 
 class Split:
     """One split: `tokens` (N,) uint16, mapped into memory, and `offsets` (P + 1,) of its P pieces.
 
-    Pages that were read belong to this process until they are given back, so a reader of a long stream tells
-    with `count_reads` what it reads: its resident memory then stays constant however long the stream is.
+    Pages that were read stay resident in this process until they are released. Readers report to
+    `count_reads`, so that resident memory stays bounded for streams of any length.
     """
 
     def __init__(self, path: Path, offsets: Ints) -> None:
@@ -53,20 +53,20 @@ class Split:
         if path.stat().st_size:  # an empty file cannot be mapped
             with path.open("rb") as file:
                 self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            # A plain array over the mapping: the memmap class costs microseconds at each slice.
+            # A plain array over the mapping: the memmap class costs microseconds per slice.
             self.tokens = np.frombuffer(self._mapping, TOKEN_TYPE)
         self._most = MAPPED_BYTES if hasattr(mmap, "MADV_DONTNEED") else 1 << 62
         self._may_exceed = self.tokens.nbytes > self._most
         self._touched = 0
 
     def count_reads(self, rows: int, length: int) -> None:
-        """Tell that `rows` stretches of `length` tokens were read."""
+        """Report that `rows` ranges of `length` tokens were read; releases pages above MAPPED_BYTES."""
         if not self._may_exceed or self._mapping is None:
             return
         self._touched += rows * (length * TOKEN_TYPE.itemsize + MAPPED_AROUND)
         if self._touched > self._most:
             self._touched = 0
-            self._mapping.madvise(mmap.MADV_DONTNEED)  # they stay in the system's cache
+            self._mapping.madvise(mmap.MADV_DONTNEED)  # they stay in the page cache
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Dataset:
 
     @classmethod
     def open(cls, path: Path) -> Dataset:
-        """Open a dataset and check that it is whole as far as sizes tell. Raises DatasetError."""
+        """Open a dataset after checking its marker, manifest and file sizes. Raises DatasetError."""
         try:
             marker = (path / MARKER).read_text().strip()
             text = (path / MANIFEST).read_bytes()
@@ -96,12 +96,10 @@ class Dataset:
                         f"{entry['bytes']}; delete the dataset."
                     )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DatasetError(
-                f"There is no complete dataset at {path} ({error}); prepare it again."
-            ) from error
+            raise DatasetError(f"{path} is not a complete dataset ({error}); prepare it again.") from error
         if hashlib.sha256(text).hexdigest() != marker:
             raise DatasetError(
-                f"The dataset {path} is damaged: {MANIFEST} does not match {MARKER}; delete it."
+                f"The dataset {path} is damaged: {MANIFEST} does not match {MARKER}; delete the dataset."
             )
         return cls(path, manifest)
 
@@ -113,17 +111,19 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """What the dataset was made from, as hex: also the name of its directory."""
+        """Hash of everything the dataset was made from, in hex; also the name of its directory."""
         return str(self.manifest["fingerprint"])
 
     def vocabulary(self) -> Vocabulary:
-        """The vocabulary of its tokens. Raises DatasetError."""
+        """Load the vocabulary of its tokens. Raises DatasetError."""
         return Vocabulary.load(self.path / VOCABULARY)
 
     def split(self, name: SplitName) -> Split:
-        """Map one split into memory."""
+        """Map one split into memory. Raises DatasetError."""
         offsets = np.fromfile(self.path / f"{name}.index", OFFSET_TYPE)
         split = Split(self.path / f"{name}.bin", offsets.astype(np.int64))
         if not len(offsets) or offsets[-1] != len(split.tokens):
-            raise DatasetError(f"The dataset {self.path} is damaged: {name}.index does not fit {name}.bin.")
+            raise DatasetError(
+                f"The dataset {self.path} is damaged: {name}.index does not match {name}.bin; delete it."
+            )
         return split

@@ -1,4 +1,4 @@
-"""Where music comes from: the files of a source, and how each becomes arrays."""
+"""The sources of music: the files of each, listed in a fixed order."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from aurl_trainer.data.source_file import SourceFile, SourceFiles
 from aurl_trainer.data.vocabulary import Vocabulary
 
 DIGESTS_AT_ONCE: Final = 1024
-# What music21 can read as notes; its corpus also has analyses without notes.
+# Formats with notes; the corpus of music21 also has analyses without.
 SCORE_SUFFIXES = {".mxl", ".xml", ".musicxml", ".krn", ".abc"}
 
 
 class MidiFiles(SourceFiles):
-    """MIDI files below a directory, sorted; holds nothing but their names, of which there may be millions."""
+    """MIDI files below a directory, sorted; keeps only their names, of which there may be millions."""
 
     def __init__(self, root: Path, names: list[str]) -> None:
         self._root, self._names = root, sorted(names)
@@ -35,25 +35,25 @@ class MidiFiles(SourceFiles):
     def file(self, number: int) -> SourceFile:
         """Create file `number`."""
         name = self._names[number]
-        # A name that is not UTF-8 could not stand in a report.
+        # Reports are UTF-8; file names need not be.
         readable = name.encode(errors="surrogateescape").decode(errors="replace")
         return SourceFile(readable, self._root / name, "midi")
 
 
 @dataclass(frozen=True)
 class Source:
-    """All files of a source in a fixed order, and where in the job file it is described."""
+    """All files of a source in a fixed order, and its key in the job file."""
 
     files: Sequence[SourceFile]
     key: str
-    """The place in the job file, for errors."""
+    """Path in the job file, for errors."""
     where: str
-    """The source in words, for errors."""
+    """Location of the files in words, for errors."""
     reader_version: str
-    """Part of the dataset's fingerprint: another reader may read other music from the same bytes."""
+    """Part of the dataset's fingerprint, because another reader may read the same bytes differently."""
 
     def digests(self, threads: int) -> Iterator[tuple[str, str]]:
-        """Each file's name and the SHA-256 of its content; holds a few at a time."""
+        """Yield name and SHA-256 of each file, holding only a few in memory."""
         with ThreadPoolExecutor(threads) as pool:
             for start in range(0, len(self.files), DIGESTS_AT_ONCE):
                 files = self.files[start : start + DIGESTS_AT_ONCE]
@@ -62,9 +62,9 @@ class Source:
 
 
 def open_source(config: SourceConfig, volume: Path, job_dir: Path, vocabulary: Vocabulary) -> Source:
-    """List the files of a source; an archive is brought to the job's directory first.
+    """List the files of a source, after downloading an archive to the job's directory.
 
-    Raises DatasetError when there are none, and DownloadError when an archive cannot be had now.
+    Raises DatasetError if there are none, and DownloadError if the download of an archive fails.
     """
     if config.directory is not None:
         return _directory(config.directory, volume)
@@ -97,7 +97,7 @@ def _directory(config: DirectoryConfig, volume: Path) -> Source:
     root = volume / config.path
     if not root.is_dir():
         raise DatasetError(
-            f"{key}.path: there is no directory {config.path!r} on the volume of the job; "
+            f"{key}.path: the directory {config.path!r} does not exist on the volume of the job; "
             "put the music there or correct the path."
         )
     names = list(_matching(root, config.pattern))
@@ -110,7 +110,7 @@ def _directory(config: DirectoryConfig, volume: Path) -> Source:
 
 
 def _matching(root: Path, pattern: str) -> Iterator[str]:
-    """The paths below `root` that match."""
+    """Yield the matching paths, relative to `root`."""
     for folder, _, names in os.walk(root):
         below = os.path.relpath(folder, root)
         for name in names:
@@ -130,7 +130,7 @@ def _music21_corpus(config: Music21CorpusConfig) -> Source:
     if config.collection == "chorales":
         numbered = corpus.chorales.Iterator(returnType="filename")
         works = (corpus.getWork(name) for name in dict.fromkeys(numbered))
-        # Where a work is there in several formats, the last is MusicXML.
+        # Of several formats of a work, the last is MusicXML.
         paths = [Path(str(work[-1] if isinstance(work, list) else work)) for work in works]
         where = "in the chorales of music21"
     else:
@@ -139,8 +139,8 @@ def _music21_corpus(config: Music21CorpusConfig) -> Source:
         where = f"by {config.composer!r} in the corpus of music21"
         if not paths:
             raise DatasetError(
-                f"{key}.composer: there is no music {where}; "
-                "name a folder of it, such as bach, palestrina, haydn or mozart."
+                f"{key}.composer: found no music {where}; "
+                "set it to a folder of the corpus, such as bach, palestrina, haydn or mozart."
             )
     files = [
         SourceFile(f"{path.parent.name}/{path.name}", path, "score")

@@ -1,4 +1,4 @@
-"""Music to tokens and back, in the encoding that the vocabulary was made for."""
+"""Music to tokens and back, in the encoding of the vocabulary."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _DECODE: Final[dict[EncodingName, Callable[[Ints, Vocabulary], Music]]] = {
 
 
 def encode(music: Music, vocabulary: Vocabulary) -> Encoded:
-    """Turn music into tokens; a piece of which no note is left becomes no tokens."""
+    """Encode music; a piece without usable notes becomes an empty array."""
     return _ENCODE[vocabulary.config.encoding](music, vocabulary)
 
 
 def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
-    """Turn tokens (N,) into music. Takes anything: what does not fit the grammar is passed over.
+    """Decode tokens (N,) up to Eos. Accepts any tokens and skips those that break the grammar.
 
-    Ticks are such that a step is a whole number of them, about 480 per quarter note. Stops at Eos.
+    A step is a whole number of ticks, about 480 per quarter note.
     """
     return _DECODE[vocabulary.config.encoding](tokens, vocabulary)
 
 
 def count_notes(tokens: Ints, vocabulary: Vocabulary) -> int:
-    """How many notes begin in tokens (N,)."""
+    """Return the number of notes that begin in tokens (N,)."""
     if vocabulary.config.encoding == "raster":
         return decode(tokens, vocabulary).notes
     starts = [KIND[name] for name in ("On" if vocabulary.count["On"] else "Pitch", "Drum")]
@@ -47,9 +47,9 @@ def count_notes(tokens: Ints, vocabulary: Vocabulary) -> int:
 
 
 def resting_points(tokens: Ints, vocabulary: Vocabulary) -> Ints:
-    """Indices where a context may begin: each bar; without bars each time that something happens.
+    """Return the indices where a context may begin: each bar, or without bars each time with an event.
 
-    `tokens` (N,) must begin with the beginning of a piece.
+    `tokens` (N,) must start at the beginning of a piece.
     """
     if vocabulary.config.encoding == "remi":
         return np.flatnonzero(tokens == BAR)

@@ -1,4 +1,4 @@
-"""The tokens: their names, ids, meaning in music, fingerprint and file format."""
+"""The tokens: names, ids, musical meaning, fingerprint and file format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aurl_trainer.data.music import Ints
 from aurl_trainer.schema import explain
 
 ENCODING_VERSION: Final = 2
-"""Raised whenever the same music would become other tokens: prepared datasets are then made anew."""
+"""Incremented whenever the same music would become other tokens; datasets are then prepared again."""
 
 PAD, BOS, EOS = 0, 1, 2  # in every encoding
 BAR = 3  # in `remi`
@@ -45,7 +45,7 @@ METERS: Final = (
 )
 FALLBACK_METER: Final = (4, 4)
 LOWEST_DRUM, HIGHEST_DRUM = 27, 87  # the percussion map of General MIDI level 2
-COMMON = 120  # quarters per minute
+COMMON = 120  # the most common tempo, in quarters per minute
 PLAIN_VELOCITY = 80
 
 
@@ -53,7 +53,7 @@ class Vocabulary:
     """All tokens of one tokenizer configuration; equal configurations give equal vocabularies.
 
     A token is an id in [0, size). Tokens of one kind have adjacent ids: `first[kind]` is the first of them
-    and `count[kind]` their number, which is 0 where the configuration leaves a kind out.
+    and `count[kind]` their number, which is 0 if the configuration excludes the kind.
     """
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -103,12 +103,12 @@ class Vocabulary:
 
     @property
     def ticks_per_step(self) -> int:
-        """Ticks of a step in decoded music, so that a quarter note has about 480."""
+        """Ticks per step in decoded music, about 480 per quarter note."""
         return max(1, round(480 / self.config.positions_per_quarter))
 
     @cached_property
     def fingerprint(self) -> str:
-        """A SHA-256 over everything that gives token ids their meaning."""
+        """SHA-256 of everything that defines the meaning of token ids."""
         return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
 
     @property
@@ -118,7 +118,7 @@ class Vocabulary:
 
     @cached_property
     def nearest_duration(self) -> Ints:
-        """(longest + 1,) steps → number of the nearest duration; the shorter of two equally near."""
+        """(longest + 1,) steps → number of the nearest duration, the shorter of two equally near ones."""
         steps = np.arange(int(self.durations[-1]) + 1)
         return np.asarray(np.abs(steps[:, None] - self.durations[None, :]).argmin(axis=1), np.int64)
 
@@ -129,22 +129,22 @@ class Vocabulary:
         return np.asarray(np.searchsorted(self.durations, steps, side="right") - 1, np.int64)
 
     def nearest_tempo(self, microseconds: Ints) -> Ints:
-        """Microseconds per quarter → number of the nearest tempo (in ratio). Needs tempo_bins > 0."""
+        """Map microseconds per quarter to the nearest tempo (in ratio). Requires tempo_bins > 0."""
         descending = self.tempi.astype(np.float64)
         edges = np.sqrt(descending[1:] * descending[:-1])[::-1]
         return np.asarray(len(self.tempi) - 1 - np.searchsorted(edges, microseconds), np.int64)
 
     def velocity_bin(self, velocity: Ints) -> Ints:
-        """MIDI velocity 1–127 → number of its loudness level. Needs velocity_bins > 0."""
+        """Map MIDI velocities 1–127 to the number of their level. Requires velocity_bins > 0."""
         return (velocity - 1) * self.config.velocity_bins // 127
 
     def to_json(self) -> str:
-        """The text of `vocabulary.json`, which `load` reads."""
+        """Return the text of `vocabulary.json`, which `load` reads."""
         return json.dumps(self._content() | {"fingerprint": self.fingerprint}, indent=1) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
-        """Read what `to_json` gave. Raises DatasetError when it is damaged or of another encoding."""
+        """Read a file written by `to_json`. Raises DatasetError if it is damaged or of another encoding."""
         try:
             content = json.loads(path.read_text())
             vocabulary = cls(TokenizerConfig.model_validate(content["tokenizer"]))
@@ -152,7 +152,7 @@ class Vocabulary:
             raise DatasetError(f"The vocabulary {path} cannot be read: {error.strerror}.") from error
         except ValidationError as error:
             raise DatasetError(
-                f"The vocabulary {path} is of another version: {explain(error, '')}"
+                f"The vocabulary {path} was written by another version: {explain(error, '')}"
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"The vocabulary {path} is damaged; prepare the dataset again.") from error
@@ -172,7 +172,7 @@ class Vocabulary:
 
 
 def _durations(resolution: int, quarters: int) -> Ints:
-    """Every step up to two quarters, then ever coarser, all exact in steps; (D,) ascending from 1."""
+    """Return (D,) ascending durations in steps: all up to two quarters, then increasingly coarse ones."""
     steps = set(range(1, 2 * resolution + 1))
     for low, high, coarse in ((2, 4, max(1, resolution // 4)), (4, 16, resolution), (16, 64, 4 * resolution)):
         steps |= set(range(low * resolution, high * resolution + 1, coarse))
@@ -181,7 +181,7 @@ def _durations(resolution: int, quarters: int) -> Ints:
 
 
 def _tempi(bins: int) -> Ints:
-    """Microseconds per quarter of each level, slow to fast, evenly spaced in ratio; 120 is one of them."""
+    """Return microseconds per quarter of each level, slow to fast, even in ratio and including 120."""
     if bins == 0:
         return np.zeros(0, np.int64)
     ratio = (FASTEST_TEMPO / SLOWEST_TEMPO) ** (1 / max(1, bins - 1))
@@ -191,6 +191,6 @@ def _tempi(bins: int) -> Ints:
 
 
 def _velocities(bins: int) -> Ints:
-    """The MIDI velocity that each level sounds at: the middle of its members."""
+    """Return the MIDI velocity of each level: the middle of its members."""
     levels = (np.arange(1, 128) - 1) * bins // 127
     return np.array([np.flatnonzero(levels == level).mean() + 1 for level in range(bins)], np.int64)

@@ -1,4 +1,4 @@
-"""Tokenise many files in several processes; one that breaks its process is found, named and passed over."""
+"""Tokenise files in several processes; a file that kills its process is identified, reported and skipped."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from aurl_trainer.data.source_file import SourceFile
 from aurl_trainer.data.vocabulary import Vocabulary
 
 CHUNK, LARGEST_CHUNK = 8, 64
-"""Files that a worker is given at once; more where there are many, as handing them over costs as well."""
+"""Bounds of the files per task; larger sources use larger tasks, which cost less to hand over."""
 SHARES: Final = 16
-"""Chunks that each worker is to get at least, so that all end at about the same time."""
+"""Minimum number of tasks per worker, so that all finish at about the same time."""
 AHEAD: Final = 4
-"""Chunks per worker that may wait to be taken: bounds the memory whatever the number of files."""
+"""Tasks per worker to queue ahead; bounds the memory for any number of files."""
 
 
 @dataclass(frozen=True)
 class TokenizedFile:
-    """What became of a file: its tokens as bytes of TOKEN_TYPE, or the reason why there are none."""
+    """The result for a file: its tokens as bytes of TOKEN_TYPE, or the reason why it has none."""
 
     tokens: bytes = b""
     reason: str = ""
     notes: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Notes of the file that its tokens do not hold, by reason."""
+    """Number of omitted notes by reason."""
 
 
-def get_ready() -> None:
-    """Start what the workers are forked from: it takes a while, and there may be other things to do first."""
+def start_fork_server() -> None:
+    """Start the process that workers are forked from, early, because it takes a while."""
     _context()
     forkserver.ensure_running()
 
@@ -47,7 +47,7 @@ def get_ready() -> None:
 def tokenize_files(
     files: Sequence[SourceFile], config: TokenizerConfig, workers: int
 ) -> Iterator[tuple[SourceFile, TokenizedFile]]:
-    """Yield (file, outcome) for each of `files`, in their order; holds a few at a time."""
+    """Yield each of `files` with its result, in order, holding only a few in memory."""
     done, size = 0, min(LARGEST_CHUNK, max(CHUNK, len(files) // (SHARES * workers)))
     while done < len(files):
         pool = _pool(config, min(workers, -(-(len(files) - done) // size)))
@@ -56,7 +56,7 @@ def tokenize_files(
                 yield from zip(chunk, outcomes, strict=True)
                 done += len(chunk)
         except BrokenProcessPool:
-            # A process died; which file did it shows when they are read one after the other.
+            # A process died; reading the files one by one shows which of them killed it.
             chunk = files[done : done + size]
             yield from _one_by_one(chunk, config)
             done += len(chunk)
@@ -90,7 +90,7 @@ def _one_by_one(
                     yield rest[0], pool.submit(_tokenize, [rest[0]]).result()[0]
                     rest.popleft()
             except BrokenProcessPool:
-                yield rest.popleft(), TokenizedFile(reason="reading it kills the process that reads")
+                yield rest.popleft(), TokenizedFile(reason="it crashes the reader")
 
 
 def _pool(config: TokenizerConfig, workers: int) -> ProcessPoolExecutor:
@@ -98,8 +98,8 @@ def _pool(config: TokenizerConfig, workers: int) -> ProcessPoolExecutor:
 
 
 def _context() -> ForkServerContext:
-    # Not by plain fork: the process that prepares may have threads, and a child would inherit their locks.
-    # The fork server has none, and has this module loaded before the first child.
+    # Not a plain fork: this process may have threads, and a child would inherit their locks. The fork server
+    # has none, and preloads this module.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
@@ -111,7 +111,7 @@ _vocabulary: Vocabulary | None = None
 def _initialise(config: TokenizerConfig) -> None:
     global _vocabulary
     _vocabulary = Vocabulary(config)
-    # Ctrl-C goes to the whole group; the parent ends its workers.
+    # Ctrl-C reaches the whole process group; the parent stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -126,5 +126,5 @@ def _tokenize_one(file: SourceFile, vocabulary: Vocabulary) -> TokenizedFile:
     except BadMidiError as error:
         return TokenizedFile(reason=error.reason)
     if not encoded.notes:
-        return TokenizedFile(reason="none of its notes is of a kind that the tokenizer keeps")
+        return TokenizedFile(reason="it has no notes that the tokenizer keeps")
     return TokenizedFile(encoded.tokens.astype(TOKEN_TYPE).tobytes(), "", encoded.notes, encoded.left_out)

@@ -1,4 +1,4 @@
-"""The beginning of a MIDI file as tokens, for a model to go on from."""
+"""The beginning of a MIDI file as tokens, for a model to continue."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from aurl_trainer.data.vocabulary import Vocabulary
 
 
 def midi_prompt(data: bytes, name: str, vocabulary: Vocabulary, quarters: float | None = None) -> Ints:
-    """Tokens (N,) of a MIDI file without its end; of `quarters` only the first, counted from its first note.
+    """Return the tokens (N,) of a MIDI file without Eos, or of its first `quarters` from the first note on.
 
-    Raises BadMidiError when the file, named `name`, is not readable or holds nothing that the vocabulary has.
+    Raises BadMidiError if the file, called `name`, is not readable or has no notes for the vocabulary.
     """
     music = read_midi(data, name)
     if quarters is not None:
         music = _beginning(music, round(quarters * music.ticks_per_quarter))
     tokens = encode(music, vocabulary).tokens
     if not len(tokens):
-        raise BadMidiError(name, "none of its notes is of a kind that the tokenizer keeps")
+        raise BadMidiError(name, "it has no notes that the tokenizer keeps")
     return tokens[:-1]
 
 
