@@ -1,4 +1,4 @@
-"""Jobs, pods and launcher reports as the API server would give them, for tests of plan()."""
+"""Builds jobs, pods and launcher reports as the API server would return them, for tests of plan()."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ TRAINED: Object = {"state": "Succeeded", "step": 400, "totalSteps": 400, "loss":
 
 
 def after(seconds: float) -> datetime:
-    """A time so many seconds after NOW."""
+    """Return the time this many seconds after NOW."""
     return NOW + timedelta(seconds=seconds)
 
 
 def make_job(name: str = "bach", **spec: Any) -> Object:
-    """A job; `spec` replaces top-level fields of SPEC, None removes them."""
+    """Return a job; `spec` replaces top-level fields of SPEC, None removes them."""
     merged = {**copy.deepcopy(SPEC), **spec}
     return {
         "metadata": {
@@ -64,7 +64,7 @@ def observe(
     claim: Object | None = None,
     named_claim: Object | None = None,
 ) -> Observed | None:
-    """What plan() sees of objects as the API server gives them; None if the store refuses the job."""
+    """Return what plan() observes of raw objects, or None if the store refuses the job."""
     cache = Cache()
     key = cache.put_job(job)
     for kind, obj in owned:
@@ -82,7 +82,7 @@ def observe(
 
 
 class World:
-    """One job and its children, changed by plan()'s actions as an API server would change them."""
+    """One job and its children; plan()'s actions change them as an API server would."""
 
     def __init__(self, job: Object | None = None, options: Options = OPTIONS) -> None:
         self.job = job or make_job()
@@ -102,7 +102,7 @@ class World:
         self._uids = 0
 
     def look(self) -> Plan:
-        """What plan() says now; nothing is changed."""
+        """Call plan() without applying the result."""
         owned: list[tuple[Kind, Object | None]] = [
             ("Service", self.service),
             ("ConfigMap", self.config_map),
@@ -114,7 +114,7 @@ class World:
         return plan(replace(observed, refusals=self.refusals)) if observed else Plan()
 
     def step(self) -> Plan:
-        """Ask plan() once and do what it says."""
+        """Call plan() once and apply the result."""
         decided = self.last = self.look()
         if decided.status is not None:
             self.job["status"] = decided.status.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -124,15 +124,15 @@ class World:
         return decided
 
     def settle(self) -> Object:
-        """Ask until nothing is left to do now; the status."""
+        """Call plan() until nothing is left to do now, and return the status."""
         for _ in range(12):
             before = json.dumps(self.job.get("status"))
             if not self.step().actions and json.dumps(self.job.get("status")) == before:
                 return self.status
-        raise AssertionError(f"plan() never comes to rest: {self.last}")
+        raise AssertionError(f"plan() never settles: {self.last}")
 
     def carry_out(self, action: object) -> None:
-        """Do one action; a name that is taken is an error here."""
+        """Apply one action; creating a pod that exists is an error here."""
         match action:
             case Create(kind="Pod", manifest=manifest):
                 name = manifest["metadata"]["name"]
@@ -182,35 +182,35 @@ class World:
         elif "deletionTimestamp" not in pod["metadata"]:
             self.ask_to_leave(name)
 
-    # ---------------------------------------------------------------- what happens to pods
+    # ---------------------------------------------------------------- events in the life of pods
 
     def ask_to_leave(self, name: str, grace: int = 60) -> None:
-        """Somebody deleted the pod; its containers still end."""
+        """A user deletes the pod; its containers are still terminating."""
         metadata = self.pods[name]["metadata"]
         metadata["deletionTimestamp"] = format_time(self.now + timedelta(seconds=grace))
         metadata["deletionGracePeriodSeconds"] = grace
 
     def place(self, **nodes: str) -> None:
-        """The scheduler found nodes for pods; underscores in the pods' names stand for dashes."""
+        """The scheduler assigns nodes to pods; underscores in the names stand for dashes."""
         for name, node in nodes.items():
             self.pods[name.replace("_", "-")].setdefault("spec", {})["nodeName"] = node
 
     def all_pods_end(self) -> None:
-        """Every pod that was asked to leave has left."""
+        """Every pod that is being deleted is gone."""
         self.pods = {n: p for n, p in self.pods.items() if "deletionTimestamp" not in p["metadata"]}
 
     def run(self, *names: str) -> None:
-        """The containers run."""
+        """The containers are running."""
         for name in names:
             self.pods[name]["spec"].setdefault("nodeName", "node-1")
             self.pods[name]["status"] = {"phase": "Running", "podIP": "10.0.0.1"}
 
     def succeed(self, name: str, report: Mapping[str, Any]) -> None:
-        """The container ended well."""
+        """The container exits successfully."""
         self._end(name, "Succeeded", {"exitCode": 0, "message": json.dumps(report)})
 
     def fail(self, name: str, exit_code: int = 1, message: object = None, **state: Any) -> None:
-        """The container ended badly; a message that is no text is written as JSON."""
+        """The container fails; a message that is not a string is written as JSON."""
         ended: Object = {"exitCode": exit_code, "reason": "Error", **state}
         if message is not None:
             ended["message"] = message if isinstance(message, str) else json.dumps(message)
@@ -228,7 +228,7 @@ class World:
         self.pods[name]["status"] = {"phase": "Pending", "containerStatuses": [container]}
 
     def cannot_be_scheduled(self, name: str, since: datetime | None) -> None:
-        """The scheduler finds no node."""
+        """No node fits the pod."""
         condition = {
             "type": "PodScheduled",
             "status": "False",
@@ -240,7 +240,7 @@ class World:
         self.pods[name]["spec"].pop("nodeName", None)
         self.pods[name]["status"] = {"phase": "Pending", "conditions": [condition]}
 
-    # ---------------------------------------------------------------- what is to be seen
+    # ---------------------------------------------------------------- observations
 
     @property
     def status(self) -> Object:
@@ -253,17 +253,17 @@ class World:
         return str(self.status.get("state"))
 
     def condition(self, name: str) -> tuple[str, str]:
-        """Status and reason of a condition."""
+        """Return status and reason of a condition."""
         found = next(c for c in self.status["conditions"] if c["type"] == name)
         return found["status"], found["reason"]
 
     def message(self, name: str) -> str:
-        """Message of a condition."""
+        """Return the message of a condition."""
         return str(next(c for c in self.status["conditions"] if c["type"] == name)["message"])
 
 
 def prepared(job: Object | None = None) -> World:
-    """A world whose dataset is prepared and whose workers exist."""
+    """Return a world whose dataset is prepared and whose workers exist."""
     world = World(job)
     world.settle()
     name = f"{world.job['metadata']['name']}-prepare-0"
@@ -275,7 +275,7 @@ def prepared(job: Object | None = None) -> World:
 
 
 def running(job: Object | None = None) -> World:
-    """A world whose workers of attempt 0 run."""
+    """Return a world whose workers of attempt 0 are running."""
     world = prepared(job)
     world.run(*(name for name in world.pods if "-prepare-" not in name))
     world.settle()

@@ -1,4 +1,4 @@
-"""What the validating webhook refuses, what it lets pass, and that no body confuses it."""
+"""The validating webhook: refused and allowed requests, and malformed ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CHECK = config_checker(load_schema())
 
 
 def job(name: str = "bach", status: Object | None = None, **spec: Any) -> Object:
-    """A job; `spec` replaces fields of SPEC, None removes them."""
+    """Return a job; `spec` replaces fields of SPEC, None removes them."""
     merged = {**copy.deepcopy(SPEC), **spec}
     made: Object = {
         "metadata": {"name": name, "namespace": "music", "uid": "u-1"},
@@ -43,7 +43,7 @@ def job(name: str = "bach", status: Object | None = None, **spec: Any) -> Object
 
 
 def request(obj: object, old: object = None, sub: str = "", namespace: str = "music") -> Object:
-    """The request of a review."""
+    """Return the request of a review."""
     return {
         "uid": "r-1",
         "operation": "CREATE" if old is None else "UPDATE",
@@ -61,14 +61,14 @@ def refusal(
     config_map: Object | None = None,
     namespaces: tuple[str, ...] = (),
 ) -> str:
-    """Why a request is refused; `known` and `config_map` are what the operator has seen of the job."""
+    """Return why a request is refused; `known` and `config_map` are in the operator's store."""
     job_seen = job_view(known) if known else None
     config_map_seen = object_view(config_map) if config_map else None
     return Admission(lambda key: job_seen, lambda uid: config_map_seen, CHECK, namespaces).refusal(asked)
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("made", "message"),
     [
         (job("b" * 51), "metadata.name: The name"),
         (job("Bach"), "metadata.name"),
@@ -95,10 +95,10 @@ def refusal(
         ({"metadata": {"name": "bare"}}, "spec.storage"),
     ],
 )
-def test_new_jobs(made: Object, said: str) -> None:
+def test_new_jobs(made: Object, message: str) -> None:
     found = refusal(request(made))
-    assert said in found if said else found == ""
-    assert not said or (found.startswith("The specification is invalid: ") and found.endswith("."))
+    assert message in found if message else found == ""
+    assert not message or (found.startswith("The specification is invalid: ") and found.endswith("."))
 
 
 def test_a_generated_name_counts_with_what_will_be_appended() -> None:
@@ -110,7 +110,7 @@ def test_a_generated_name_counts_with_what_will_be_appended() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
+    ("before", "after", "message"),
     [
         ({}, {"numNodes": 3}, "spec.numNodes cannot change while the job runs: suspend it first."),
         ({}, {"image": "x", "training": {"steps": 5}}, "spec.image, spec.training cannot change"),
@@ -124,11 +124,11 @@ def test_a_generated_name_counts_with_what_will_be_appended() -> None:
         ({}, ELASTIC, "spec.elastic cannot change"),
     ],
 )
-def test_edits_of_a_running_job(before: Object, after: Object, said: str) -> None:
+def test_edits_of_a_running_job(before: Object, after: Object, message: str) -> None:
     old = job(status=STARTED, **before)
     found = refusal(request(job(status=STARTED, **after), old))
-    assert said in found if said else found == ""
-    # Before it started and after it has ended, all that is sound may be written.
+    assert message in found if message else found == ""
+    # Before it starts and after it has finished, any valid spec may be written.
     for status in (None, STARTED | {"state": "Succeeded", "completionTime": "2026-01-01T01:00:00Z"}):
         found = refusal(request(job(**after), job(status=status, **before)))
         assert ("cannot change" in found) is False
@@ -141,7 +141,7 @@ def test_what_the_job_was_started_with_counts_not_what_was_written_since() -> No
     old = job(status=STARTED, image="refused")  # written while the webhook was away
     assert refusal(request(job(status=STARTED), old), config_map=memory) == ""
     assert "spec.image cannot" in refusal(request(job(status=STARTED, image="other"), old), None, memory)
-    # The earlier edit is no reason to refuse another one that may be.
+    # The earlier edit is no reason to refuse a later, valid one.
     deadline = job(status=STARTED, image="refused", runPolicy={"activeDeadlineSeconds": 60})
     assert refusal(request(deadline, old), config_map=memory) == ""
 
@@ -162,7 +162,7 @@ def test_scaling() -> None:
     assert scaled(3) == ""
 
 
-def test_what_must_always_be_possible() -> None:
+def test_changes_that_must_always_be_possible() -> None:
     broken = job(numNodes=0)
     labelled = copy.deepcopy(broken)
     labelled["metadata"]["labels"] = {"team": "music"}
@@ -173,7 +173,7 @@ def test_what_must_always_be_possible() -> None:
     assert refusal(request(going, broken)) == ""
 
 
-def test_what_belongs_to_others() -> None:
+def test_requests_that_are_none_of_our_business() -> None:
     foreign = job(managedBy="kueue.x-k8s.io/multikueue", numNodes=0)
     assert refusal(request(foreign)) == ""
     assert refusal(request(job(managedBy=MANAGED_BY), job())) == ""
@@ -232,7 +232,7 @@ ANYTHING = st.recursive(
 
 @settings(max_examples=150, deadline=None)
 @given(obj=ANYTHING, old=ANYTHING, sub=ANYTHING, name=ANYTHING, known=ANYTHING)
-def test_anything_is_answered(obj: Any, old: Any, sub: Any, name: Any, known: Any) -> None:
+def test_any_request_is_answered(obj: Any, old: Any, sub: Any, name: Any, known: Any) -> None:
     asked = request(obj, old) | {"subResource": sub, "name": name}
     seen = known if isinstance(known, dict) else None
     for request_ in (asked, request(job(), old) | {"oldObject": job(status=old)}):

@@ -1,4 +1,4 @@
-"""Malformed statuses, labels, pods and reports: plan() never raises, and never forgets what it could read."""
+"""Malformed statuses, labels, pods and reports: plan() never raises and keeps everything that parses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BASE = running()
 
 
 def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """All places inside a nested object."""
+    """Return the paths of all places inside a nested object."""
     found = [prefix] if prefix else []
     children = (
         value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -48,7 +48,7 @@ def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def spoil(obj: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """A copy with another value in one place."""
+    """Return a copy with another value in one place."""
     spoilt = copy.deepcopy(obj)
     owner = spoilt
     for key in path[:-1]:
@@ -58,12 +58,12 @@ def spoil(obj: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 def an_object(value: Any) -> dict[str, Any] | None:
-    """The API server gives objects, or nothing."""
+    """Return the value if it is an object; the API server returns nothing else."""
     return value if isinstance(value, dict) else None
 
 
 def snapshot() -> dict[str, Any]:
-    """Everything plan() sees of a running job with a failed worker, as one object."""
+    """Return everything that plan() sees of a running job with a failed worker, as one object."""
     deadlines = {
         "activeDeadlineSeconds": 3600,
         "startupDeadlineSeconds": 3600,
@@ -95,7 +95,7 @@ def snapshot() -> dict[str, Any]:
 
 
 def elastic_snapshot() -> dict[str, Any]:
-    """A shrunken job that asks for more, with all that is told of nodes and ranks."""
+    """Return a shrunken job that asks for more nodes, with failures of nodes and stragglers."""
     elastic = {"minNodes": 1, "maxNodes": 4, "growIntervalSeconds": 0}
     world = running(make_job(numNodes=2, elastic=elastic, gangScheduling={"scheduleTimeoutSeconds": 60}))
     world.job["spec"]["numNodes"] = 3

@@ -1,4 +1,4 @@
-"""plan() as tables: what stands in a job's way is told once, waited for, and cured."""
+"""plan() as tables: blockers are reported once, waited for, and cleared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def kinds(world: World) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("reason", "told"),
+    ("reason", "reported"),
     [
         ("ImagePullBackOff", "ImagePullBackOff"),
         ("ErrImagePull", "ImagePullBackOff"),
@@ -33,24 +33,24 @@ def kinds(world: World) -> list[str]:
         ("ContainerCreating", ""),
     ],
 )
-def test_a_pod_that_cannot_start(reason: str, told: str) -> None:
+def test_a_pod_that_cannot_start(reason: str, reported: str) -> None:
     world = World()
     world.settle()
     world.wait_for_reason("bach-prepare-0", reason, "the detail")
     world.settle()
-    if not told:
+    if not reported:
         assert world.condition("Stalled")[0] == "False"
         return
-    assert world.condition("Stalled") == ("True", told)
+    assert world.condition("Stalled") == ("True", reported)
     assert "the detail" in world.message("Stalled")
     assert world.state == "Preparing"
-    assert world.events.count(told) == 1
+    assert world.events.count(reported) == 1
     world.run("bach-prepare-0")
     world.settle()
     assert world.condition("Stalled")[0] == "False"
 
 
-def test_a_container_that_is_not_created_for_long_is_told() -> None:
+def test_a_container_that_is_not_created_for_long_is_reported() -> None:
     world = prepared()
     world.wait_for_reason("bach-0-1", "ContainerCreating")
     scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T12:00:00Z"}
@@ -65,7 +65,7 @@ def test_a_container_that_is_not_created_for_long_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("since", "told", "wake"),
+    ("since", "reported", "wake"),
     [
         (0, False, 5),
         (-4, False, 1),
@@ -76,18 +76,18 @@ def test_a_container_that_is_not_created_for_long_is_told() -> None:
     ],
     ids=["fresh", "almost", "lasting", "skewed clock", "nonsense", "no time"],
 )
-def test_a_pod_without_a_node_is_told_once_that_has_lasted(
-    since: float | None, told: bool, wake: float | None
+def test_a_pod_without_a_node_is_reported_after_a_while(
+    since: float | None, reported: bool, wake: float | None
 ) -> None:
     world = World()
     world.settle()
     world.cannot_be_scheduled("bach-prepare-0", None if since is None else after(since))
     world.settle()
-    assert world.condition("Stalled") == (("True", "Unschedulable") if told else ("False", "NotBlocked"))
+    assert world.condition("Stalled") == (("True", "Unschedulable") if reported else ("False", "NotBlocked"))
     assert world.last.requeue_after == wake
     world.run("bach-prepare-0")
     world.settle()
-    assert world.events.count("Unschedulable") == int(told)
+    assert world.events.count("Unschedulable") == int(reported)
 
 
 def test_a_namespace_that_is_being_deleted_makes_no_noise() -> None:
@@ -102,7 +102,7 @@ def test_a_namespace_that_is_being_deleted_makes_no_noise() -> None:
 
 
 @pytest.mark.parametrize("checkpoint", [None, 120])
-def test_a_lost_claim_stalls_the_job_and_is_not_made_anew(checkpoint: int | None) -> None:
+def test_a_lost_claim_stalls_the_job_and_is_not_recreated(checkpoint: int | None) -> None:
     world = running()
     if checkpoint:
         body = {"step": 130, "totalSteps": 400, "lastCheckpoint": {"step": checkpoint}}
@@ -183,7 +183,7 @@ def test_startup_deadline_counts_until_all_run_and_not_after() -> None:
         (409, "the name is taken", "NameConflict"),
     ],
 )
-def test_a_refused_pod_is_told_and_tried_again_later(code: int, message: str, reason: str) -> None:
+def test_a_refused_pod_is_reported_and_retried(code: int, message: str, reason: str) -> None:
     world = World()
     world.step()
     world.refusals["bach-prepare-0"] = Refusal(code, message, NOW)

@@ -1,4 +1,4 @@
-"""plan() as tables: which specifications are refused, and what pods are made of the others."""
+"""plan() as tables: which specs are refused, and which pods the others get."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_every_generated_pod_is_restricted(role: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "violate",
     [
         lambda pod: pod["spec"].update(hostNetwork=True),
         lambda pod: pod["spec"]["volumes"].append({"name": "x", "hostPath": {"path": "/"}}),
@@ -128,8 +128,8 @@ def test_every_generated_pod_is_restricted(role: str) -> None:
         lambda pod: pod["spec"].update(initContainers=[{"name": "root"}]),
     ],
 )
-def test_the_restricted_check_sees_what_is_forbidden(spoil: Any) -> None:
+def test_the_restricted_check_sees_what_is_forbidden(violate: Any) -> None:
     pod = prepared().pods["bach-0-0"]
     assert violations(pod) == ()
-    spoil(pod)
+    violate(pod)
     assert violations(pod) != ()

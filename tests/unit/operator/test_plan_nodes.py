@@ -1,4 +1,4 @@
-"""plan() as tables: whose fault a failure is, what it costs, and which nodes are avoided because of it."""
+"""plan() as tables: how failures are classified, what they cost, and which nodes are avoided."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def excluded(pod: dict[str, Any]) -> list[list[str]]:
 
 
 def fail_on(world: World, node: str, times: int, message: Any = None, code: int = 137) -> None:
-    """Let the second worker of so many attempts fail on a node, the first one run elsewhere."""
+    """Fail the second worker of this many attempts on a node; the first one runs elsewhere."""
     for _ in range(times):
         attempt = world.status["attempt"]
         world.place(**{f"bach_{attempt}_0": "good", f"bach_{attempt}_1": node})
@@ -64,7 +64,7 @@ def test_a_node_that_failed_the_job_three_times_is_avoided() -> None:
         ({"state": "Failed", "class": "Infrastructure", "message": "lost its connection"}, 1),
         ({"state": "Failed", "class": "Hang"}, 124),
     ],
-    ids=["drained", "out of memory", "lost a peer", "hang of nobody in particular"],
+    ids=["drained", "out of memory", "lost a peer", "hang without a rank"],
 )
 def test_a_failure_that_says_nothing_about_the_node(message: Any, code: int) -> None:
     world = running(make_job(runPolicy={"backoffLimit": 10}))
@@ -115,22 +115,22 @@ def test_an_avoided_node_is_used_again_when_there_is_no_other() -> None:
 def test_nodes_are_excluded_from_each_alternative_of_the_users_affinity() -> None:
     zone = {"key": "zone", "operator": "In", "values": ["a"]}
     exclusion = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["bad"]}
-    wished = {
+    overlay = {
         "podAntiAffinity": {"x": 1},
         "nodeAffinity": {
             "preferredDuringSchedulingIgnoredDuringExecution": [],
             NODE_AFFINITY: {"nodeSelectorTerms": [{"matchExpressions": [zone]}, {"matchFields": []}]},
         },
     }
-    merged = without_nodes(wished, ["bad"])
+    merged = without_nodes(overlay, ["bad"])
     assert merged["podAntiAffinity"] == {"x": 1}
     assert merged["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"] == []
     assert merged["nodeAffinity"][NODE_AFFINITY]["nodeSelectorTerms"] == [
         {"matchExpressions": [zone, exclusion]},
         {"matchFields": [], "matchExpressions": [exclusion]},
     ]
-    assert without_nodes(wished, []) == wished
-    assert without_nodes(wished, ["no label", "", "x" * 64]) == wished
+    assert without_nodes(overlay, []) == overlay
+    assert without_nodes(overlay, ["no label", "", "x" * 64]) == overlay
 
 
 def test_an_out_of_memory_restart_asks_for_a_smaller_micro_batch() -> None:
@@ -165,7 +165,7 @@ def test_each_class_of_failure_has_a_budget(
     assert world.status["restarts"]["total"] == restarts
 
 
-def test_preemption_is_borne_without_limit_and_speaks_against_no_node() -> None:
+def test_preemption_is_tolerated_without_limit_and_counts_against_no_node() -> None:
     world = running(make_job(runPolicy={"backoffLimit": 0, "restartLimits": {"infrastructure": 0}}))
     for attempt in range(25):
         name = f"bach-{attempt}-1"
@@ -190,7 +190,7 @@ def test_preemption_is_borne_without_limit_and_speaks_against_no_node() -> None:
     ("reason", "failure_class"),
     [("Evicted", "Infrastructure"), ("NodeLost", "Infrastructure"), ("Preempting", "Preemption")],
 )
-def test_what_older_servers_say_of_a_pod_they_took(reason: str, failure_class: str) -> None:
+def test_reasons_that_older_servers_give_for_evicted_pods(reason: str, failure_class: str) -> None:
     world = running()
     world.pods["bach-0-0"]["status"] = {"phase": "Failed", "reason": reason, "message": "because of it."}
     world.settle()
@@ -201,7 +201,7 @@ def test_what_older_servers_say_of_a_pod_they_took(reason: str, failure_class: s
     assert "Restarting" in world.events
 
 
-def test_a_node_that_no_longer_reports_is_told_before_its_pods_are_evicted() -> None:
+def test_a_node_that_no_longer_reports_is_reported_before_its_pods_are_evicted() -> None:
     world = running()
     world.place(bach_0_1="far")
     status = world.pods["bach-0-1"]["status"]
@@ -217,7 +217,7 @@ def test_a_node_that_no_longer_reports_is_told_before_its_pods_are_evicted() -> 
     status["conditions"] = [{"type": "Ready", "status": "True"}]
     world.settle()
     assert world.condition("Stalled")[0] == "False"
-    # What evicts its pods in the end says nothing of the node; that it was silent does.
+    # The eviction itself says nothing about the node, but its silence does.
     status["conditions"] = [{"type": "Ready", "status": "False"}]
     world.ask_to_leave("bach-0-1")
     world.settle()
@@ -227,7 +227,7 @@ def test_a_node_that_no_longer_reports_is_told_before_its_pods_are_evicted() -> 
 
 
 @pytest.mark.parametrize(
-    ("wished", "added"),
+    ("overlay", "added"),
     [
         ([], 2),
         ([{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"}], 1),
@@ -236,9 +236,9 @@ def test_a_node_that_no_longer_reports_is_told_before_its_pods_are_evicted() -> 
     ],
 )
 def test_pods_of_a_lost_node_are_evicted_soon_unless_the_user_says_otherwise(
-    wished: list[dict[str, Any]], added: int
+    overlay: list[dict[str, Any]], added: int
 ) -> None:
-    world = running(make_job(podTemplate={"tolerations": wished}))
+    world = running(make_job(podTemplate={"tolerations": overlay}))
     tolerations = world.pods["bach-0-0"]["spec"]["tolerations"]
-    assert [t["tolerationSeconds"] for t in tolerations[len(wished) :]] == [30] * added
-    assert len(tolerations) == len(wished) + added
+    assert [t["tolerationSeconds"] for t in tolerations[len(overlay) :]] == [30] * added
+    assert len(tolerations) == len(overlay) + added

@@ -16,7 +16,7 @@ ELASTIC: Object = {"minNodes": 1, "maxNodes": 4, "growIntervalSeconds": 120}
 
 
 def workers(world: World, role: str = "worker") -> list[str]:
-    """Worker (or placeholder) pods that are not leaving."""
+    """Return worker (or placeholder) pods that are not being deleted."""
     return sorted(
         name
         for name, pod in world.pods.items()
@@ -29,7 +29,7 @@ def environment(world: World, pod: str) -> dict[str, str]:
 
 
 def forward(world: World, seconds: float) -> None:
-    """Let time pass, and pods that were asked to leave do so."""
+    """Advance the clock; pods that are being deleted go away."""
     world.now += timedelta(seconds=seconds)
     world.settle()
     world.all_pods_end()
@@ -43,7 +43,7 @@ def elastic(nodes: int = 2, **changes: Any) -> Object:
 # -------------------------------------------------------------------- all or nothing
 
 
-def test_a_gang_that_is_placed_in_part_lets_go_and_comes_back_later() -> None:
+def test_a_partly_placed_gang_is_released_and_retried() -> None:
     world = prepared(make_job(gangScheduling={"scheduleTimeoutSeconds": 60}))
     world.run("bach-0-0")
     forward(world, 59)
@@ -66,7 +66,7 @@ def test_a_gang_that_is_placed_in_part_lets_go_and_comes_back_later() -> None:
     assert "scheduling" not in world.status
 
 
-def test_a_gang_of_which_no_pod_found_room_blocks_nobody_and_waits() -> None:
+def test_a_gang_without_any_room_blocks_no_other_job_and_waits() -> None:
     world = prepared(make_job(gangScheduling={"scheduleTimeoutSeconds": 60}))
     forward(world, 10_000)
     assert workers(world) == ["bach-0-0", "bach-0-1"]
@@ -104,7 +104,7 @@ def test_pauses_differ_between_jobs_and_grow_to_a_bound() -> None:
 
 
 def test_two_jobs_that_each_hold_half_both_train_in_the_end() -> None:
-    """Room for two pods, two jobs of two: a scheduler that gives room to whoever comes, turn about."""
+    """Two jobs of two pods compete for two places; the scheduler serves them in turn."""
     worlds = []
     for n in (1, 2):
         job = make_job(gangScheduling={"scheduleTimeoutSeconds": 30})
@@ -157,7 +157,7 @@ def test_two_jobs_that_each_hold_half_both_train_in_the_end() -> None:
         ),
     ],
 )
-def test_what_other_schedulers_want_of_pods(
+def test_pods_carry_the_settings_of_other_schedulers(
     gangs: Object, labels: Object, annotations: Object, scheduler: str | None
 ) -> None:
     pod = prepared(make_job(gangScheduling=gangs)).pods["bach-0-1"]
@@ -181,7 +181,7 @@ def test_a_pod_group_for_each_attempt_comes_before_its_pods() -> None:
     assert world.pods["bach-1-0"]["spec"]["schedulerName"] == "volcano"
 
 
-def test_a_scheduler_that_is_not_installed_is_told() -> None:
+def test_a_scheduler_that_is_not_installed_is_reported() -> None:
     world = World(make_job(gangScheduling={"provider": "SchedulerPlugins"}))
     world.refusals["bach-0"] = Refusal(404, "the server could not find the requested resource", world.now)
     world.settle()
@@ -211,7 +211,7 @@ def test_a_queue_that_holds_the_pods_back_stops_the_deadlines() -> None:
     assert world.condition("Failed") == ("True", "DeadlineExceeded")
 
 
-def test_a_queue_that_takes_the_room_back_is_a_preemption() -> None:
+def test_a_workload_stopped_by_its_queue_is_a_preemption() -> None:
     world = running(make_job(gangScheduling={"provider": "Kueue", "queue": "team"}))
     world.ask_to_leave("bach-0-0")
     world.pods["bach-0-0"]["status"]["conditions"] = [{"type": "TerminationTarget", "status": "True"}]
@@ -229,7 +229,7 @@ def test_a_queue_that_takes_the_room_back_is_a_preemption() -> None:
         ({"gangScheduling": {"provider": "Slurm"}}, "spec.gangScheduling.provider"),
     ],
 )
-def test_what_does_not_go_together_is_refused(spec: Object, words: str) -> None:
+def test_incompatible_settings_are_refused(spec: Object, words: str) -> None:
     world = World(make_job(**spec))
     world.settle()
     assert world.condition("Failed") == ("True", "InvalidSpec")
@@ -263,7 +263,7 @@ def test_lost_capacity_that_does_not_return_shrinks_the_job_and_it_grows_back() 
     assert workers(world, "placeholder") == ["bach-2-1"]
     assert violations(world.pods["bach-2-1"]) == ()
     forward(world, 5000)
-    assert workers(world) == ["bach-2-0"], "it trains on for as long as there is no room"
+    assert workers(world) == ["bach-2-0"], "it keeps training while there is no room"
     world.place(bach_2_1="node-2")
     forward(world, 1)
     assert workers(world) == ["bach-3-0", "bach-3-1"]
@@ -277,7 +277,7 @@ def test_a_placeholder_pod_that_found_a_node_waits_a_moment_for_the_others() -> 
     world = running(elastic(1))
     world.job["spec"]["numNodes"] = 3
     world.settle()
-    assert workers(world, "placeholder") == ["bach-0-1", "bach-0-2"], "a raised numNodes is asked for at once"
+    assert workers(world, "placeholder") == ["bach-0-1", "bach-0-2"], "a raised numNodes is not delayed"
     world.place(bach_0_2="node-2")
     scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": world.now.isoformat()}
     world.pods["bach-0-2"]["status"]["conditions"] = [scheduled]
@@ -315,7 +315,7 @@ def test_a_job_of_fixed_size_cannot_be_scaled_while_it_runs() -> None:
     assert workers(world) == ["bach-0-0", "bach-0-1"]
 
 
-def test_less_room_than_the_least_number_of_nodes_is_released() -> None:
+def test_a_gang_with_room_for_fewer_than_min_nodes_is_released() -> None:
     world = prepared(make_job(numNodes=4, elastic={**ELASTIC, "minNodes": 3}))
     world.run("bach-0-0", "bach-0-1")
     forward(world, 299)
@@ -342,7 +342,7 @@ def test_an_edit_in_the_middle_of_creation_never_mixes_sizes() -> None:
     assert len(sizes) <= 1
 
 
-def test_placeholder_pods_go_with_the_end_of_the_job() -> None:
+def test_placeholder_pods_are_deleted_when_the_job_finishes() -> None:
     world = running(make_job(numNodes=1, elastic=ELASTIC, runPolicy={"cleanPodPolicy": "None"}))
     world.job["spec"]["numNodes"] = 2
     world.settle()

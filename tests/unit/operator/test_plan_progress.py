@@ -1,4 +1,4 @@
-"""plan() as tables: what a launcher tells is believed if it makes sense, and missed if it stands still."""
+"""plan() as tables: plausible reports become progress, and a gang without progress hangs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,9 @@ NODES = ("bach-0-0", "bach-0-1")
         (76, 7, 0, "Finished", False),
         (76, 7, None, "Training", False),
     ],
-    ids=["in time", "stands still", "steps", "launcher out of reach", "is ending", "never heard of"],
+    ids=["in time", "hangs", "steps", "launcher out of reach", "is ending", "no report"],
 )
-def test_a_gang_that_stands_still(
-    seconds: float, step: int, age: float | None, state: str, hangs: bool
-) -> None:
+def test_a_gang_that_hangs(seconds: float, step: int, age: float | None, state: str, hangs: bool) -> None:
     world = running(make_job(runPolicy={"hangDeadlineSeconds": 60, "backoffLimit": 1}))
     if age is not None:
         world.report = ProgressReport({"step": 7, "totalSteps": 400}, 0, NOW)
@@ -71,7 +69,7 @@ def test_a_gang_that_never_makes_a_first_step_is_restarted_within_its_budget() -
     assert world.status["restarts"]["byClass"] == {"Hang": 1}
 
 
-def test_progress_is_taken_from_this_attempt_only_and_only_if_it_makes_sense() -> None:
+def test_only_plausible_progress_of_this_attempt_is_taken() -> None:
     world = running()
     body: dict[str, Any] = {
         "step": 100,
@@ -98,8 +96,8 @@ def test_progress_is_taken_from_this_attempt_only_and_only_if_it_makes_sense() -
     assert world.status["progress"]["step"] == 100
 
 
-def test_of_very_many_jobs_not_every_poll_is_written_but_news_is() -> None:
-    """What waits is only the progress itself; a checkpoint is written at once."""
+def test_with_many_jobs_routine_progress_is_written_less_often() -> None:
+    """Only routine progress waits; a checkpoint is written immediately."""
     world = running()
     world.report = ProgressReport({"step": 1, "totalSteps": 400}, 0, NOW, write_interval=50)
     world.settle()

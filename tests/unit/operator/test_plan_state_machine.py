@@ -1,4 +1,4 @@
-"""A random cluster drives plan(): whatever happens to pods, operator and clock, the promises hold."""
+"""A random cluster drives plan(): its invariants hold whatever happens to pods, operator and clock."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUIET_ROUNDS = 400
 
 
 class Cluster(RuleBasedStateMachine):
-    """The world between two calls of plan(). `crash` loses what an operator did not write down."""
+    """The world between two calls of plan(). `crash` loses what the operator has not written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Cluster(RuleBasedStateMachine):
         elastic=st.booleans(),
     )
     def submit(self, nodes: int, limit: int, policy: str, stage: str, elastic: bool) -> None:
-        """A job, brought to a stage at which something may happen to it."""
+        """Submit a job and bring it to some stage of its life."""
         job = make_job(numNodes=nodes, runPolicy={"backoffLimit": limit, "cleanPodPolicy": policy})
         if elastic:
             job["spec"]["elastic"] = {"minNodes": 1, "maxNodes": 3, "growIntervalSeconds": 60}
@@ -75,7 +75,7 @@ class Cluster(RuleBasedStateMachine):
         self.check_actions(decided.actions)
         written = decided.status is not None and not lose_status
         if decided.status_first and not written:
-            return  # nothing may be destroyed whose trace is not written down
+            return  # nothing is deleted before its trace is written
         failed = self.failed_members()
         before, made_from = world.status.get("restarts", {}).get("total", 0), world.status.get("specHash")
         for action in decided.actions[:stop_after]:
@@ -83,13 +83,13 @@ class Cluster(RuleBasedStateMachine):
         if written and decided.status is not None and (decided.status_first or stop_after is None):
             dumped = decided.status.model_dump(mode="json", by_alias=True, exclude_none=True)
             world.job["status"] = dumped
-        # A failure of pods that were made from another specification says nothing about the present one.
+        # Failures of pods that were made from another spec do not count.
         if failed - set(world.pods) and made_from in (None, world.status.get("specHash")):
             now = world.status["restarts"]["total"]
-            assert now > before or world.status["state"] == "Failed", "a failure was wiped away uncounted"
+            assert now > before or world.status["state"] == "Failed", "a failure was not counted"
 
     def failed_members(self) -> set[str]:
-        """Pods of the present attempt whose failure has not been counted yet."""
+        """Pods of the current attempt whose failure has not been counted yet."""
         world = self.world
         if self.finished or world.job["spec"].get("suspend"):
             return set()
@@ -103,7 +103,7 @@ class Cluster(RuleBasedStateMachine):
         }
 
     def check_actions(self, actions: Any) -> None:
-        """Promises about a single round."""
+        """Check the invariants of a single round."""
         creates = [a for a in actions if isinstance(a, Create) and a.kind == "Pod"]
         if not creates:
             return
@@ -136,7 +136,7 @@ class Cluster(RuleBasedStateMachine):
 
     @rule()
     def all_goes_well_for_a_while(self) -> None:
-        """What most of a job's life is made of."""
+        """Most of a job's life."""
         self.plan_and_act()
         self.all_pods_run()
         self.plan_and_act()
@@ -192,7 +192,7 @@ class Cluster(RuleBasedStateMachine):
             self.world.fail(name, *SEVERE)
 
     @rule(data=st.data())
-    def somebody_deletes_a_pod(self, data: Any) -> None:
+    def a_user_deletes_a_pod(self, data: Any) -> None:
         name = self.some_pod(data, "Pending", "Running", "Succeeded", "Failed")
         if name and "deletionTimestamp" not in self.world.pods[name]["metadata"]:
             self.world.ask_to_leave(name)
@@ -254,7 +254,7 @@ class Cluster(RuleBasedStateMachine):
             self.world.job["metadata"]["deletionTimestamp"] = "2026-01-01T13:00:00Z"
             self.deleted = True
 
-    # ---------------------------------------------------------------- promises
+    # ---------------------------------------------------------------- invariants
 
     @invariant()
     def counts_never_go_down(self) -> None:
@@ -286,7 +286,7 @@ class Cluster(RuleBasedStateMachine):
         assert all(c["reason"] and c["message"] and c["lastTransitionTime"] for c in conditions)
 
     def teardown(self) -> None:
-        """When the cluster behaves again, the job comes to an end, and after deletion nothing is made."""
+        """Once the cluster behaves again the job finishes, and nothing is created after its deletion."""
         if self.deleted:
             self.plan_and_act()
             return
@@ -303,7 +303,7 @@ class Cluster(RuleBasedStateMachine):
             if before == (world.job.get("status"), set(world.pods)):
                 wake = world.look().requeue_after
                 world.now += timedelta(seconds=wake if wake is not None else 1)
-        assert self.finished, f"never ends: {world.status}"
+        assert self.finished, f"never finishes: {world.status}"
         for _ in range(3):
             self.plan_and_act()
         assert world.service is None
@@ -312,7 +312,7 @@ class Cluster(RuleBasedStateMachine):
             assert left == []
 
     def behave(self) -> None:
-        """Pods start, work and succeed; those told to go do."""
+        """Pods start, run and succeed; those being deleted go away."""
         world = self.world
         self.ending_pods_end()
         for name, pod in world.pods.items():

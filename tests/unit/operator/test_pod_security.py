@@ -1,6 +1,6 @@
-"""No specification, however hostile, gets a pod that breaks Pod Security `restricted` past plan().
+"""No spec, however hostile, gets a pod past plan() that violates Pod Security `restricted`.
 
-What is asserted is written down from the standard a second time, not taken from the operator's own check.
+The assertions restate the standard; they do not use the operator's own check.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KEYS = st.sampled_from(
     ]
 )
 VALUES = st.sampled_from(["x", "", "unconfined", "runtime/default", "localhost/mine", "docker/default"])
-#: What authors of pods ask for who may not have it, in the places where a pod has it.
+#: Forbidden pod fields, in the place where a pod has them.
 HOSTILE: list[tuple[str, Any]] = [
     ("hostNetwork", True),
     ("hostPID", True),
@@ -100,7 +100,7 @@ SPECS = st.fixed_dictionaries(
 
 
 def breaches(pod: Object) -> list[str]:
-    """Where a pod differs from what the standard demands, in the strictest form."""
+    """Return where a pod violates the standard in its strictest form."""
     spec = pod["spec"]
     (container,) = spec["containers"]
     context, own = spec["securityContext"], container["securityContext"]
@@ -135,14 +135,14 @@ def breaches(pod: Object) -> list[str]:
 
 
 def check_pods(world: World, seen: Counter[str]) -> None:
-    """Every pod that was made is restricted."""
+    """Check that every pod is restricted."""
     for pod in world.pods.values():
         assert breaches(pod) == [], pod
         seen[pod["metadata"]["labels"]["aurl.ai/role"]] += 1
 
 
 def lives(spec: Object, seen: Counter[str]) -> None:
-    """Carry a job as far as it comes: to its preparation, its workers and, shrunk, its placeholder pods."""
+    """Take a job through its preparation, its workers and its placeholder pods."""
     world = World(make_job(**spec))
     world.settle()
     check_pods(world, seen)
@@ -173,7 +173,7 @@ def test_every_pod_of_any_specification_is_restricted() -> None:
         lives(spec, seen)
 
     any_specification()
-    # It is no test where all is refused, or nothing is.
+    # The test is void if all specs are refused, or none.
     assert min(seen[kind] for kind in ("prepare", "worker", "placeholder", "refused")) >= 5, seen
 
 

@@ -1,6 +1,6 @@
-"""One reconciliation does all that can be done now, as if no event would ever follow.
+"""One reconciliation does everything that can be done now, as if no event ever followed.
 
-On a real API server the order of answers and events cannot be chosen, and most of the time some event does.
+A real API server gives no control over the order of answers and events, and usually some event follows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unit.operator.builders import OPTIONS, Object, World, make_job, running
 
 
 class Server:
-    """What the API server would answer, and what it was asked to make."""
+    """A fake API server that records the objects it creates."""
 
     def __init__(self, job: Object) -> None:
         self.job = job
@@ -50,7 +50,7 @@ class Server:
 
 
 def reconciled(world: World) -> list[str]:
-    """The names of what is made when a job is reconciled; only what the operator does itself is ever seen."""
+    """Return the names of the objects that one reconciliation creates, without any events from the server."""
 
     async def scenario() -> list[str]:
         server, cache = Server(world.job), Cache()
@@ -79,14 +79,14 @@ def reconciled(world: World) -> list[str]:
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_a_gang_that_has_vanished_is_replaced_at_once(nodes: int) -> None:
+def test_a_gang_that_has_vanished_is_replaced_immediately(nodes: int) -> None:
     world = running(make_job(numNodes=nodes))
     for index in range(nodes):
         del world.pods[f"bach-0-{index}"]
     assert reconciled(world) == [f"bach-1-{index}" for index in range(nodes)]
 
 
-def test_a_new_job_gets_all_that_it_needs_at_once() -> None:
+def test_a_new_job_gets_everything_it_needs() -> None:
     made = reconciled(World(make_job()))
     assert set(made) >= {"bach-config", "bach-rdzv", "bach-prepare-0"}
     assert made[-1] == "bach-prepare-0"

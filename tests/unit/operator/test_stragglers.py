@@ -1,4 +1,4 @@
-"""Which ranks are marked as slow, and how that reads in the status."""
+"""Stragglers in the status."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from aurl_operator.core.stragglers import read_compute_times
 from unit.operator.builders import World, make_job, running
 
 
-def tell(world: World, *paces: Any) -> None:
-    """Rank 0's launcher tells the paces of all ranks."""
-    world.report = ProgressReport({"step": 9, "computeSeconds": list(paces)}, 0, world.now)
+def report(world: World, *seconds: Any) -> None:
+    """The launcher of rank 0 reports the compute times of all ranks."""
+    world.report = ProgressReport({"step": 9, "computeSeconds": list(seconds)}, 0, world.now)
     world.settle()
 
 
@@ -25,21 +25,21 @@ def marked(world: World) -> list[tuple[int, str, float]]:
 def test_a_slow_rank_is_marked_with_its_node_until_it_has_caught_up() -> None:
     world = running(make_job(numProcPerNode=2, runPolicy={"stragglerFactor": 2}))
     world.place(bach_0_0="fast", bach_0_1="slow")
-    tell(world, 1.0, 1.1, 1.9, 0.9)
+    report(world, 1.0, 1.1, 1.9, 0.9)
     assert marked(world) == []
-    tell(world, 1.0, 1.1, 2.4, 0.9)
+    report(world, 1.0, 1.1, 2.4, 0.9)
     assert marked(world) == [(2, "slow", 2.4)]
     assert world.events.count("Straggler") == 1
-    tell(world, 1.0, 1.0, 1.85, 1.0)
+    report(world, 1.0, 1.0, 1.85, 1.0)
     assert marked(world) == [(2, "slow", 1.9)], "it must fall clearly below the factor"
-    tell(world, 1.0, 1.0, 1.7, 1.0)
+    report(world, 1.0, 1.0, 1.7, 1.0)
     assert marked(world) == []
     assert world.events.count("Straggler") == 1
 
 
 def test_marks_end_with_the_attempt() -> None:
     world = running()
-    tell(world, 1.0, 5.0)
+    report(world, 1.0, 5.0)
     assert marked(world) == [(1, "node-1", 5.0)]
     world.fail("bach-0-1", 3)
     world.settle()
@@ -47,7 +47,7 @@ def test_marks_end_with_the_attempt() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "reported",
     [
         None,
         "fast",
@@ -61,12 +61,12 @@ def test_marks_end_with_the_attempt() -> None:
         [1, True],
     ],
 )
-def test_paces_that_make_no_sense_are_not_believed(told: Any) -> None:
+def test_implausible_compute_times_are_ignored(reported: Any) -> None:
     world = running()
-    assert read_compute_times(ProgressReport({"computeSeconds": told}, 0, world.now), 2) is None
+    assert read_compute_times(ProgressReport({"computeSeconds": reported}, 0, world.now), 2) is None
 
 
-def test_ranks_that_take_no_time_are_not_compared() -> None:
+def test_ranks_without_compute_time_are_not_compared() -> None:
     world = running()
-    tell(world, 0.0, 0.0)
+    report(world, 0.0, 0.0)
     assert marked(world) == []
