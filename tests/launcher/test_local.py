@@ -67,7 +67,7 @@ def test_an_interrupted_training_saves_and_the_same_command_continues(workplace:
 
     resumed = command(workplace, "train", "--job", "job.yaml", "--set", f"training.steps={step + 3}")
     assert resumed.wait(DEADLINE) == 0, output.read_text()
-    begun = [line for line in log.read_text().splitlines() if "training begins" in line]
+    begun = [line for line in log.read_text().splitlines() if "training started" in line]
     assert [f"step={start} " in line for start, line in zip((0, step), begun, strict=True)] == [True, True]
     sample = job / f"samples/step-{step + 3:08d}/sample-0.mid"
     assert str(sample.relative_to(workplace)) in output.read_text()

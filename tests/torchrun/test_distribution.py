@@ -92,7 +92,7 @@ def test_checkpoints_load_at_another_world_size_and_sharding(tmp_path: Path) -> 
     for number, (ranks, strategy) in enumerate([(2, "fsdp"), (4, "ddp"), (3, "fsdp")], start=1):
         job.write(steps=3 * number, distribution={"strategy": strategy})
         assert job.run(ranks, TEST_SAMPLES=watched, TEST_STEP="never") == [0] * ranks, job.text()
-        assert job.events("training begins")[0]["step"] == 3 * (number - 1)
+        assert job.events("training started")[0]["step"] == 3 * (number - 1)
         curve += losses(job)
     assert curve == pytest.approx(losses(alone), rel=1e-4)
     ours, theirs = (load_file(each.checkpoint(9) / "model.safetensors") for each in (job, alone))
@@ -114,7 +114,7 @@ def test_sharded_ranks_killed_and_resumed_end_with_equal_bits(tmp_path: Path) ->
     assert straight.run(3, TEST_SAMPLES=str(tmp_path / "c")) == [0] * 3, straight.text()
     assert set(broken.run(3, TEST_SAMPLES=str(tmp_path / "d"), TEST_DEATH="13")) == {-signal.SIGKILL}
     assert broken.run(3, TEST_SAMPLES=str(tmp_path / "d")) == [0] * 3, broken.text()
-    assert broken.events("training begins")[0]["step"] in (5, 10)
+    assert broken.events("training started")[0]["step"] in (5, 10)
     assert files(broken, 24) == files(straight, 24)
 
 
@@ -137,11 +137,11 @@ def test_two_torchrun_nodes_with_two_ranks_each_stop_together(tmp_path: Path) ->
         gang.kill()
     assert job.results() == ["Interrupted"] * 4
     (stopped,) = job.steps()
-    assert {event["step"] for event in job.events("training ends")} == {stopped}
+    assert {event["step"] for event in job.events("training ended")} == {stopped}
     for each in (job, straight):
         each.write(steps=stopped + 2)
         assert each.run(4) == [0] * 4, each.text()
-    assert job.events("training begins")[0]["step"] == stopped
+    assert job.events("training started")[0]["step"] == stopped
     assert files(job, stopped + 2) == files(straight, stopped + 2)
 
 

@@ -33,7 +33,7 @@ def test_the_average_survives_a_death_and_skips_what_was_refused(
     codes = broken.run(ranks, TEST_SAMPLES=str(tmp_path / "d"), TEST_STEP="7", TEST_DEATH="13")
     assert set(codes) == {-signal.SIGKILL}
     assert broken.run(ranks, TEST_SAMPLES=str(tmp_path / "d"), TEST_STEP="7") == [0] * ranks, broken.text()
-    assert broken.events("training begins")[0]["step"] == 10
+    assert broken.events("training started")[0]["step"] == 10
     for name in ("model.safetensors", "optimizer.safetensors", "ema.safetensors"):
         files = [(job.checkpoint(15) / name).read_bytes() for job in (straight, broken)]
         assert files[0] == files[1]
@@ -68,7 +68,7 @@ def test_an_average_can_begin_in_the_middle_and_the_best_checkpoint_stays(tmp_pa
     losses = {event["step"]: event["validation"] for event in job.events("evaluation")}
     job.write(steps=20, optimizer={"learningRate": 3.0}, ema={"decay": 0.5})
     assert job.run() == [0], job.text()
-    assert job.events("the average of the weights begins with the checkpoint, which has none")
+    assert job.events("the checkpoint has no average of the weights: it starts from the weights")
     losses |= {event["step"]: event["validation_ema"] for event in job.events("evaluation")}
     best = min(losses, key=lambda step: losses[step])
     assert best != 20

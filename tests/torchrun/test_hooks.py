@@ -75,7 +75,7 @@ def test_a_term_moves_the_weights_by_its_weight_and_resumes_exactly(tmp_path: Pa
     codes = broken.run(TEST_SAMPLES=str(tmp_path / "samples"), TEST_DEATH="7")
     assert codes == [-signal.SIGKILL]
     assert broken.run(TEST_SAMPLES=str(tmp_path / "samples")) == [0], broken.text()
-    assert broken.events("training begins")[0]["step"] == 5
+    assert broken.events("training started")[0]["step"] == 5
     terms = [{event["step"]: event["term_z_loss"] for event in job.events("step")} for job in (whole, broken)]
     assert terms[1] == {step: value for step, value in terms[0].items() if step > 5}
     weights = [(job.checkpoint(12) / "model.safetensors").read_bytes() for job in (whole, broken)]

@@ -117,7 +117,7 @@ def test_out_of_memory_on_one_rank_redoes_the_step_in_smaller_parts(
     whole = bits(broken, 6)
     shutil.rmtree(broken.checkpoint(6))
     assert broken.run(ranks, **variables) == [0] * ranks, broken.text()
-    begun = broken.events("training begins")[0]
+    begun = broken.events("training started")[0]
     assert (begun["step"], begun["micro_batch_size"]) == (4, 2)
     assert bits(broken, 6) == whole
 
@@ -147,7 +147,7 @@ def test_restarts_for_want_of_memory_halve_the_size_once_each(tmp_path: Path) ->
     for steps, restarts in ((2, "1"), (3, "1"), (4, "3"), (5, "")):
         job.write(steps=steps)
         assert job.run(AURL_OUT_OF_MEMORY_RESTARTS=restarts) == [0], job.text()
-        sizes.append(job.events("training begins")[0]["micro_batch_size"])
+        sizes.append(job.events("training started")[0]["micro_batch_size"])
     assert sizes == [2, 2, 1, 1]
     assert job.run(AURL_OUT_OF_MEMORY_RESTARTS="two") == [1]
     assert "AURL_OUT_OF_MEMORY_RESTARTS is 'two'" in job.failure()["message"]
@@ -174,14 +174,14 @@ def test_micro_batch_and_checkpointing_are_measured_and_kept(tmp_path: Path) -> 
     probes = job.events("memory probe")
     assert [probe["activation_checkpointing"] for probe in probes] == ["none", "selective", "full"]
     assert [probe["micro_batch_size"] for probe in probes] == [8, 8, 8]
-    begun = job.events("training begins")[0]
+    begun = job.events("training started")[0]
     fastest = max(probes, key=lambda probe: float(probe["tokens_per_second"]))
     assert begun["activation_checkpointing"] == fastest["activation_checkpointing"]
     assert begun["micro_batch_size"] == 16  # of half the context's length
     job.write(steps=3)
     assert job.run(2, TEST_SCARCE="1", TEST_LEFT="0") == [0, 0], job.text()
     assert job.events("memory probe") == []  # decided once
-    again = job.events("training begins")[0]
+    again = job.events("training started")[0]
     assert again["activation_checkpointing"] == begun["activation_checkpointing"]
     memory = json.loads((job.checkpoint(3) / "state.json").read_text())["memory"]
     assert memory["plan"]["micro_batch_size"] == 8
@@ -205,7 +205,7 @@ def test_the_rank_with_least_memory_decides_for_all(tmp_path: Path) -> None:
     job = Job(tmp_path, PROBED, LIMIT)
     assert job.run(2, TEST_SCARCE="1", TEST_LEFT=str(144 * 2**20)) == [0, 0], job.text()
     (probe,) = job.events("memory probe")
-    begun = job.events("training begins")[0]
+    begun = job.events("training started")[0]
     assert 2 <= probe["micro_batch_size"] == begun["micro_batch_size"] < 8
     assert probe["loads"][str(begun["micro_batch_size"])] <= 1
 
@@ -216,4 +216,4 @@ def test_a_job_that_fits_in_no_size_says_so(tmp_path: Path) -> None:
     job.write(memory={})
     assert job.run(TEST_SCARCE="0", TEST_LEFT="0") == [1]
     assert job.failure()["failure_class"] == "OutOfMemory"
-    assert "Not even a micro-batch of 4 samples fits into memory" in job.failure()["message"]
+    assert "A micro-batch of 4 samples does not fit into memory" in job.failure()["message"]

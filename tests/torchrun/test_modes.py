@@ -52,7 +52,7 @@ def test_a_death_changes_no_bit(mode: str, ranks: int, tmp_path: Path) -> None:
     killed = broken.run(ranks, TEST_SAMPLES=str(tmp_path / "d"), TEST_DEATH="18")
     assert set(killed) == {-signal.SIGKILL}, broken.text()
     assert broken.run(ranks, TEST_SAMPLES=str(tmp_path / "d")) == [0] * ranks, broken.text()
-    assert broken.events("training begins")[0]["step"] == 15
+    assert broken.events("training started")[0]["step"] == 15
     samples = {path.parent.name for path in broken.directory.glob("samples/*/*.mid")}
     assert samples == {f"step-{step:08d}" for step in (8, 16, 24)}
     judged = {path.name for path in broken.directory.glob("evaluation/*")}

@@ -49,14 +49,14 @@ def test_a_hard_life_ends_with_equal_bits(ranks: int, tmp_path: Path, whole: dic
         os.kill(job.pids()[chance.randrange(ranks)], signal.SIGKILL)
         gang.kill()
     gang = job.start(ranks)
-    wait_until(lambda: job.events("training begins") != [], "the beginning", gang)
+    wait_until(lambda: job.events("training started") != [], "the beginning", gang)
     os.kill(job.pids()[ranks - 1], signal.SIGTERM)  # one rank is asked to stop
     assert gang.wait() == [0] * ranks, job.text()
     assert job.results() == ["Interrupted"] * ranks
-    stopped = job.events("training ends")[0]["step"]
+    stopped = job.events("training ended")[0]["step"]
     assert job.steps()[-1] == stopped < END
     assert job.run(ranks) == [0] * ranks, job.text()
-    assert job.events("training begins")[0]["step"] == stopped
+    assert job.events("training started")[0]["step"] == stopped
     assert weights(job) == weights(whole[ranks])
 
 
@@ -81,7 +81,7 @@ def test_a_resume_from_any_step_ends_with_equal_bits(tmp_path: Path) -> None:
         for later in range(step + 1, 10):
             shutil.rmtree(job.checkpoint(later))
         assert job.run(TEST_SAMPLES=samples, TEST_STEP="3") == [0], job.text()
-        assert job.events("training begins")[0]["step"] == step
+        assert job.events("training started")[0]["step"] == step
         assert weights(job, 9) == expected, f"from step {step}"
 
 
@@ -101,7 +101,7 @@ def test_finished_job_started_again_changes_nothing(whole: dict[int, Job]) -> No
     job = whole[1]
     before = weights(job)
     assert job.run(1) == [0], job.text()
-    assert job.events("training begins")[0]["step"] == END
+    assert job.events("training started")[0]["step"] == END
     assert weights(job) == before
 
 
@@ -115,7 +115,7 @@ def test_damaged_checkpoint_is_named_and_the_older_one_used(tmp_path: Path, whol
     model.write_bytes(data)
     assert job.run(1) == [0], job.text()
     assert f"step-{END:08d}/model.safetensors" in job.events("damaged checkpoint")[0]["reason"]
-    assert job.events("training begins")[0]["step"] == 20
+    assert job.events("training started")[0]["step"] == 20
     assert weights(job) == weights(whole[1])
 
 
@@ -143,6 +143,8 @@ def test_world_size_may_change(tmp_path: Path) -> None:
     assert job.run(2) == [0, 0], job.text()
     job.write(steps=8)
     assert job.run(1) == [0], job.text()
-    assert job.events("training begins")[0]["step"] == 6
-    assert job.events("the layout has changed: the data order stays, rounding and dropout do not")
+    assert job.events("training started")[0]["step"] == 6
+    assert job.events(
+        "the layout of ranks has changed: data order stays the same, rounding and dropout do not"
+    )
     assert job.steps()[-1] == 8

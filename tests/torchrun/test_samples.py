@@ -155,7 +155,7 @@ def test_half_precision_resumes_exactly_with_its_loss_scale(precision: str, tmp_
     assert float(middle["guard/scale"]) == (INITIAL_SCALE / 2 if precision == "fp16" else 1.0)
     assert middle["guard/counters"].tolist()[NONFINITE] == 1
     assert broken.run(TEST_SAMPLES=str(tmp_path / "d"), TEST_STEP="3") == [0], broken.text()
-    assert broken.events("training begins")[0]["step"] == 5
+    assert broken.events("training started")[0]["step"] == 5
     for name in ("model.safetensors", "optimizer.safetensors"):
         files = [(job.checkpoint(12) / name).read_bytes() for job in (straight, broken)]
         assert files[0] == files[1]

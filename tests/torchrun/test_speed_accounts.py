@@ -59,7 +59,7 @@ def test_compiled_blocks_are_compiled_before_the_first_step_only(tmp_path: Path)
         assert codes == [2] and "needs a C++ compiler" in job.failure()["message"]
         return
     assert codes == [0], job.text()
-    assert job.events("training ends")[0]["recompiled_graphs"] == 0
+    assert job.events("training ended")[0]["recompiled_graphs"] == 0
     book, told = accounts(job), json.loads((tmp_path / "run" / "rank-0.json").read_text())["job"]
     assert book["badput"]["compile"] > 0
     assert 0 < told["mfu"] < 1

@@ -330,7 +330,7 @@ def start(run: Run) -> None:
             "micro_batch_size": run.batches.micro_batch_size(length),
             "activation_checkpointing": run.fitting.plan.activation_checkpointing,
         }
-        log.info("training begins", extra={"step": progress.step, "steps": config.steps, **details})
+        log.info("training started", extra={"step": progress.step, "steps": config.steps, **details})
     reporter.initialised()
     reporter.state("Training")
     gc.collect()
@@ -362,7 +362,7 @@ def finish(run: Run, interrupted: bool) -> Ending:
         result = {"loss": progress.loss, "interrupted": interrupted}
         if run.config.compile:
             result["recompiled_graphs"] = run.compilation.graphs() - run.compiled_graphs
-        log.info("training ends", extra={"step": progress.step, **result})
+        log.info("training ended", extra={"step": progress.step, **result})
     return Ending(INTERRUPTED if interrupted else FINISHED, progress.stopped)
 
 

@@ -72,7 +72,7 @@ def _train(place: Path, volume: Path, shape: dict[str, Any]) -> dict[str, Any]:
         "tokens_per_second": round(best["tokens_per_second"]),
         "mfu": round(best["mfu"], 4),
         "device_peak_mib": round(job["memory"]["device_peak"] / 2**20),
-        "recompiled_graphs": next(line for line in lines if line["message"] == "training ends")[
+        "recompiled_graphs": next(line for line in lines if line["message"] == "training ended")[
             "recompiled_graphs"
         ],
         "configuration": training,

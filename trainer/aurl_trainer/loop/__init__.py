@@ -1,1 +1,1 @@
-"""The parts of the training loop: batches, resume, recovery, supervision and reporting."""
+"""Parts of the training loop: batches, resume, recovery, supervision and reporting."""

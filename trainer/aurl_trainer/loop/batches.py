@@ -1,4 +1,4 @@
-"""From the dataset's loader to micro-batches on the device; which samples a step has depends on no layout."""
+"""Micro-batches on the device, from the dataset's loader; a step has the same samples in any layout."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from aurl_trainer.objective.objective import MicroBatch
 
 
 class Batches:
-    """This rank's share of each global batch, cut into micro-batches, equally many on each rank.
+    """This rank's share of each global batch, cut into micro-batches: the same number on every rank.
 
-    With FSDP every pass is a collective, so a rank whose share is smaller or empty makes up for what it lacks
-    by padding, whose targets do not count.
+    With FSDP every pass is a collective, so a rank with a smaller or empty share adds padding, whose targets
+    do not count.
 
-    On a CPU a batch is read when it is needed: at a few dozen microseconds a thread would cost more than it
-    hides. For an accelerator the next one is read into pinned memory by a thread while the device computes.
+    On a CPU a batch is read when needed: it takes a few dozen microseconds, less than a thread would cost.
+    For an accelerator, a thread reads the next one into pinned memory while the device computes.
     """
 
     def __init__(
@@ -47,15 +47,15 @@ class Batches:
         return self.curriculum.samples(self.batch_size, length)
 
     def cut_into(self, samples: int) -> None:
-        """Make micro-batches of at most `samples` samples of the context's length from now on."""
+        """Use micro-batches of at most `samples` samples of contextLength tokens from now on."""
         self._micro_batch_size = samples
 
     def micro_batch_size(self, length: int) -> int:
-        """Return the largest number of samples of `length` tokens in one pass: always as many tokens."""
+        """Return the largest number of samples of `length` tokens in a pass, which is constant in tokens."""
         return self.curriculum.samples(self._micro_batch_size, length)
 
     def micro_batch_sizes(self, length: int) -> list[int]:
-        """Return the sizes that micro-batches of `length` tokens have on any rank, the largest first."""
+        """Return all sizes of micro-batches of `length` tokens on any rank, largest first."""
         samples, ranks, most = self.samples(length), self.layout.world_size, self.micro_batch_size(length)
         shares = {samples // ranks, -(-samples // ranks)}
         return sorted(
@@ -65,23 +65,23 @@ class Batches:
     def shapes(self, *, largest: bool) -> list[tuple[int, int]]:
         """Return (samples, tokens per sample) of all micro-batches, or of the largest of each length.
 
-        The longest come first: they take most memory.
+        The longest samples come first: they need the most memory.
         """
         lengths = reversed(self.curriculum.lengths)
         sizes = {length: self.micro_batch_sizes(length)[: 1 if largest else None] for length in lengths}
         return [(size, length) for length, found in sizes.items() for size in found]
 
     def _largest_share(self, length: int) -> int:
-        """Return how many of the samples of a step fall to the rank with the most."""
+        """Return the number of samples of a step on the rank that has the most."""
         return -(-self.samples(length) // self.layout.world_size)
 
     def after(self, token_counter: int, step: int) -> int:
-        """Return the token counter after step `step` that began at `token_counter`."""
+        """Return the token counter after `step`, which starts at `token_counter`."""
         length = self.curriculum.length(step)
         return self.loader.advance(token_counter, length, self.samples(length))
 
     def next(self, token_counter: int, step: int) -> tuple[list[MicroBatch], int]:
-        """Return `step`'s micro-batches, from `token_counter` on, and how many of their targets count."""
+        """Return `step`'s micro-batches, from `token_counter` on, and the number of targets that count."""
         length = self.curriculum.length(step)
         if self._thread is None:
             inputs, targets, valid = self._read(token_counter, length)
@@ -99,7 +99,7 @@ class Batches:
             return [(inputs, targets)], valid
         micro_batches = _split(inputs, targets, size)
         if len(micro_batches) < passes:
-            # Of a shape that is trained on anyway.
+            # In a shape that is used anyway.
             shape = (self.micro_batch_sizes(length)[-1], length)
             tokens, nothing = (torch.full(shape, value, device=self.device) for value in (PAD, IGNORED))
             micro_batches += [(tokens, nothing)] * (passes - len(micro_batches))
@@ -117,7 +117,7 @@ class Batches:
 def evaluation_batches(
     loader: Loader, config: TrainingConfig, layout: Layout, device: torch.device, micro_batch_size: int
 ) -> Iterator[MicroBatch]:
-    """Yield this rank's share of the evaluation, in micro-batches; no token of the split comes twice."""
+    """Yield this rank's share of the evaluation in micro-batches; no token of the split is repeated."""
     batches = loader.validation_batches(
         config.context_length, config.batch.global_batch_size, layout.rank, layout.world_size
     )

@@ -1,9 +1,9 @@
-"""How long each rank computes by itself in a step: what tells a slow rank from those that wait for it.
+"""Seconds that each rank computes on its own in a step, which tells a slow rank from those that wait for it.
 
-In a synchronous step all ranks end together, because the backward pass exchanges gradients: whoever is slow,
-all take the same time. What a rank does alone is to wait for its data and to run the forward pass. Hooks
-around the model measure the latter, and only where there are peers to compare with. On a GPU events on the
-device are recorded for one pass in `SAMPLE_EVERY`, and read when a log line has waited for the device anyway.
+Ranks finish a synchronous step together, because the backward pass exchanges gradients: one slow rank makes
+the step as long for all of them. On its own, a rank waits for its data and runs the forward pass. Module
+hooks measure the forward pass, if there are other ranks to compare with. On a GPU, events are recorded for
+one pass in `SAMPLE_EVERY`, and read when a log line has waited for the device anyway.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from torch import nn
 from aurl_trainer.distributed.runtime import Distributed
 
 SAMPLE_EVERY = 16
-"""Forward passes per pass that is measured on a GPU."""
+"""Forward passes per measured pass, on a GPU."""
 
 
 class ComputeTime:
-    """Measures the forward passes of a model in training mode; does nothing for a rank that is alone."""
+    """Measures the forward passes of a model in training mode; does nothing in a job of one rank."""
 
     def __init__(self, model: nn.Module, distributed: Distributed) -> None:
         self._passes = 0
         self._measured = 0
         self._seconds = 0.0
         self._mean = 0.0
-        self._began = 0.0
+        self._started = 0.0
         self._cuda = distributed.device.type == "cuda"
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._open: torch.cuda.Event | None = None
@@ -38,14 +38,14 @@ class ComputeTime:
             model.register_forward_hook(self._end)
 
     def lap(self, waited: float, steps: int) -> float:
-        """Return the mean seconds of own work per step since the last lap: data and forward passes.
+        """Return the mean seconds per step that this rank spent on its own since the last lap.
 
-        `waited` is the total of seconds that this rank has waited for data, `steps` how many there were.
-        Passes that a GPU has not done yet are left for the next lap.
+        `waited` is the total of seconds spent waiting for data, `steps` the number of steps since the last
+        lap. Passes that a GPU has not finished yet count in the next lap.
         """
         while self._events and self._events[0][1].query():  # type: ignore[no-untyped-call]
-            began, ended = self._events.pop(0)
-            self._seconds += began.elapsed_time(ended) / 1000
+            started, ended = self._events.pop(0)
+            self._seconds += started.elapsed_time(ended) / 1000
             self._measured += 1
         if self._measured:
             self._mean = self._seconds / self._measured
@@ -57,14 +57,14 @@ class ComputeTime:
     def _begin(self, module: nn.Module, arguments: Any) -> None:
         if self._cuda and module.training and self._passes % SAMPLE_EVERY == 0:
             self._open = _event()
-        self._began = time.perf_counter()
+        self._started = time.perf_counter()
 
     def _end(self, module: nn.Module, arguments: Any, output: Any) -> None:
         if not module.training:
             return
         self._passes += 1
         if not self._cuda:
-            self._seconds += time.perf_counter() - self._began
+            self._seconds += time.perf_counter() - self._started
             self._measured += 1
         elif self._open is not None:
             ended = _event()
@@ -73,7 +73,7 @@ class ComputeTime:
 
 
 def _event() -> torch.cuda.Event:
-    """A point in the device's queue, now."""
+    """Record an event in the device's queue."""
     event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record()
     return event

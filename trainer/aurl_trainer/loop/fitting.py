@@ -1,8 +1,8 @@
-"""Fits a job into its devices: how large micro-batches are, and which activations are computed again.
+"""Fits a job into memory: the size of micro-batches and the mode of activation checkpointing.
 
-Decided by measurement before the first step where the job file leaves it open, agreed between ranks, and kept
-in every checkpoint: rounding depends on the size of micro-batches, so a job that is killed must go on with
-the same. Global batch and learning are the same with any size.
+What the job file leaves open is measured before the first step, agreed between ranks, and kept in every
+checkpoint: rounding depends on the size of micro-batches, so a restarted job must use the same one. The
+global batch and the learning rate do not depend on it.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ log = logging.getLogger("aurl_trainer.train")
 MODES: tuple[Mode, ...] = ("none", "selective", "full")
 TIMED_PASSES = 3
 SHRINK = 0.75
-"""After running out of memory the next size is at most this share of the last: a little less helps little."""
+"""After running out of memory, the next size is at most this share of the last: a little less is no help."""
 
 Trial: TypeAlias = Callable[[int, int], float]
-"""Runs one forward and backward pass of (samples, tokens per sample) without exchanging gradients, throws the
-result away and returns the seconds."""
+"""Runs a forward and backward pass of (samples, tokens per sample) on this rank, throws the result away and
+returns the seconds."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What was decided: samples of contextLength tokens in a pass, and what is computed again."""
+    """Samples of contextLength tokens in a pass, and the mode of activation checkpointing."""
 
     micro_batch_size: int
     activation_checkpointing: Mode
     out_of_memory_restarts: int = 0
-    """Restarts for want of memory that the size accounts for."""
+    """Restarts after running out of memory that the size accounts for."""
 
 
 def out_of_memory_restarts(environment: Mapping[str, str] = os.environ) -> int:
-    """Return how often the operator has restarted this job for want of memory. Raises UserError."""
+    """Return how often the operator has restarted this job after it ran out of memory. Raises UserError."""
     text = environment.get(Variable.OUT_OF_MEMORY_RESTARTS, "").strip() or "0"
     if not (text.isascii() and text.isdigit()):
         raise UserError(f"AURL_OUT_OF_MEMORY_RESTARTS is {text!r} but must be an integer of at least 0.")
@@ -57,7 +57,7 @@ def out_of_memory_restarts(environment: Mapping[str, str] = os.environ) -> int:
 
 
 class Fitting:
-    """The plan of a job, put into effect on its batches and its model."""
+    """Finds the memory plan of a job, and applies it to its batches and its model."""
 
     def __init__(
         self,
@@ -87,24 +87,25 @@ class Fitting:
 
     @property
     def open(self) -> bool:
-        """Whether the job file leaves anything to be measured."""
+        """True if the job file leaves something to measure."""
         return len(self.sizes) > 1 or len(self.modes) > 1
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of the plan."""
+        """Return JSON values for a checkpoint."""
         return {"request": self.request, "plan": asdict(self.plan)}
 
     def resume(self, saved: Mapping[str, Any] | None) -> bool:
-        """Take the plan of a checkpoint over; False when there is none or the job file asks for another."""
+        """Use the plan of a checkpoint; False if it has none or the job file now asks for something else."""
         if saved is None or saved["request"] != self.request:
             return False
         self._adopt(MemoryPlan(**saved["plan"]))
         return True
 
     def decide(self, trial: Trial, curriculum: Curriculum, host: HostMemory, reserve: int) -> None:
-        """Measure and choose; every rank must call it. `reserve` bytes will be taken before the first step.
+        """Measure and choose a plan; every rank must call it.
 
-        Raises OutOfMemoryError when not even the smallest size fits.
+        `reserve` is the number of bytes that will be allocated before the first step. Raises OutOfMemoryError
+        when the smallest size does not fit.
         """
         if self.open:
             meter = make_meter(self.distributed.device, host, self.distributed.layout.local_world_size)
@@ -113,9 +114,9 @@ class Fitting:
             self._adopt(self.plan)
 
     def shrink(self, step: int) -> int:
-        """Make micro-batches smaller and return the size from before; all ranks call it in the same step.
+        """Make micro-batches smaller and return their previous size; all ranks call it in the same step.
 
-        Raises OutOfMemoryError when they are as small as they may be.
+        Raises OutOfMemoryError when they are as small as allowed.
         """
         before = self.plan.micro_batch_size
         sizes = pass_sizes(self.share, self.least, before)
@@ -140,18 +141,18 @@ class Fitting:
                 log.info("memory probe", extra=found | {"tokens_per_second": speed})
             if size is not None and speed > fastest:
                 best, fastest = MemoryPlan(size, mode), speed
-        if best is None and self.pinned:  # then as little as can be; it may fit without the margin
+        if best is None and self.pinned:  # use the least memory possible: it may fit without the margin
             best = MemoryPlan(self.sizes[0], self.modes[-1])
         if best is None:
             raise OutOfMemoryError(
-                f"Not even a micro-batch of {self.sizes[0]} samples fits into memory: raise its "
+                f"A micro-batch of {self.sizes[0]} samples does not fit into memory: raise the memory "
                 "limit, lower batch.minMicroBatchSize or contextLength, or set "
                 "memory.activationCheckpointing."
             )
         return best
 
     def _adopt(self, plan: MemoryPlan) -> None:
-        """Halve the size once per restart that it does not account for yet, and put the plan into effect."""
+        """Halve the size once per restart that it does not account for yet, and apply the plan."""
         halvings = max(0, self.restarts - plan.out_of_memory_restarts)
         size = max(1, plan.micro_batch_size >> halvings)
         if halvings and self.distributed.rank == 0:
@@ -170,29 +171,29 @@ class Fitting:
 
 
 class _Trials:
-    """Measures passes on this rank, and agrees with the others on the worst of them."""
+    """Measures passes on this rank, and agrees with the others on the worst."""
 
     def __init__(
         self, trial: Trial, meter: Meter, curriculum: Curriculum, distributed: Distributed, reserve: int
     ) -> None:
         self.trial, self.meter, self.curriculum, self.distributed = trial, meter, curriculum, distributed
-        trial(1, curriculum.lengths[0])  # what libraries allocate once does not grow with the size
+        trial(1, curriculum.lengths[0])  # libraries allocate once, whatever the size
         meter.begin()
-        distributed.highest(0.0)  # nobody takes memory before everybody has seen how much there is
+        distributed.highest(0.0)  # no rank allocates before all have read what is free
         self.held = meter.held()
         self.usable = meter.capacity() * (1 - MARGIN) - self.held - reserve
         distributed.highest(0.0)
         self.loads: dict[int, float] = {}
-        """What was measured, by size."""
+        """The measured loads, by size."""
 
     def load(self, size: int) -> float:
-        """Return the share of the usable memory that `size` samples take at any length, on any rank."""
+        """Return the largest share of the usable memory that `size` samples take, over lengths and ranks."""
         worst = 0.0
         for length in reversed(self.curriculum.lengths):
             worst = max(
                 worst, self.distributed.highest(self._load(self.curriculum.samples(size, length), length))
             )
-            if worst > 1:  # everybody sees the same
+            if worst > 1:  # the same on all ranks
                 break
         self.loads[size] = round(worst, 4)
         return worst

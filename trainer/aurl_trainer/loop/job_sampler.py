@@ -1,7 +1,7 @@
-"""Rank 0 writes music by the model as it is, and judges it, while the other ranks wait.
+"""Rank 0 samples music from the current weights and evaluates it, while the other ranks wait.
 
-Neither touches a weight or a random generator of the training. Every rank must call them: where weights are
-sharded, the shards come together for it.
+Neither changes a weight or a random generator of the training. Every rank must make the calls: sharded
+weights are gathered for them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger("aurl_trainer.train")
 
 @dataclass(frozen=True)
 class JobSampler:
-    """What the job's music is written with; `average` is taken for the weights where there is one."""
+    """Samples from the model, or from `average` if there is one."""
 
     job: JobFile
     job_dir: Path
@@ -43,14 +43,14 @@ class JobSampler:
     distributed: Distributed
 
     def sample(self, step: int) -> None:
-        """Write `sample.count` pieces to `samples/step-…` on the volume. Raises OSError when it is full."""
+        """Write `sample.count` pieces to `samples/step-…` on the volume. Raises OSError if it is full."""
         config = self.job.training.sample
         if not config.count:
             return
         with self._writer() as writer:
             if writer is None:
                 return
-            # It draws pictures too: half a second and 40 MB that a rank needs for this only.
+            # It also draws pictures, whose imports take half a second and 40 MB: only when needed.
             from aurl_trainer.sampling.api import sample_to_files
 
             name = self.job_dir.name
@@ -65,9 +65,9 @@ class JobSampler:
             )
 
     def judge(self, step: int) -> dict[str, float]:
-        """Hold sampled music against the corpus; the whole report goes to `evaluation/step-….json`.
+        """Compare sampled music with the corpus, and write the whole report to `evaluation/step-….json`.
 
-        Returns the measures by their public names on rank 0 and none elsewhere.
+        Returns the measures by their public names on rank 0, and {} elsewhere.
         """
         training = self.job.training
         sampling = training.sample.model_copy(update={"count": training.evaluation.music.samples})
@@ -82,16 +82,16 @@ class JobSampler:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, {"step": step} | report)
-        except OSError as error:  # a volume that is full stops no training
+        except OSError as error:  # a full volume does not stop training
             log.error("the report cannot be written", extra={"step": step, "reason": str(error)})
         return measures(report)
 
     @contextmanager
     def _writer(self) -> Iterator[LanguageModel | None]:
-        """The model as something that writes, on rank 0; None elsewhere."""
+        """Yield what to sample from on rank 0, and None elsewhere."""
         model, average = self.model, self.average
         if self.distributed.sharded:
-            assert isinstance(model, Transformer)  # the configuration shards no other
+            assert isinstance(model, Transformer)  # the only kind that the configuration shards
             weights = self.parameters if average is None else average.average
             model = whole_model(model, weights, first=self.distributed.rank == 0)
             average = None
@@ -103,7 +103,7 @@ class JobSampler:
 
 
 def whole_model(model: Transformer, weights: Mapping[str, Tensor], *, first: bool) -> Transformer:
-    """Return, on rank 0, a model with all of sharded `weights`; on the host, as a device may be too small."""
+    """Return a model with all of `weights` on rank 0; on the host, as a device may be too small."""
     if not first:
         gather_into(None, weights)
         return model
@@ -113,7 +113,7 @@ def whole_model(model: Transformer, weights: Mapping[str, Tensor], *, first: boo
 
 
 def measures(report: Mapping[str, Any]) -> dict[str, float]:
-    """The report's numbers as metrics: the mean overlap and its floor, each feature's, copies, grammar."""
+    """Return the numbers of a report as metrics: overlaps and their floor, copies, grammar."""
     features = report["distributions"]
     found = {f"overlap_{to_snake(name)}": values["overlap"] for name, values in features.items()}
     if features:

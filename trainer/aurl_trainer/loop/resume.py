@@ -1,4 +1,4 @@
-"""Between a checkpoint and the loop: what is saved, which one is chosen, how it is put back."""
+"""Between checkpoints and the loop: collect what is saved, choose the newest, restore it."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ GUARD = "guard/"
 """Prefix of the guard's tensors beside those of the optimizer."""
 
 CRITIC = "critic/"
-"""Prefix of all tensors of the second player."""
+"""Prefix of the critic's tensors."""
 
 EMA_UPDATES = "ema/updates"
-"""Number of averaged updates, beside the optimizer's tensors."""
+"""Number of averaged updates, among the optimizer's tensors."""
 
 
 class TrainingState:
@@ -64,7 +64,7 @@ class TrainingState:
         )
         self.average, self.adversary = average, adversary
         self.memory: dict[str, Any] = {}
-        """What was decided about memory, for the next life of this job."""
+        """The memory plan, for the next attempt of this job."""
         self.layout = {
             "worldSize": distributed.world_size,
             "strategy": distributed.strategy,
@@ -74,7 +74,7 @@ class TrainingState:
         }
 
     def contents(self, progress: Progress, config: dict[str, Any]) -> Contents:
-        """Gather what a checkpoint holds (references to tensors, or shards). Every rank must call it."""
+        """Return what a checkpoint holds, with references to tensors or shards. Every rank must call it."""
         states = self.distributed.gather_text(json.dumps(random_state(self.distributed.device)))
         return Contents(
             model=self.parameters,
@@ -91,15 +91,15 @@ class TrainingState:
         )
 
     def saved_memory(self, checkpoint: Checkpoint | None) -> dict[str, Any] | None:
-        """Return what a checkpoint of the same layout says was decided about memory."""
+        """Return the memory plan of a checkpoint; None if it has none, or the layout of ranks has changed."""
         state = checkpoint.read_json("state.json") if checkpoint is not None else {}
         found: dict[str, Any] | None = state.get("memory") if state.get("layout") == self.layout else None
         return found
 
     def restore(self, checkpoint: Checkpoint) -> Progress:
-        """Copy everything that the checkpoint holds into its place and return how far training was.
+        """Copy everything in the checkpoint to its place and return the progress.
 
-        Raises CheckpointMismatchError when it belongs to another model, vocabulary or dataset.
+        Raises CheckpointMismatchError if it belongs to another model, vocabulary or dataset.
         """
         state = checkpoint.read_json("state.json")
         self.identity.refuse_other(state["identity"], f"The checkpoint {checkpoint.path.name}")
@@ -112,7 +112,7 @@ class TrainingState:
             if missing:
                 raise CheckpointMismatchError(
                     f"The checkpoint {checkpoint.path.name} was saved by another optimizer: it has no "
-                    f"{missing[0]}. Set optimizer.kind to what it was, or give the job another name."
+                    f"{missing[0]}. Set optimizer.kind back, or give the job another name."
                 )
             for name, tensor in (own | self._critic_tensors()).items():
                 read_into(tensor, tensors, name)
@@ -125,7 +125,7 @@ class TrainingState:
             )
         elif self.distributed.rank == 0:
             log.warning(
-                "the layout has changed: the data order stays, rounding and dropout do not",
+                "the layout of ranks has changed: data order stays the same, rounding and dropout do not",
                 extra={"before": state["layout"], "now": self.layout},
             )
         return Progress.from_json(state["progress"])
@@ -143,7 +143,7 @@ class TrainingState:
         if not checkpoint.has(EMA_FILE):
             average.begin_again()
             log.warning(
-                "the average of the weights begins with the checkpoint, which has none",
+                "the checkpoint has no average of the weights: it starts from the weights",
                 extra={"checkpoint": checkpoint.path.name},
             )
             return
@@ -156,7 +156,7 @@ class TrainingState:
 def choose_checkpoint(
     manager: CheckpointManager, distributed: Distributed, reporter: RankReporter
 ) -> Checkpoint | None:
-    """Return the newest checkpoint that passes verification; rank 0 decides, and names those that do not."""
+    """Return the newest checkpoint that passes verification; rank 0 chooses, and reports damaged ones."""
     step = -1
     if distributed.rank == 0:
         manager.clean()
@@ -171,7 +171,7 @@ def choose_checkpoint(
 
 
 def report_damage(complaint: str, instead: str, manager: CheckpointManager, reporter: RankReporter) -> None:
-    """Tell of a checkpoint that did not pass verification, and from where training continues."""
+    """Report a checkpoint that did not pass verification, and from where training continues."""
     log.warning("damaged checkpoint", extra={"reason": complaint, "instead": instead})
     reporter.checkpoint(0, manager.directory, 0.0, result="damaged")
     reporter.event("CheckpointDamaged", None, f"{complaint} Training continues {instead}.")

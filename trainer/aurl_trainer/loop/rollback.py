@@ -1,10 +1,10 @@
-"""Going back: to the last healthy checkpoint after a bad stretch, or to the best one at an early end.
+"""Roll-back to the last healthy checkpoint after a bad stretch, or to the best one at an early stop.
 
-A roll-back to step T at step D leaves out the data of steps T + 1 to D, and beyond that as much again for
-each earlier roll-back: the token counter is put forward in the progress of T, and everything after that is a
-function of this progress as ever. Checkpoints after T are
-deleted, the newest first. So a run that is killed at any instant of this either has a checkpoint from
-before D, comes to D again and does the same again, or has one from after the roll-back, which records it.
+A roll-back from step D to step T skips the data of steps T + 1 to D, and as much again for each earlier
+roll-back: the token counter in the progress of T is moved forward, and everything later is a function of the
+progress as always. Checkpoints after T are deleted, newest first. So a run that is killed at any moment of
+this either restarts from a checkpoint before D, reaches D again and does the same, or restarts from one after
+the roll-back, which records it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from aurl_trainer.loop.metric_logger import MetricLogger
 from aurl_trainer.loop.resume import TrainingState, report_damage
 
 NONE = -1
-"""Stands for no checkpoint where ranks tell each other a step."""
+"""The step that rank 0 broadcasts if it found no checkpoint."""
 
 
 class Rollback:
-    """Puts all ranks back to a checkpoint; rank 0 chooses it. Every rank must make the same calls."""
+    """Restores a checkpoint, chosen by rank 0, on all ranks. Every rank must make the same calls."""
 
     def __init__(
         self,
@@ -42,8 +42,8 @@ class Rollback:
     def to_healthy(self, progress: Progress, last_healthy_step: int, rate_factor: float) -> Progress | None:
         """Restore the newest healthy checkpoint up to `last_healthy_step` and return the progress from there.
 
-        `progress` is where the bad stretch was noticed, `rate_factor` the share of the learning rate from
-        now on. Returns None, and changes nothing, when there is no such checkpoint.
+        `progress` is where the bad stretch was noticed; `rate_factor` scales the learning rate from now on.
+        Returns None, and changes nothing, if there is no such checkpoint.
         """
         target = NONE
         if self.writer is not None:
@@ -68,12 +68,12 @@ class Rollback:
         return restored
 
     def finish_saves(self) -> None:
-        """Wait for the save that is being written: the job is about to end, and it may be its last one."""
+        """Wait for the save in progress: the job is about to fail, and this may be its last one."""
         if self.writer is not None:
             self.metric_logger.saves(self.writer.abandon())
 
     def to_best(self, step: int) -> Progress | None:
-        """Restore weights and optimizer of the checkpoint of `step`; None when it does not exist."""
+        """Restore the checkpoint of `step` and return its progress; None if it does not exist."""
         exists = 0
         if self.writer is not None:
             self.metric_logger.saves(self.writer.wait())

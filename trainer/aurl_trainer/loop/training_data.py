@@ -1,4 +1,4 @@
-"""The prepared dataset as the training loop sees it: two splits and what their tokens mean."""
+"""The prepared dataset as the training loop sees it: two splits and their vocabulary."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from aurl_trainer.data.vocabulary import Vocabulary
 from aurl_trainer.evaluation.likelihood import seconds_of
 
 MOST_TOKENS: Final = 200_000
-"""Of held-out tokens that notes and seconds are counted in when a job begins."""
+"""Held-out tokens in which notes and seconds are counted when a job starts."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How much music the predicted tokens of the first held-out pieces are."""
+    """The amount of music in the predicted tokens of the first held-out pieces."""
 
     tokens: int
     notes: int
@@ -43,7 +43,7 @@ class HeldOut:
         return cls(tokens, sum(piece.notes for piece in music), sum(map(seconds_of, music)))
 
     def bits(self, loss: float | None) -> dict[str, float]:
-        """A loss in nats per token as bits per note and per second, for comparing with other encodings."""
+        """Convert a loss in nats per token to bits per note and per second, to compare encodings."""
         if loss is None or not self.notes:
             return {}
         bits = loss * self.tokens / math.log(2)
@@ -53,22 +53,22 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Everything about the data that the loop needs."""
+    """All that the loop needs of the data."""
 
     train: Loader
     validation: Loader
     vocabulary: Vocabulary
     dataset: Dataset
-    """Where both splits come from."""
+    """The source of both splits."""
     held_out: HeldOut
 
     @classmethod
     def open(
         cls, path: Path, context_length: int, seed: int, config: DatasetConfig | None = None
     ) -> TrainingData:
-        """Map a prepared dataset into memory. Raises DatasetError when it is not complete.
+        """Map a prepared dataset into memory. Raises DatasetError if it is incomplete.
 
-        `config` says how training samples overlap and are varied; by default neither.
+        `config` gives the overlap and augmentation of training samples; without it there is neither.
         """
         overlap, augmentation = (config.window_overlap, config.augmentation) if config else (0.0, None)
         dataset = Dataset.open(path)
