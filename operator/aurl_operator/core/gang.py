@@ -140,41 +140,43 @@ def pod_blocker(pods: Sequence[PodView], now: datetime) -> tuple[Blocker | None,
     """
     waits: list[float] = []
     for pod in pods:
-        if pod.gated and not pod.terminating:
-            message = f"Pod {pod.name} is waiting to be admitted by its queue."
-            return Blocker("Queued", message), None
-        if pod.node_silent and not pod.terminating:
-            message = (
-                f"Node {pod.node} of pod {pod.name} no longer reports; if it does not come back, the pod is "
-                "evicted and the gang restarts elsewhere."
-            )
-            return Blocker("NodeNotReporting", message), None
-        if pod.phase != "Pending" or pod.terminating:
-            continue
-        if pod.waiting_reason in _STUCK:
-            detail = pod.waiting_message or "no detail given"
-            reason = "ImagePullBackOff" if pod.waiting_reason in _IMAGE_REASONS else pod.waiting_reason
-            message = f"Pod {pod.name} cannot start: {detail}; {_STUCK[pod.waiting_reason]}."
-            return Blocker(reason, message), None
-        if pod.waiting_reason == "ContainerCreating" and pod.scheduled_since is not None:
-            wait = CREATING_SECONDS - (now - pod.scheduled_since).total_seconds()
-            if wait > 0:
-                waits.append(wait)
-                continue
-            message = (
-                f"Pod {pod.name} has been on node {pod.node} without a container for more than "
-                f"{CREATING_SECONDS:.0f} s: its image is still being pulled, or a volume is missing or in "
-                "use elsewhere; see the events of the pod."
-            )
-            return Blocker("ContainerNotCreated", message), None
-        if pod.unschedulable:
-            wait = _still_passing(pod.scheduled_since, now)
-            if wait > 0:
-                waits.append(wait)
-                continue
-            sentence = pod.unschedulable.rstrip(". ")
-            return Blocker("Unschedulable", f"Pod {pod.name} cannot be scheduled: {sentence}."), None
+        blocker, wait = (None, None) if pod.terminating else _blocker_of(pod, now)
+        if blocker is not None:
+            return blocker, None
+        if wait is not None:
+            waits.append(wait)
     return None, min(waits, default=None)
+
+
+def _blocker_of(pod: PodView, now: datetime) -> tuple[Blocker | None, float | None]:
+    if pod.gated:
+        return Blocker("Queued", f"Pod {pod.name} is waiting to be admitted by its queue."), None
+    if pod.node_silent:
+        message = (
+            f"Node {pod.node} of pod {pod.name} no longer reports; if it does not come back, the pod is "
+            "evicted and the gang restarts elsewhere."
+        )
+        return Blocker("NodeNotReporting", message), None
+    if pod.phase != "Pending":
+        return None, None
+    if pod.waiting_reason in _STUCK:
+        detail = pod.waiting_message or "no detail given"
+        reason = "ImagePullBackOff" if pod.waiting_reason in _IMAGE_REASONS else pod.waiting_reason
+        message = f"Pod {pod.name} cannot start: {detail}; {_STUCK[pod.waiting_reason]}."
+        return Blocker(reason, message), None
+    if pod.waiting_reason == "ContainerCreating" and pod.scheduled_since is not None:
+        wait = CREATING_SECONDS - (now - pod.scheduled_since).total_seconds()
+        message = (
+            f"Pod {pod.name} has been on node {pod.node} without a container for more than "
+            f"{CREATING_SECONDS:.0f} s: its image is still being pulled, or a volume is missing or in use "
+            "elsewhere; see the events of the pod."
+        )
+        return (None, wait) if wait > 0 else (Blocker("ContainerNotCreated", message), None)
+    if pod.unschedulable:
+        wait = _still_passing(pod.scheduled_since, now)
+        message = f"Pod {pod.name} cannot be scheduled: {pod.unschedulable.rstrip('. ')}."
+        return (None, wait) if wait > 0 else (Blocker("Unschedulable", message), None)
+    return None, None
 
 
 def _still_passing(since: datetime | None, now: datetime) -> float:
