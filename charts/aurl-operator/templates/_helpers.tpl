@@ -42,7 +42,7 @@ app.kubernetes.io/part-of: aurl
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "aurl-operator.fullname" .) .Values.serviceAccount.name -}}
 {{- else -}}
-{{- required "serviceAccount.name is needed when serviceAccount.create is false" .Values.serviceAccount.name -}}
+{{- required "serviceAccount.name is required when serviceAccount.create is false" .Values.serviceAccount.name -}}
 {{- end -}}
 {{- end -}}
 

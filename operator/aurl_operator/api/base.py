@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
@@ -17,8 +17,8 @@ SINGULAR = "aurltrainingjob"
 SHORT_NAMES = ("atj",)
 CATEGORIES = ("all",)
 
-PRESERVE_UNKNOWN: dict[str, Any] = {"x-kubernetes-preserve-unknown-fields": True}
-INT_OR_STRING: dict[str, Any] = {"x-kubernetes-int-or-string": True}
+PRESERVE_UNKNOWN = "x-kubernetes-preserve-unknown-fields"
+INT_OR_STRING = "x-kubernetes-int-or-string"
 QUANTITY_PATTERN = r"^\d+(\.\d+)?([eE][+-]?\d+|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 
 
@@ -60,6 +60,6 @@ Quantity = Annotated[
     Field(
         description="A Kubernetes quantity such as 500m, 2 or 1Gi.",
         # Checked by the API server; core/validation.py repeats the check with a clearer message.
-        json_schema_extra={**INT_OR_STRING, "pattern": QUANTITY_PATTERN},
+        json_schema_extra={INT_OR_STRING: True, "pattern": QUANTITY_PATTERN},
     ),
 ]

@@ -108,10 +108,10 @@ class PodTemplate(Model):
     affinity: dict[str, Any] | None = Field(
         default=None,
         description="Node, pod and pod anti-affinity (core/v1 Affinity).",
-        json_schema_extra=PRESERVE_UNKNOWN,
+        json_schema_extra={PRESERVE_UNKNOWN: True},
     )
     topology_spread_constraints: list[
-        Annotated[dict[str, Any], Field(json_schema_extra=PRESERVE_UNKNOWN)]
+        Annotated[dict[str, Any], Field(json_schema_extra={PRESERVE_UNKNOWN: True})]
     ] = Field(default_factory=list, description="Spread over zones and nodes (core/v1).")
     priority_class_name: ObjectName | None = Field(default=None, description="PriorityClass of the pods.")
     runtime_class_name: ObjectName | None = Field(
@@ -341,9 +341,9 @@ class JobSpec(Model):
         description="The volume for the dataset, checkpoints, TensorBoard files and samples."
     )
     dataset: dict[str, Any] = Field(
-        description="Music source, tokenizer and split.", json_schema_extra=PRESERVE_UNKNOWN
+        description="Music source, tokenizer and split.", json_schema_extra={PRESERVE_UNKNOWN: True}
     )
     training: dict[str, Any] = Field(
-        description="Training configuration.", json_schema_extra=PRESERVE_UNKNOWN
+        description="Training configuration.", json_schema_extra={PRESERVE_UNKNOWN: True}
     )
     run_policy: RunPolicy = Field(default_factory=RunPolicy, description="Retries, deadlines and clean-up.")

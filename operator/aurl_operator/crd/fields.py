@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
+from aurl_operator.api.base import INT_OR_STRING
+
 JsonSchema = Mapping[str, Any]
 
 
@@ -57,7 +59,6 @@ BOUND_KEYWORDS: Final = (
 )
 # Formats that the API server of every supported release checks as pydantic does.
 KNOWN_FORMATS: Final = frozenset({"date-time", "int32", "int64", "double", "uuid", "ipv4", "ipv6"})
-INT_OR_STRING: Final = "x-kubernetes-int-or-string"
 _SCALARS: Final = {kind.value: kind for kind in (Kind.STRING, Kind.INTEGER, Kind.NUMBER, Kind.BOOLEAN)}
 _IGNORED: Final = frozenset(
     {"title", "description", "default", "examples", "discriminator", "$defs", "additionalProperties"}

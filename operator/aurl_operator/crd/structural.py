@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from aurl_operator.crd.fields import BOUND_KEYWORDS, INT_OR_STRING, MISSING, Field, Kind, Variant
+from aurl_operator.api.base import INT_OR_STRING, PRESERVE_UNKNOWN
+from aurl_operator.crd.fields import BOUND_KEYWORDS, MISSING, Field, Kind, Variant
 
 OpenApi = dict[str, Any]
 
-_PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
 _EXCLUSIVE: Final = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
 
 
@@ -36,7 +36,7 @@ def _body(field: Field) -> OpenApi:
         case Kind.OBJECT:
             return _object(field)
         case Kind.MAP if field.items is None:
-            return {"type": "object", _PRESERVE: True}
+            return {"type": "object", PRESERVE_UNKNOWN: True}
         case Kind.MAP:
             assert field.items is not None
             bounds = _bounds(field.bounds)
@@ -46,7 +46,7 @@ def _body(field: Field) -> OpenApi:
         case Kind.INT_OR_STRING:
             return {INT_OR_STRING: True, **_mixed_bounds(field)}
         case Kind.ANY:
-            return {_PRESERVE: True, **_mixed_bounds(field)}
+            return {PRESERVE_UNKNOWN: True, **_mixed_bounds(field)}
         case _:
             return _scalar(field)
 

@@ -1,4 +1,4 @@
-"""The chart without a cluster: strict lint, every toggle rendered, every value documented, typed and used."""
+"""The chart without a cluster: strict lint, all toggles, and every value documented, typed and used."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -14,23 +13,10 @@ import pytest
 import yaml
 from helm_python import Chart, HelmError, lint
 
+from aurl_dev.cluster.chart import CHART
 from aurl_operator import api
 from aurl_operator.settings import Settings, read_settings
-
-CHART = Path(__file__).resolve().parents[3] / "charts/aurl-operator"
-Object = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def chart() -> Chart:
-    """The chart as Helm loads it."""
-    return Chart.load(str(CHART))
-
-
-def _render(chart: Chart, values: Mapping[str, Any], release: str = "aurl") -> list[Object]:
-    files = chart.render(dict(values), name=release, namespace="aurl-system")
-    documents = (yaml.safe_load_all(text) for name, text in files.items() if name.endswith(".yaml"))
-    return [document for each in documents for document in each if document]
+from unit.chart.rendering import Object, render
 
 
 def _kinds(objects: list[Object]) -> list[str]:
@@ -66,7 +52,7 @@ GIVEN_CERTIFICATE: Object = {"enabled": True, "secretName": "mine", "caBundle": 
 
 
 def test_strict_lint() -> None:
-    """Nothing worse than information."""
+    """No message above the severity info."""
     messages = lint(str(CHART), {}, strict=True)["messages"]
     assert [each for each in messages if each["severity"] > 1] == []
 
@@ -108,11 +94,11 @@ def test_strict_lint() -> None:
     ],
 )
 def test_toggles(chart: Chart, values: Object, more: list[str], less: list[str]) -> None:
-    """Each toggle adds and removes just what it is for."""
+    """Each toggle adds and removes exactly its own objects."""
     expected = [*DEFAULT_KINDS, *more]
     for kind in less:
         expected.remove(kind)
-    assert _kinds(_render(chart, values)) == sorted(expected)
+    assert _kinds(render(chart, values)) == sorted(expected)
 
 
 @pytest.mark.parametrize(
@@ -132,15 +118,15 @@ def test_toggles(chart: Chart, values: Object, more: list[str], less: list[str])
         ({"webhook": {"caBundle": "-----BEGIN"}}, "caBundle"),
     ],
 )
-def test_wrong_values_are_refused(chart: Chart, values: Object, complaint: str) -> None:
-    """A misspelt value, or one out of bounds, names itself."""
+def test_invalid_values_are_rejected(chart: Chart, values: Object, complaint: str) -> None:
+    """The message names the misspelt or out-of-range value."""
     with pytest.raises(HelmError, match=complaint):
-        _render(chart, values)
+        render(chart, values)
 
 
 @pytest.mark.parametrize("version", ["1.25", kubernetes_validate.latest_version()])
-def test_manifests_satisfy_the_schemas_of_kubernetes(chart: Chart, version: str) -> None:
-    """No field that a release does not know; 1.20 itself has its say in tests/api."""
+def test_manifests_match_the_schemas_of_kubernetes(chart: Chart, version: str) -> None:
+    """No field that a release does not know. tests/api covers Kubernetes 1.20."""
     everything = {
         "networkPolicy": {"enabled": True, "ingressFrom": [{"namespaceSelector": {}}]},
         "podDisruptionBudget": {"enabled": True},
@@ -150,28 +136,28 @@ def test_manifests_satisfy_the_schemas_of_kubernetes(chart: Chart, version: str)
         "webhook": GIVEN_CERTIFICATE,
     }
     for values in (everything, {"watchNamespaces": ["one"], "webhook": GIVEN_CERTIFICATE}):
-        for manifest in _render(chart, values):
+        for manifest in render(chart, values):
             kubernetes_validate.validate(manifest, version, strict=True)
-    broken = _one(_render(chart, {}), "Deployment")
+    broken = _one(render(chart, {}), "Deployment")
     broken["spec"]["template"]["spec"]["hostnetwork"] = True
     with pytest.raises(kubernetes_validate.ValidationError, match="hostnetwork"):
         kubernetes_validate.validate(broken, version, strict=True)
 
 
 def test_a_given_service_account_needs_a_name(chart: Chart) -> None:
-    """What the schema cannot say, the template says."""
-    with pytest.raises(HelmError, match=r"serviceAccount\.name is needed"):
-        _render(chart, {"serviceAccount": {"create": False}})
+    """The template checks what the schema cannot."""
+    with pytest.raises(HelmError, match=r"serviceAccount\.name is required"):
+        render(chart, {"serviceAccount": {"create": False}})
 
 
 def test_global_values_of_a_parent_chart_are_allowed(chart: Chart) -> None:
     """A parent chart may set anything under `global`."""
-    assert _kinds(_render(chart, {"global": {"imageRegistry": "example.org"}})) == DEFAULT_KINDS
+    assert _kinds(render(chart, {"global": {"imageRegistry": "example.org"}})) == DEFAULT_KINDS
 
 
 def test_the_operator_pod_satisfies_restricted(chart: Chart) -> None:
     """Pod Security `restricted`, for the operator and for the test pod."""
-    objects = _render(chart, {})
+    objects = render(chart, {})
     for pod in (_one(objects, "Deployment")["spec"]["template"]["spec"], _one(objects, "Pod")["spec"]):
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -187,38 +173,38 @@ def test_the_operator_pod_satisfies_restricted(chart: Chart) -> None:
 
 
 def test_images(chart: Chart) -> None:
-    """Tag and default version; a digest wins."""
+    """Tag and default version; a digest takes precedence."""
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
-    container = _container(_render(chart, {}))
+    container = _container(render(chart, {}))
     assert container["image"] == f"aurl-operator:{version}"
     environment = {each["name"]: each.get("value") for each in container["env"]}
     assert environment["AURL_TRAINER_IMAGE"] == f"aurl-trainer:{version}"
     digest = "sha256:" + "0" * 64
     image = {"repository": "example.org/op", "tag": "1", "digest": digest}
-    container = _container(_render(chart, {"image": image, "trainer": {"image": "example.org/trainer:2"}}))
+    container = _container(render(chart, {"image": image, "trainer": {"image": "example.org/trainer:2"}}))
     assert container["image"] == f"example.org/op@{digest}"
     environment = {each["name"]: each.get("value") for each in container["env"]}
     assert environment["AURL_TRAINER_IMAGE"] == "example.org/trainer:2"
 
 
-def test_prometheus_finds_the_operator_in_one_way_only(chart: Chart) -> None:
-    """Annotations and monitors exclude each other."""
+def test_prometheus_discovers_the_operator_in_one_way(chart: Chart) -> None:
+    """Annotations and monitors are mutually exclusive."""
     for discovery, annotated in (("annotations", True), ("serviceMonitor", False), ("none", False)):
-        objects = _render(chart, {"metrics": {"discovery": discovery}})
+        objects = render(chart, {"metrics": {"discovery": discovery}})
         annotations = _one(objects, "Deployment")["spec"]["template"]["metadata"].get("annotations", {})
         assert ("prometheus.io/scrape" in annotations) is annotated
 
 
-def test_a_given_certificate_needs_its_authority(chart: Chart) -> None:
-    """The API server would trust no other."""
-    with pytest.raises(HelmError, match=r"webhook\.caBundle is needed"):
-        _render(chart, {"webhook": {"enabled": True, "secretName": "mine"}})
+def test_a_given_certificate_needs_its_ca(chart: Chart) -> None:
+    """The API server does not trust it otherwise."""
+    with pytest.raises(HelmError, match=r"webhook\.caBundle is required"):
+        render(chart, {"webhook": {"enabled": True, "secretName": "mine"}})
 
 
 @pytest.mark.parametrize("given", [{"enabled": True}, GIVEN_CERTIFICATE])
-def test_the_webhook_leads_to_the_operator(chart: Chart, given: Object) -> None:
-    """From the API server's question over Service, certificate and port to what the operator reads."""
-    objects = _render(chart, {"webhook": given, "networkPolicy": {"enabled": True}})
+def test_the_webhook_reaches_the_operator(chart: Chart, given: Object) -> None:
+    """Webhook, Service, certificate, port and the operator's settings fit together."""
+    objects = render(chart, {"webhook": given, "networkPolicy": {"enabled": True}})
     configuration = _one(objects, "ValidatingWebhookConfiguration")
     (webhook,) = configuration["webhooks"]
     assert webhook["failurePolicy"] == "Ignore"
@@ -240,7 +226,7 @@ def test_the_webhook_leads_to_the_operator(chart: Chart, given: Object) -> None:
     assert str(settings.webhook_certificates) == mount["mountPath"]
     (volume,) = (each for each in pod["volumes"] if each["name"] == "webhook")
     secret = volume["secret"]["secretName"]
-    # A Secret that is late must not keep the operator from running jobs.
+    # A late Secret must not keep the operator from running jobs.
     assert volume["secret"]["optional"] is True
     if "secretName" in given:
         assert (secret, webhook["clientConfig"]["caBundle"]) == ("mine", "Y2E=")
@@ -255,15 +241,15 @@ def test_the_webhook_leads_to_the_operator(chart: Chart, given: Object) -> None:
     assert allowed == ["http", "webhook"]
 
 
-def test_rules_and_dashboards_arrive_as_they_are(chart: Chart) -> None:
-    """What is tested as a file is what Prometheus and Grafana get."""
+def test_rules_and_dashboards_are_passed_on_unchanged(chart: Chart) -> None:
+    """Prometheus and Grafana get the files that are tested."""
     base = "https://git.example.org/aurl"
     metrics = {
         "prometheusRule": {"enabled": True, "runbookBaseUrl": base},
         "dashboards": {"enabled": True, "namespace": "monitoring", "annotations": {"folder": "Aurl"}},
         "monitorLabels": {"release": "prometheus"},
     }
-    objects = _render(chart, {"metrics": metrics})
+    objects = render(chart, {"metrics": metrics})
     rule = _one(objects, "PrometheusRule")
     assert rule["metadata"]["labels"]["release"] == "prometheus"
     text = (CHART / "rules/aurl.yaml").read_text().replace("url: docs/", f"url: {base}/docs/")
@@ -281,7 +267,7 @@ def test_rules_and_dashboards_arrive_as_they_are(chart: Chart) -> None:
 
 
 def _settings(objects: list[Object]) -> Settings:
-    """What the operator makes of the container's environment."""
+    """The operator's settings, read from the container's environment."""
     environment = {each["name"]: str(each["value"]) for each in _container(objects)["env"]}
     used: set[str] = set()
 
@@ -299,7 +285,7 @@ def test_values_reach_the_operator(chart: Chart) -> None:
     """Every setting of the operator can be set, and its defaults are the chart's."""
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
     bare = read_settings(["--trainer-image", f"aurl-trainer:{version}"], {})
-    assert _settings(_render(chart, {})) == replace(bare, lease=("aurl-system", "aurl-aurl-operator"))
+    assert _settings(render(chart, {})) == replace(bare, lease=("aurl-system", "aurl-aurl-operator"))
     values = {
         "trainer": {"image": "example.org/trainer:2", "imagePullPolicy": "Never"},
         "jobNetworkPolicy": False,
@@ -311,7 +297,7 @@ def test_values_reach_the_operator(chart: Chart) -> None:
         "leaseSeconds": 20,
         "watchNamespaces": ["one"],
     }
-    assert _settings(_render(chart, values)) == Settings(
+    assert _settings(render(chart, values)) == Settings(
         trainer_image="example.org/trainer:2",
         trainer_image_pull_policy="Never",
         job_network_policy=False,
@@ -330,8 +316,8 @@ def test_values_reach_the_operator(chart: Chart) -> None:
 
 
 def test_namespaced_mode_watches_what_its_roles_allow(chart: Chart) -> None:
-    """The operator is told the namespaces in which it has a Role."""
-    objects = _render(chart, {"watchNamespaces": ["one", "two"]})
+    """The operator watches exactly the namespaces in which it has a Role."""
+    objects = render(chart, {"watchNamespaces": ["one", "two"]})
     roles = [
         each["metadata"]["namespace"]
         for each in objects
@@ -340,21 +326,21 @@ def test_namespaced_mode_watches_what_its_roles_allow(chart: Chart) -> None:
     assert _settings(objects).namespaces == tuple(roles) == ("one", "two")
 
 
-def test_no_rights_for_network_policies_that_nobody_wants(chart: Chart) -> None:
-    """What is switched off needs no permission."""
+def test_no_permission_for_network_policies_that_are_switched_off(chart: Chart) -> None:
+    """A disabled feature needs no permission."""
     for wanted in (True, False):
         rules = [
             rule
-            for each in _render(chart, {"jobNetworkPolicy": wanted})
+            for each in render(chart, {"jobNetworkPolicy": wanted})
             if each["kind"] == "ClusterRole"
             for rule in each["rules"]
         ]
         assert any("networkpolicies" in rule["resources"] for rule in rules) == wanted
 
 
-def test_no_rights_beyond_the_least(chart: Chart) -> None:
+def test_permissions_are_minimal(chart: Chart) -> None:
     """No secrets, no exec, no RBAC, no CRDs, no wildcards."""
-    objects = _render(chart, {})
+    objects = render(chart, {})
     (role,) = (
         each for each in objects if each["kind"] == "ClusterRole" and "-jobs-" not in each["metadata"]["name"]
     )
@@ -377,24 +363,24 @@ def test_no_rights_beyond_the_least(chart: Chart) -> None:
     }
 
 
-def test_replicas_hand_over_and_keep_apart(chart: Chart) -> None:
-    """An upgrade starts the new replica first; several prefer different nodes, unless told otherwise."""
-    spec = _one(_render(chart, {}), "Deployment")["spec"]
+def test_replicas_hand_over_and_prefer_different_nodes(chart: Chart) -> None:
+    """An upgrade starts the new replica first; the anti-affinity can be replaced."""
+    spec = _one(render(chart, {}), "Deployment")["spec"]
     assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
     assert "affinity" not in spec["template"]["spec"]
-    pair = _one(_render(chart, {"replicaCount": 2}), "Deployment")["spec"]
+    pair = _one(render(chart, {"replicaCount": 2}), "Deployment")["spec"]
     (term,) = pair["template"]["spec"]["affinity"]["podAntiAffinity"][
         "preferredDuringSchedulingIgnoredDuringExecution"
     ]
     assert term["podAffinityTerm"]["labelSelector"] == pair["selector"]
     own: Object = {"nodeAffinity": {}}
-    chosen = _one(_render(chart, {"replicaCount": 2, "affinity": own}), "Deployment")["spec"]
+    chosen = _one(render(chart, {"replicaCount": 2, "affinity": own}), "Deployment")["spec"]
     assert chosen["template"]["spec"]["affinity"] == own
 
 
 def test_only_one_lease_may_be_read_and_written(chart: Chart) -> None:
-    """The operator's own, in its own namespace, named as the operator is told."""
-    objects = _render(chart, {})
+    """The operator's own lease, in its own namespace, with the configured name."""
+    objects = render(chart, {})
     role = _one(objects, "Role")
     assert role["metadata"]["namespace"] == "aurl-system"
     name = {each["name"]: each.get("value") for each in _container(objects)["env"]}["AURL_LEASE"]
@@ -404,18 +390,18 @@ def test_only_one_lease_may_be_read_and_written(chart: Chart) -> None:
 
 
 def test_names_fit_and_are_unique_per_release(chart: Chart) -> None:
-    """The longest release name still gives valid names."""
+    """The longest release name still yields valid object names."""
     for release in ("aurl", "aurl-operator", "r" * 53):
-        for each in _render(chart, {}, release):
+        for each in render(chart, {}, release):
             name = each["metadata"]["name"]
             assert len(name) <= 63 or each["kind"].startswith("ClusterRole"), name
 
 
-def test_the_crd_stays_unless_told_otherwise(chart: Chart) -> None:
-    """`crds.keep` decides whether uninstalling takes every job along."""
-    kept = _one(_render(chart, {}), "CustomResourceDefinition")
+def test_the_crd_is_kept_by_default(chart: Chart) -> None:
+    """`crds.keep` decides whether uninstalling deletes all jobs."""
+    kept = _one(render(chart, {}), "CustomResourceDefinition")
     assert kept["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
-    loose = _one(_render(chart, {"crds": {"keep": False}}), "CustomResourceDefinition")
+    loose = _one(render(chart, {"crds": {"keep": False}}), "CustomResourceDefinition")
     assert "annotations" not in loose["metadata"]
     committed = yaml.safe_load((CHART / "files/crd.yaml").read_text())
     assert kept["spec"] == committed["spec"]
@@ -432,7 +418,7 @@ def _leaves(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
 
 
 def test_every_value_is_described_typed_and_read() -> None:
-    """A `# --` comment above, an entry in the schema, and a template that reads it."""
+    """Every value has a `# --` comment, an entry in the schema, and a template that reads it."""
     text = (CHART / "values.yaml").read_text()
     values = yaml.safe_load(text)
     schema = json.loads((CHART / "values.schema.json").read_text())

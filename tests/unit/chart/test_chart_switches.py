@@ -1,9 +1,8 @@
-"""Every switch of the chart, one at a time: what it renders is valid, and tells the user what to do next."""
+"""Every switch of the chart, one at a time: the manifests are valid, and the notes name the next steps."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import kubernetes_validate
 import pytest
@@ -12,44 +11,29 @@ from helm_python import Chart
 
 from aurl_dev.cluster.chart import CHART, switches, unsampled
 from job_schema import check_job
+from unit.chart.rendering import Object, render, render_files
 
-Object = dict[str, Any]
-#: Kinds of others, of which the library has no schema.
+#: API groups of CRDs, for which the library has no schema.
 FOREIGN = ("monitoring.coreos.com/", "cert-manager.io/")
 ABOUT: Object = yaml.safe_load((CHART / "Chart.yaml").read_text())
 
 
-@pytest.fixture(scope="module")
-def chart() -> Chart:
-    """The chart as Helm loads it."""
-    return Chart.load(str(CHART))
-
-
-def _files(chart: Chart, values: Object) -> dict[str, str]:
-    return dict(chart.render(values, name="aurl", namespace="aurl-system"))
-
-
 def _notes(chart: Chart, values: Object) -> str:
-    return _files(chart, values)["aurl-operator/templates/NOTES.txt"]
+    return render_files(chart, values)["aurl-operator/templates/NOTES.txt"]
 
 
-def _objects(chart: Chart, values: Object) -> list[Object]:
-    texts = (text for name, text in _files(chart, values).items() if name.endswith(".yaml"))
-    return [each for text in texts for each in yaml.safe_load_all(text) if each]
-
-
-def test_every_value_has_a_setting_that_is_tried() -> None:
+def test_every_value_is_tried_with_a_non_default_setting() -> None:
     """A new value that is empty by default needs a sample in dev/aurl_dev/cluster/chart.py."""
     assert unsampled() == []
     assert len(switches()) > 40
 
 
 @pytest.mark.parametrize("version", ["1.25", kubernetes_validate.latest_version()])
-def test_what_a_switch_renders_satisfies_the_schemas_of_kubernetes(chart: Chart, version: str) -> None:
-    """One at a time; 1.20 itself has its say in tests/api."""
+def test_each_switch_renders_valid_manifests(chart: Chart, version: str) -> None:
+    """One at a time. tests/api covers Kubernetes 1.20."""
     judged: set[str] = set()
     for name, values in switches().items():
-        for text in _files(chart, values).values():
+        for text in render_files(chart, values).values():
             if text in judged or "apiVersion:" not in text or "kubectl" in text:
                 continue
             judged.add(text)
@@ -63,9 +47,9 @@ def test_what_a_switch_renders_satisfies_the_schemas_of_kubernetes(chart: Chart,
 
 
 @pytest.mark.parametrize("discovery", ["serviceMonitor", "podMonitor"])
-def test_monitors_lead_to_ports_that_are_there(chart: Chart, discovery: str) -> None:
-    """Selector, port and path of a monitor are those of the Service or of the pods."""
-    objects = _objects(chart, {"metrics": {"discovery": discovery}})
+def test_monitors_select_existing_ports(chart: Chart, discovery: str) -> None:
+    """Selector, port and path of a monitor match the Service or the pods."""
+    objects = render(chart, {"metrics": {"discovery": discovery}})
     by_kind = {each["kind"]: each for each in objects if not each["metadata"]["name"].endswith("-jobs")}
     pod = by_kind["Deployment"]["spec"]["template"]
     ports = {each["name"] for each in pod["spec"]["containers"][0]["ports"]}
@@ -82,8 +66,8 @@ def test_monitors_lead_to_ports_that_are_there(chart: Chart, discovery: str) -> 
 
 
 @pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["music", "research"]}])
-def test_the_notes_tell_commands_that_work(chart: Chart, values: Object) -> None:
-    """The job to paste is a job, in a namespace that is watched; the Deployment is the chart's."""
+def test_the_commands_in_the_notes_work(chart: Chart, values: Object) -> None:
+    """The example is a valid job in a watched namespace; the Deployment is the chart's."""
     notes = _notes(chart, values)
     (pasted,) = re.findall(
         r"^kubectl -n (\S+) apply -f - <<'EOF'\n(.*?)^EOF$", notes, re.DOTALL | re.MULTILINE
@@ -93,18 +77,18 @@ def test_the_notes_tell_commands_that_work(chart: Chart, values: Object) -> None
     job = yaml.safe_load(text)
     check_job(job, "the notes")
     assert f"get atj {job['metadata']['name']} --watch" in notes
-    (deployment,) = (each for each in _objects(chart, values) if each["kind"] == "Deployment")
+    (deployment,) = (each for each in render(chart, values) if each["kind"] == "Deployment")
     assert f"-n aurl-system rollout status deployment/{deployment['metadata']['name']}" in notes
     assert "helm test aurl --namespace aurl-system" in notes
 
 
-def test_the_notes_tell_what_is_held_or_missing(chart: Chart) -> None:
-    """What does not run by itself is said."""
+def test_the_notes_mention_a_paused_operator_and_a_missing_crd(chart: Chart) -> None:
+    """The notes say what the user has to do."""
     assert "scale deployment/aurl-aurl-operator --replicas=1" in _notes(chart, {"replicaCount": 0})
     assert "install the CRD aurltrainingjobs.aurl.ai yourself" in _notes(chart, {"crds": {"enabled": False}})
 
 
-def test_what_artifact_hub_shows_is_true() -> None:
+def test_the_annotations_for_artifact_hub_match_the_chart() -> None:
     """Kind, name, example job and images are those of the chart."""
     said = {key.partition("/")[2]: yaml.safe_load(text) for key, text in ABOUT["annotations"].items()}
     crd = yaml.safe_load((CHART / "files/crd.yaml").read_text())

@@ -1,4 +1,4 @@
-"""The CRD and the job reference: fresh, complete, and readable by people."""
+"""The CRD and the job reference are up to date and complete."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_generated_files_are_fresh() -> None:
 def test_check_names_the_stale_file_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A change of one description is seen."""
+    """A changed description is detected."""
     crd = tmp_path / "crd.yaml"
     assert main(_arguments(crd, tmp_path)) == 0
     assert main(["--check", *_arguments(crd, tmp_path)]) == 0
@@ -66,14 +66,14 @@ def roots() -> resource.Tree:
 
 
 def test_every_field_is_described(roots: resource.Tree) -> None:
-    """`kubectl explain` has something to say about each field."""
+    """`kubectl explain` describes every field."""
     bare = [path for path, field in _fields(roots.spec, "spec") if not field.description]
     bare += [path for path, field in _fields(roots.status, "status") if not field.description]
     assert bare == []
 
 
 def test_every_number_of_the_spec_has_a_lower_bound(roots: resource.Tree) -> None:
-    """A negative count or length is refused at `kubectl apply`."""
+    """`kubectl apply` rejects negative counts and lengths."""
     numbers = {Kind.INTEGER, Kind.NUMBER}
     unbounded = [
         path
@@ -83,8 +83,8 @@ def test_every_number_of_the_spec_has_a_lower_bound(roots: resource.Tree) -> Non
     assert unbounded == []
 
 
-def test_every_field_stands_in_the_reference(roots: resource.Tree) -> None:
-    """One row per field, under the heading of its object; loss terms have a row each with all defaults."""
+def test_every_field_is_in_the_reference(roots: resource.Tree) -> None:
+    """One row per field under the heading of its object, and one row per loss term with its defaults."""
     losses = (DOCS / reference.LOSSES_PAGE).read_text()
     sections = (DOCS / reference.PAGE).read_text().split("\n### ") + losses.split("\n## ")
     tables = {section.split("\n")[0].strip("`"): section for section in sections}
@@ -110,7 +110,7 @@ def _cells(table: str) -> dict[str, dict[str, str]]:
 
 
 def test_printed_columns() -> None:
-    """What `kubectl get atj` shows, and that each column points at a field of the schema."""
+    """The columns of `kubectl get atj`, each of which points at a field of the schema."""
     (version,) = yaml.safe_load(CRD.read_text())["spec"]["versions"]
     columns = version["additionalPrinterColumns"]
     shown = [column["name"].upper() for column in columns if not column.get("priority")]
@@ -123,12 +123,12 @@ def test_printed_columns() -> None:
         at = schema["properties"][head]
         for part in rest:
             at = at["properties"][part]
-        # A string column prints a value of any type.
+        # A string column prints values of any type.
         assert column["type"] in ("string", at["type"]), column
 
 
-def test_cel_rules_are_marked_and_nothing_else() -> None:
-    """Without the marked lines, the same definition remains, less the rules."""
+def test_exactly_the_cel_rules_are_marked() -> None:
+    """Removing the marked lines removes the rules and nothing else."""
     text = CRD.read_text()
     older = yaml.safe_load(resource.without_cel(text))
     newer = yaml.safe_load(text)
@@ -150,6 +150,6 @@ def _take_rules(node: Any) -> list[dict[str, str]]:
 
 
 def test_no_defaults_are_written_into_objects() -> None:
-    """A default in the CRD would be frozen into every object at its creation; here it is told in words."""
+    """Defaults are only described: in the CRD they would be frozen into every object at its creation."""
     assert "default:" not in [line.strip() for line in CRD.read_text().splitlines()]
     assert "Default: 1000." in CRD.read_text()

@@ -1,4 +1,4 @@
-"""The configuration of kube-state-metrics: every path that it names is one of the definition's schema."""
+"""The configuration of kube-state-metrics: every path exists in the CRD's schema."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHARTS = Path(__file__).resolve().parents[3] / "charts"
 CRD = yaml.safe_load((CHARTS / "aurl-operator/files/crd.yaml").read_text())
 SCHEMA: dict[str, Any] = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 (RESOURCE,) = yaml.safe_load((CHARTS / "kube-state-metrics.yaml").read_text())["spec"]["resources"]
-#: What the API server adds to every object.
+#: Metadata that the API server adds to every object.
 METADATA = {"name", "namespace", "creationTimestamp"}
 
 
@@ -34,7 +34,7 @@ def paths(value: Any, root: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 
 
 def exists(path: tuple[str, ...]) -> bool:
-    """Whether the schema has a field there; the elements of a list are looked into."""
+    """True if the schema has a field at `path`; lists stand for their elements."""
     if path[0] == "metadata":
         return len(path) == 2 and path[1] in METADATA
     at = SCHEMA
@@ -46,7 +46,7 @@ def exists(path: tuple[str, ...]) -> bool:
     return True
 
 
-def test_it_is_about_our_kind() -> None:
+def test_group_version_and_kind() -> None:
     kind = RESOURCE["groupVersionKind"]
     assert kind["group"] == CRD["spec"]["group"]
     assert kind["version"] == CRD["spec"]["versions"][0]["name"]

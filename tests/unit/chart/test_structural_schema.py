@@ -210,7 +210,7 @@ PRESERVE = "x-kubernetes-preserve-unknown-fields"
     ],
 )
 def test_construct(annotation: Any, field: Any, expected: dict[str, Any]) -> None:
-    """Each construct of pydantic becomes what apiextensions v1 accepts."""
+    """Each construct of pydantic becomes a schema that apiextensions v1 accepts."""
     model: type[BaseModel] = create_model("Holder", value=(annotation, field))
     assert structural(read(model.model_json_schema()))["properties"]["value"] == expected
 
@@ -224,8 +224,8 @@ def test_construct(annotation: Any, field: Any, expected: dict[str, Any]) -> Non
         (list[int] | str, "spec.value: mixes array and string"),
     ],
 )
-def test_what_a_crd_cannot_say_is_refused_with_its_path(annotation: Any, said: str) -> None:
-    """Nothing is dropped in silence."""
+def test_unrepresentable_constructs_are_rejected_with_their_path(annotation: Any, said: str) -> None:
+    """Nothing is dropped silently."""
     model: type[BaseModel] = create_model("Holder", value=(annotation, ...))
     with pytest.raises(UnrepresentableSchemaError, match=said):
         read(model.model_json_schema(), "spec")
@@ -291,7 +291,7 @@ _VALUES = st.recursive(
 
 
 def _known_keys_only(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema without the one demand that structural schemas leave to pruning."""
+    """The schema without `additionalProperties: false`, which structural schemas leave to pruning."""
     changed = {
         key: value for key, value in schema.items() if not (key == "additionalProperties" and not value)
     }
@@ -308,7 +308,7 @@ def _known_keys_only(schema: dict[str, Any]) -> dict[str, Any]:
 @settings(max_examples=150, deadline=None)
 @given(schema=_SCHEMAS, value=_VALUES)
 def test_the_structural_schema_accepts_the_same_values(schema: dict[str, Any], value: Any) -> None:
-    """Draft 4 reads exclusive bounds as OpenAPI 3.0 does, so it can give the API server's verdict."""
+    """Draft 4 reads exclusive bounds as OpenAPI 3.0 does, so it gives the API server's verdict."""
     ours = structural(read(schema))
     assert Draft4Validator(ours).is_valid(value) == Draft202012Validator(_known_keys_only(schema)).is_valid(
         value
@@ -317,8 +317,8 @@ def test_the_structural_schema_accepts_the_same_values(schema: dict[str, Any], v
 
 @settings(max_examples=100, deadline=None)
 @given(schema=_SCHEMAS)
-def test_structural_schemas_keep_the_rules_of_apiextensions(schema: dict[str, Any]) -> None:
-    """A type everywhere, and none of the keywords that the API server refuses."""
+def test_structural_schemas_follow_the_rules_of_apiextensions(schema: dict[str, Any]) -> None:
+    """A type everywhere, and none of the keywords that the API server rejects."""
     nodes = [structural(read(schema))]
     while nodes:
         node = nodes.pop()

@@ -1,4 +1,4 @@
-"""The dashboards as files: complete, without loose ends, and about metrics that exist."""
+"""The dashboard files: complete, consistent, and using only metrics that exist."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ FOLDER = ROOT / "charts/aurl-operator/dashboards"
 BOARDS: dict[str, dict[str, Any]] = {
     path.stem: json.loads(path.read_text()) for path in FOLDER.glob("*.json")
 }
-#: Those of Grafana that need no variable of the dashboard.
+#: Variables of Grafana, which a dashboard does not define.
 BUILT_IN = {"__rate_interval", "__all"}
-#: Brought by the client library.
+#: Metrics of the Prometheus client library.
 PROCESS = {"process_resident_memory_bytes", "process_cpu_seconds_total"}
 
 
 def panels(board: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The panels, headings aside."""
+    """The panels without row headings."""
     return (panel for panel in board["panels"] if panel["type"] != "row")
 
 
 def documented() -> set[str]:
-    """The metrics of docs/contracts.md, with the series of histograms."""
+    """The metrics of docs/contracts.md, including histogram buckets."""
     names = set(re.findall(r"`(aurl_[a-z_]+)[`{]", (ROOT / "docs/contracts.md").read_text()))
     return names | {f"{name}_bucket" for name in names} | PROCESS
 
 
-def test_there_are_three() -> None:
+def test_there_are_three_dashboards() -> None:
     assert BOARDS.keys() == {"aurl-fleet", "aurl-job", "aurl-operator"}
     assert all(board["uid"] == name for name, board in BOARDS.items())
 
 
 @pytest.mark.parametrize("name", sorted(BOARDS))
-def test_every_panel_says_what_it_shows(name: str) -> None:
+def test_every_panel_has_a_title_description_and_unit(name: str) -> None:
     board = BOARDS[name]
     numbers = [panel["id"] for panel in board["panels"]]
     assert len(numbers) == len(set(numbers))
@@ -76,7 +76,7 @@ def test_variables_are_defined_and_used(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(BOARDS))
-def test_only_metrics_that_are_documented(name: str) -> None:
+def test_all_metrics_are_documented(name: str) -> None:
     known = documented()
     assert len(known) > 60
     for panel in panels(BOARDS[name]):
@@ -86,19 +86,19 @@ def test_only_metrics_that_are_documented(name: str) -> None:
 
 
 def test_every_metric_of_a_job_is_on_a_panel() -> None:
-    """What the trainer tells, somebody can see; what is only of use in a query is listed here."""
+    """Metrics without a panel are listed here, with the reason."""
     shown = " ".join(
         target["expr"] for board in BOARDS.values() for panel in panels(board) for target in panel["targets"]
     )
-    apart = {
-        "aurl_train_tokens_total",  # tokens_per_second is on the panel
+    without_panel = {
+        "aurl_train_tokens_total",  # shown as tokens_per_second
         "aurl_train_samples_total",
         "aurl_train_start_step",
         "aurl_train_checkpoint_step",
-        "aurl_train_heartbeat_timestamp_seconds",  # of the alert
+        "aurl_train_heartbeat_timestamp_seconds",  # used by an alert
         "aurl_operator_job_step",
-        "aurl_prepare_files_total",  # often over before it is scraped; status.dataset tells it
+        "aurl_prepare_files_total",  # often finished before it is scraped; see status.dataset
     }
     names = {name for name in documented() if name.startswith("aurl_") and not name.endswith("_bucket")}
     missing = {name for name in names if name not in shown and f"{name}_bucket" not in shown}
-    assert missing == apart
+    assert missing == without_panel

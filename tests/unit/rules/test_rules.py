@@ -1,4 +1,4 @@
-"""Alerts and recording rules, tried by promtool: each alert fires when it should and is silent otherwise."""
+"""Alerts and recording rules, tested with promtool: each alert fires when it should and not otherwise."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def promtool() -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """What is scraped, and how many alerts of a name fire after some minutes."""
+    """Scraped series, and how many alerts of a name fire after some minutes."""
 
     alert: str
     firing: int
@@ -54,9 +54,9 @@ CASES = [
         0,
         {f'aurl_train_heartbeat_timestamp_seconds{{{JOB},rank="0"}}': GROWING, **TRAINING},
     ),
-    # Saving the last checkpoint, or waiting to be scraped a last time, is no stall.
+    # Saving the final checkpoint, or waiting for a final scrape, is not a stall.
     Case("AurlTrainingStalled", 0, {f'aurl_train_heartbeat_timestamp_seconds{{{JOB},rank="0"}}': STANDING}),
-    # One of two ranks stands still.
+    # One of two ranks is stuck.
     Case(
         "AurlTrainingStalled",
         1,
@@ -111,7 +111,7 @@ CASES = [
             f'aurl_train_badput_seconds{{{JOB},cause="restart"}}': "2500x200",
         },
     ),
-    # A job that has only begun.
+    # A job that has just started.
     Case(
         "AurlTrainingLowGoodput",
         0,
@@ -218,7 +218,7 @@ RECORDED = [
 def try_rules(
     promtool: str, place: Path, series: Mapping[str, str], minutes: int, expression: str, values: list[float]
 ) -> None:
-    """Have promtool evaluate all rules over the series, and compare the values of an expression."""
+    """Evaluate all rules over the series with promtool, and compare the values of an expression."""
     samples = [{"labels": "{}", "value": value} for value in values]
     test = {
         "interval": "1m",
@@ -232,7 +232,7 @@ def try_rules(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_promtool_finds_no_fault(promtool: str) -> None:
+def test_promtool_accepts_the_rules(promtool: str) -> None:
     command = [promtool, "check", "rules", "--lint=all", "--lint-fatal", str(RULES)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -252,7 +252,7 @@ def test_recording_rules(
     try_rules(promtool, tmp_path, series, 10, f"round(sum({rule}), 0.001)", [value])
 
 
-def test_every_alert_is_seen_to_fire_and_to_be_silent() -> None:
+def test_every_alert_has_cases_that_fire_and_that_do_not() -> None:
     assert {case.alert for case in CASES if case.firing} == ALERTS.keys()
     assert {case.alert for case in CASES if not case.firing} == ALERTS.keys()
     recorded = {rule["record"] for group in GROUPS for rule in group["rules"] if "record" in rule}
@@ -260,7 +260,7 @@ def test_every_alert_is_seen_to_fire_and_to_be_silent() -> None:
 
 
 def test_every_alert_has_a_runbook() -> None:
-    """Its link leads to a section that says what it means and what to do."""
+    """Its link points to a section with meaning, impact, diagnosis and fix."""
     sections = dict(
         re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", RUNBOOKS.read_text(), re.MULTILINE | re.DOTALL)
     )
