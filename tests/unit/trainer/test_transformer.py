@@ -70,7 +70,7 @@ def test_a_local_block_sees_its_window_alone(every: int, reach: int) -> None:
 
 def test_a_full_cache_is_refused() -> None:
     model = make()
-    with pytest.raises(ValueError, match="the cache holds 4 tokens and 5 are needed"):
+    with pytest.raises(ValueError, match="the cache has room for 4 tokens and 5 are needed"):
         model(tokens(1, 5), cache=model.new_cache(1, 4))
 
 

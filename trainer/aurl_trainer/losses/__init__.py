@@ -1,1 +1,1 @@
-"""What is minimised: named, weighted, scheduled terms. No music theory: all is learned from the data."""
+"""The loss: named, weighted and scheduled terms. No music theory: everything is learned from the data."""

@@ -1,7 +1,7 @@
-"""The play between decoder and encoder on one side and the critic on the other.
+"""The adversarial terms: decoder and encoder against the critic.
 
-States: those of the decoder on real tokens are real; those where some tokens are the decoder's own, drawn in
-parallel from its predictions, are not. Latents: draws of the prior are real; the encoder's are not.
+States: those of the decoder on real tokens count as real; as fake those on tokens of which some are its own,
+sampled in parallel from its predictions. Latents: samples of the prior count as real, the encoder's as fake.
 """
 
 # ruff: noqa: N803, N815 - names carry shapes
@@ -23,7 +23,7 @@ from aurl_trainer.model.latents import Level
 
 
 class CriticBatch(NamedTuple):
-    """What the critic is shown of a micro-batch; nothing leads back to the model."""
+    """The critic's input for a micro-batch, detached from the model."""
 
     real_states: Tensor
     own_states: Tensor
@@ -35,19 +35,19 @@ class CriticBatch(NamedTuple):
 
 @dataclass
 class AdversarialPass(LatentPass):
-    """A forward pass of the autoencoder that plays against a critic, whose weights stand still meanwhile."""
+    """A forward pass of the autoencoder against a critic with frozen weights."""
 
     critic: Critic
     own_states_BTC: Tensor
-    """Decoder states on some of its own tokens; lead back to the decoder alone."""
+    """Decoder states on input with some of its own tokens; gradients reach the decoder alone."""
 
     @cached_property
     def own_judgements(self) -> list[Judgement]:
-        """What the critic says of the states on own tokens."""
+        """Scores of the states on own tokens."""
         return self.critic.judge_states(self.own_states_BTC.float(), self.valid_BT)
 
     def critic_batch(self, real_z: dict[Level, Tensor]) -> CriticBatch:
-        """Return what the critic is shown; `real_z` are draws of the prior."""
+        """Return the input of the critic; `real_z` are samples of the prior."""
         levels = self.latents.levels
         return CriticBatch(
             self.states_BTC.detach().float(),
@@ -75,7 +75,7 @@ def adversarial_latents(seen: AdversarialPass) -> Measured:
 
 
 def feature_matching(seen: AdversarialPass) -> Measured:
-    """Mean absolute difference of the features' means over samples and time."""
+    """Mean absolute difference of the critic's mean features over samples and time."""
     with torch.no_grad():
         real = seen.critic.judge_states(seen.states_BTC.detach().float(), seen.valid_BT)
     distances = [
@@ -87,7 +87,7 @@ def feature_matching(seen: AdversarialPass) -> Measured:
 
 
 class CriticPass:
-    """What the critic says of what it is shown; made anew for each update of the critic."""
+    """The scores of a batch by the critic, for one update of its weights."""
 
     def __init__(self, critic: Critic, batch: CriticBatch) -> None:
         self.critic, self.batch = critic, batch
@@ -95,28 +95,28 @@ class CriticPass:
 
     @cached_property
     def real_inputs(self) -> list[Tensor]:
-        """The real examples as leaves, for their gradient: states, then latents from the top."""
+        """The real examples as leaves, for their gradient: states, then latents top-down."""
         return [x.detach().requires_grad_() for x in (self.batch.real_states, *self.batch.real_z.values())]
 
     @cached_property
     def real_states(self) -> list[Judgement]:
-        """Judgements of states on real tokens."""
+        """Scores of states on real tokens."""
         return self.critic.judge_states(self.real_inputs[0], self.batch.weight_BT)
 
     @cached_property
     def own_states(self) -> list[Judgement]:
-        """Judgements of states on the decoder's own tokens."""
+        """Scores of states on the decoder's own tokens."""
         return self.critic.judge_states(self.batch.own_states, self.batch.weight_BT)
 
     @cached_property
     def real_latents(self) -> list[Judgement]:
-        """Judgements of draws of the prior."""
+        """Scores of samples of the prior."""
         z = dict(zip(self.batch.real_z, self.real_inputs[1:], strict=True))
         return self.critic.judge_latents(z, self.batch.there)
 
     @cached_property
     def own_latents(self) -> list[Judgement]:
-        """Judgements of the encoder's latents."""
+        """Scores of the encoder's latents."""
         return self.critic.judge_latents(self.batch.own_z, self.batch.there)
 
 
@@ -136,12 +136,12 @@ def r1_states(seen: CriticPass) -> Measured:
 
 
 def r1_latents(seen: CriticPass) -> Measured:
-    """½ ‖∇D‖² at draws of the prior, mean over samples."""
+    """½ ‖∇D‖² at samples of the prior, mean over samples."""
     return Measured.mean(_penalty(seen.real_latents, seen.real_inputs[1:]), seen.one)
 
 
 def critic_drift(seen: CriticPass) -> Measured:
-    """Mean of D² at what is real."""
+    """Mean of D² at real states and latents."""
     judgements = seen.real_states + seen.real_latents
     return Measured.mean(_average([each.mean(each.scores.square()) for each in judgements]), seen.one)
 

@@ -1,4 +1,4 @@
-"""What should agree: latents of whole and damaged music, and latents and what is decoded from them."""
+"""Consistency terms: latents of intact and corrupted music, and latents of decoded music."""
 
 # ruff: noqa: N806 - names carry shapes
 from __future__ import annotations
@@ -13,23 +13,24 @@ from aurl_trainer.losses.latent import LatentPass
 from aurl_trainer.losses.term import Measured, TermFunction, nll
 from aurl_trainer.model.latents import LEVELS
 
-DAMAGE: Final = 0.2
+CORRUPTED: Final = 0.2
+"""Share of the tokens to hide."""
 MARGIN: Final = 0.5
-"""Nats per token that another sample's latents should cost more."""
+"""Nats per token by which another sample's latents should be worse."""
 
 
 def corruption_consistency(seen: LatentPass) -> Measured:
-    """KL(posterior of damaged tokens ‖ posterior of whole ones) per dimension, mean over the levels."""
+    """KL(posterior of corrupted tokens ‖ posterior of intact ones) per dimension, mean over the levels."""
     latents, encoder = seen.latents, seen.model.encoder
-    hidden_BT = torch.rand(seen.inputs_BT.shape, device=seen.inputs_BT.device) < DAMAGE
-    damaged_BT = seen.inputs_BT.masked_fill(hidden_BT, PAD)
-    states_BKC = encoder.read(encoder.embedding(damaged_BT), seen.inputs_BT != PAD, latents.bars)
+    hidden_BT = torch.rand(seen.inputs_BT.shape, device=seen.inputs_BT.device) < CORRUPTED
+    corrupted_BT = seen.inputs_BT.masked_fill(hidden_BT, PAD)
+    states_BKC = encoder.read(encoder.embedding(corrupted_BT), seen.inputs_BT != PAD, latents.bars)
     nats = states_BKC.new_zeros((), dtype=torch.float32)
     for level in LEVELS:
         inferred = latents.levels[level]
-        damaged = encoder.posterior(level, states_BKC, latents.bars, latents.z)
+        corrupted = encoder.posterior(level, states_BKC, latents.bars, latents.z)
         there_BN = inferred.there.float()
-        nats_BN = damaged.divergence(inferred.posterior).mean(-1)
+        nats_BN = corrupted.divergence(inferred.posterior).mean(-1)
         nats = nats + (nats_BN * there_BN).sum() / there_BN.sum().clamp(min=1)
     return Measured.mean(nats / len(LEVELS), seen.tokens)
 
@@ -52,7 +53,7 @@ def cycle_consistency(seen: LatentPass) -> Measured:
 
 
 def latent_use(seen: LatentPass) -> Measured:
-    """max(0, margin − (nats per token with the next sample's latents − nats with a sample's own))."""
+    """max(0, margin − (nats per token with the next sample's latents − nats with the sample's own))."""
     other = {level: z.roll(1, 0) for level, z in seen.latents.z.items()}
     log_probability_BTV = seen.decode(other).log_softmax(-1)
     gain = seen.mean(nll(log_probability_BTV, seen.safe_targets_BT, seen.valid_BT) - seen.nll_BT)

@@ -1,4 +1,4 @@
-"""Small predictors on the latents that terms about bars train beside the model; made only where wanted."""
+"""Small linear predictors on the latents, trained with the model by the terms about bars."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from aurl_trainer.model.config import LatentConfig
 
 
 class LatentHeads(nn.Module):
-    """One linear map per wanted term, named as the term."""
+    """A linear map for each wanted term, by the name of the term."""
 
     def __init__(self, latents: LatentConfig, vocabulary: Vocabulary, wanted: Collection[str]) -> None:
-        """Raises UserError when a term is about tokens that the vocabulary does not have."""
+        """Create the maps of `wanted`. Raises UserError if a term needs tokens the vocabulary lacks."""
         super().__init__()
         positions = vocabulary.count["Position"]
         if "bar_onsets" in wanted and not positions:
-            raise UserError("training.losses.barOnsets needs an encoding with position tokens: leave it out.")
+            raise UserError(
+                "training.losses.barOnsets needs an encoding with position tokens: leave it out or use remi."
+            )
         sizes = {
             "bar_content": (latents.size, vocabulary.size),
             "bar_onsets": (latents.size, positions),
@@ -31,7 +33,7 @@ class LatentHeads(nn.Module):
         self.maps = nn.ModuleDict({name: nn.Linear(*size) for name, size in sizes.items() if name in wanted})
 
     def initialise(self, seed: int) -> None:
-        """Draw all weights anew from the seed alone."""
+        """Initialise all weights from the seed alone."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for module in self.maps.values():
@@ -41,6 +43,6 @@ class LatentHeads(nn.Module):
                 linear.bias.zero_()
 
     def predict(self, term: str, values: Tensor) -> Tensor:
-        """Return what the head of a term says, in fp32."""
+        """Return the prediction of a term's head, in fp32."""
         predicted: Tensor = self.maps[term](values)
         return predicted.float()

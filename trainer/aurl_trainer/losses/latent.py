@@ -1,4 +1,4 @@
-"""What terms over latents may look at, and the terms about the distribution of latents."""
+"""The input of terms over latents, and the terms about the distribution of latents."""
 
 # ruff: noqa: N802, N803, N806 - names carry shapes
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aurl_trainer.model.latents import LEVELS, Latents, Level
 from aurl_trainer.model.vae import VAE
 
 POINTS: Final = 256
-"""Latents that terms over pairs of latents look at; memory grows with the square."""
+"""Maximum number of latents in terms over pairs; memory grows with its square."""
 
 
 @dataclass
@@ -30,11 +30,11 @@ class LatentPass(TokenPass):
     heads: LatentHeads
     free_bits: float
     decode: Callable[[dict[Level, Tensor]], Tensor]
-    """The logits of the same tokens (hidden in the same places) from other latents."""
+    """Returns the logits of the same tokens (with the same ones hidden) from other latents."""
 
     @cached_property
     def given_BKZ(self) -> Tensor:
-        """What the decoder is given for each bar."""
+        """The latents that the decoder is conditioned on in each bar."""
         return self.model.decoder.given(self.latents.z)
 
     @cached_property
@@ -44,16 +44,16 @@ class LatentPass(TokenPass):
 
     @cached_property
     def content_BKV(self) -> Tensor:
-        """How often each token is in each bar."""
+        """The count of each token in each bar."""
         return self.latents.bars.member_BKT @ F.one_hot(self.inputs_BT, self.tables.size).float()
 
     def bar_mean(self, values_BK: Tensor) -> Tensor:
-        """Return the mean over the bars that are there."""
+        """Return the mean over the existing bars."""
         return (values_BK * self.there_BK).sum() / self.there_BK.sum().clamp(min=1)
 
     @cached_property
     def points(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A choice of bars as points: posterior means, log variances and draws (N, Z), and weights (N,)."""
+        """A subset of the bars: posterior means, log variances and samples (N, Z), and weights (N,)."""
         bar = self.latents.levels["bar"]
         step = -(-self.there_BK.numel() // POINTS)
         mean, log_variance, z = (values.flatten(0, 1)[::step] for values in (*bar.posterior, bar.z))
@@ -61,7 +61,7 @@ class LatentPass(TokenPass):
 
 
 def kl(level: Level, seen: LatentPass) -> Measured:
-    """KL of one level from its prior; no dimension is pressed under `free_bits` (mean of the batch)."""
+    """KL of one level from its prior; dimensions below `free_bits` (batch mean) have no gradient."""
     inferred = seen.latents.levels[level]
     there_BN = inferred.there.float()
     count = there_BN.sum()
@@ -74,7 +74,7 @@ def total_correlation(seen: LatentPass) -> Measured:
     """KL of the aggregate posterior from the product of its marginals, by minibatch-weighted sampling.
 
     ln q(z) is estimated as ln Σⱼ q(z | xⱼ) / n over the n bars of the batch, likewise each marginal; the
-    constants of Chen et al. 2018 that depend on the size of the data alone have no gradient.
+    constants of Chen et al. 2018 that depend only on the size of the data are omitted: they have no gradient.
     """
     mean, log_variance, z, weight = seen.points
     distance = (z[:, None] - mean[None]).square() * (-log_variance[None]).exp()
@@ -98,7 +98,7 @@ def latent_covariance(seen: LatentPass) -> Measured:
 
 
 def aggregate_posterior(seen: LatentPass) -> Measured:
-    """MMD² between drawn latents of bars and draws of their prior; kernel 2Z / (2Z + distance²)."""
+    """MMD² between samples of the bars' posteriors and priors, with the kernel 2Z / (2Z + distance²)."""
     prior = seen.latents.levels["bar"].prior
     _, _, z, weight = seen.points
     step = -(-seen.there_BK.numel() // POINTS)

@@ -1,4 +1,4 @@
-"""Cross-entropy by kind of token, and distances between tokens that have an order."""
+"""Cross-entropy by kind of token, and distances between ordered tokens."""
 
 # ruff: noqa: N806 - names carry shapes
 from __future__ import annotations
@@ -23,7 +23,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "reconstruction_velocity": ("Velocity",),
     "reconstruction_duration": ("Duration",),
 }
-"""Which kinds of tokens each term is about; `reconstruction_other` has the rest."""
+"""Kinds of tokens of each term; `reconstruction_other` has the rest."""
 
 OTHER: Final = "reconstruction_other"
 ORDERED: Final = {

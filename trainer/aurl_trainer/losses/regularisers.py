@@ -1,4 +1,4 @@
-"""Terms that keep predictions and states of any language model well-behaved."""
+"""Regularisers of predictions and states, for any language model."""
 
 # ruff: noqa: N803, N806 - names carry shapes
 from __future__ import annotations
@@ -12,11 +12,11 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 from aurl_trainer.losses.term import Measured, TermFunction, TokenPass
 
 RECENT: Final = 32
-"""Steps back in which a token counts as a repetition."""
+"""Number of previous tokens among which a token counts as a repetition."""
 
 
 def label_smoothing(seen: TokenPass) -> Measured:
-    """Mean nats of all tokens alike."""
+    """Cross-entropy against the uniform distribution, in nats."""
     return Measured.mean(seen.mean(-seen.log_probability_BTV.mean(-1)), seen.tokens)
 
 
@@ -32,7 +32,7 @@ def logit_scale(seen: TokenPass) -> Measured:
 
 
 def repetition(seen: TokenPass) -> Measured:
-    """−ln(1 − p) summed over the tokens of the last steps that are not the target."""
+    """−ln(1 − p) summed over the tokens of the last RECENT steps, except the target."""
     V = seen.logits_BTV.shape[-1]
     so_far_BTV = F.one_hot(seen.inputs_BT, V).cumsum(1)
     before_BTV = F.pad(so_far_BTV, (0, 0, RECENT, 0))[:, : so_far_BTV.shape[1]]
@@ -54,7 +54,7 @@ def temporal_activation(seen: TokenPass) -> Measured:
 
 
 def dropout_consistency(seen: TokenPass) -> Measured:
-    """Mean of the two divergences between the predictions of two passes, in nats."""
+    """Mean of the two KL divergences between the predictions of two passes, in nats."""
     p, q = seen.log_probability_BTV, seen.again().log_softmax(-1)
     return Measured.mean(seen.mean(0.5 * _symmetric(p, q)), seen.tokens)
 

@@ -1,4 +1,4 @@
-"""What the latents of bars should tell about the music: its tokens, rhythm, density, succession and form."""
+"""Terms that make the latents of bars predict the music: tokens, rhythm, density, succession and form."""
 
 # ruff: noqa: N803, N806 - names carry shapes
 from __future__ import annotations
@@ -14,7 +14,7 @@ from aurl_trainer.losses.term import Measured, TermFunction
 
 
 def bar_content(seen: LatentPass) -> Measured:
-    """Nats per token of a bar's tokens, in any order, given what the decoder is given."""
+    """Nats per token of a bar's tokens, in any order, given its latents."""
     log_probability_BKV = seen.heads.predict("bar_content", seen.given_BKZ).log_softmax(-1)
     tokens = seen.content_BKV.sum()
     nats = -(seen.content_BKV * log_probability_BKV).sum()
@@ -22,7 +22,7 @@ def bar_content(seen: LatentPass) -> Measured:
 
 
 def bar_onsets(seen: LatentPass) -> Measured:
-    """Nats per position of whether a bar has it."""
+    """Nats per position of predicting whether a bar uses it."""
     present_BKS = (seen.content_BKV[..., seen.tables.tokens("Position")] > 0).float()
     logits_BKS = seen.heads.predict("bar_onsets", seen.given_BKZ)
     nats_BKS = F.binary_cross_entropy_with_logits(logits_BKS, present_BKS, reduction="none")
@@ -37,7 +37,7 @@ def bar_density(seen: LatentPass) -> Measured:
 
 
 def bar_prediction(seen: LatentPass) -> Measured:
-    """Nats to tell the latent of the next bar among those of all bars of the batch."""
+    """Nats of identifying the latent of the next bar among those of all bars of the batch."""
     z_BKZ = seen.latents.levels["bar"].z
     B, K, Z = z_BKZ.shape
     candidates = z_BKZ.flatten(0, 1)
@@ -47,7 +47,7 @@ def bar_prediction(seen: LatentPass) -> Measured:
     right = torch.arange(B * K, device=score.device).view(B, K)[:, 1:].flatten()
     both = (seen.there_BK[:, 1:] * seen.there_BK[:, :-1]).flatten()
     nats = F.cross_entropy(score, right, reduction="none")
-    # A pair that is not there may have any score, infinite ones included: it must not even be multiplied.
+    # Missing pairs may have infinite scores, so mask them instead of multiplying by 0.
     nats = torch.where(both > 0, nats, 0.0)
     return Measured.mean(nats.sum() / both.sum().clamp(min=1), seen.tokens)
 

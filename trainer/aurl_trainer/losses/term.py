@@ -1,4 +1,4 @@
-"""What a term of the loss returns, and what those over predictions may look at.
+"""The value of a term of the loss, and the input of terms over predictions.
 
 Shapes: B samples, T tokens, C model width, V vocabulary, N = B·T.
 """
@@ -24,34 +24,34 @@ class Measured:
     """The value of a term for a micro-batch, all scalars on the device."""
 
     objective: Tensor
-    """What is minimised: a sum over `count` things. Where only a mean makes sense, mean · valid targets, so
-    that all terms are on the scale of a sum over tokens."""
+    """The value to minimise, a sum over `count` items; for a term that is a mean, mean · valid targets, so
+    that all terms have the scale of a sum over tokens."""
     total: Tensor
-    """What is told, as a sum over `count` things."""
+    """The value to report, as a sum over `count` items."""
     count: Tensor
 
     @classmethod
     def sum(cls, total: Tensor, count: Tensor) -> Measured:
-        """Return a term that is told as it is minimised."""
+        """Return a term that reports the value it minimises."""
         return cls(total, total, count)
 
     @classmethod
     def mean(cls, mean: Tensor, tokens: Tensor) -> Measured:
-        """Return a term that is a mean of its own and counts as much as `tokens` tokens."""
+        """Return a term that is a mean, weighted as `tokens` tokens."""
         return cls(mean * tokens, mean * tokens, tokens)
 
 
 TermFunction = Callable[[Any], Measured]
-"""A term as a function of a pass; which kind of pass depends on the term."""
+"""A term as a function of a pass, of the type that the term needs."""
 
 
 class TokenTables:
-    """What the vocabulary says about tokens, on the training device."""
+    """Tables of the vocabulary on the training device."""
 
     def __init__(
         self, vocabulary: Vocabulary, groups: dict[str, tuple[str, ...]], device: torch.device
     ) -> None:
-        """`groups` names kinds of tokens; a kind that none names is in one more group, the last."""
+        """Put the kinds of each of `groups` in a group; all other kinds form one more, the last."""
         names = list(groups)
         group_of_kind = [
             next((i for i, name in enumerate(names) if kind in groups[name]), len(names)) for kind in KINDS
@@ -62,14 +62,14 @@ class TokenTables:
         self._places = {kind: (vocabulary.first[kind], vocabulary.count[kind]) for kind in KINDS}
 
     def tokens(self, kind: str) -> slice:
-        """Return the ids of a kind; an empty slice where the vocabulary has none."""
+        """Return the ids of a kind; an empty slice if the vocabulary has none."""
         first, count = self._places[kind]
         return slice(first, first + count)
 
 
 @dataclass
 class TokenPass:
-    """A forward pass over a micro-batch and what follows from it."""
+    """A forward pass over a micro-batch, and derived tensors, computed on demand."""
 
     tables: TokenTables
     inputs_BT: Tensor
@@ -78,21 +78,21 @@ class TokenPass:
     logits_BTV: Tensor
     """fp32"""
     again: Callable[[], Tensor]
-    """The logits of another pass over the same tokens, with dropout of its own."""
+    """Returns the logits of another pass over the same tokens, with other dropout."""
 
     @cached_property
     def valid_BT(self) -> Tensor:
-        """1 where there is something to predict; fp32."""
+        """1 where there is a target; fp32."""
         return (self.targets_BT != IGNORED).float()
 
     @cached_property
     def tokens(self) -> Tensor:
-        """Number of targets that count."""
+        """Number of valid targets."""
         return self.valid_BT.sum()
 
     @cached_property
     def safe_targets_BT(self) -> Tensor:
-        """The targets with some token where there is nothing to predict."""
+        """The targets, with an arbitrary token where there is none."""
         return self.targets_BT.clamp(min=0)
 
     @cached_property
@@ -112,15 +112,15 @@ class TokenPass:
 
     @cached_property
     def nll_G(self) -> tuple[Tensor, Tensor]:
-        """Nats and number of the targets of each group of kinds, both (G,)."""
+        """Nats and number of the targets in each group of kinds, both (G,)."""
         group_BTG = self.tables.one_hot_VG[self.safe_targets_BT] * self.valid_BT[..., None]
         return torch.einsum("btg,bt->g", group_BTG, self.nll_BT), group_BTG.sum((0, 1))
 
     def mean(self, values_BT: Tensor) -> Tensor:
-        """Return the mean over the targets that count."""
+        """Return the mean over the valid targets."""
         return (values_BT * self.valid_BT).sum() / self.tokens.clamp(min=1)
 
 
 def nll(log_probability_BTV: Tensor, targets_BT: Tensor, valid_BT: Tensor) -> Tensor:
-    """Return the nats of each target, (B, T); 0 where `valid_BT` is."""
+    """Return the nats of each target, (B, T); 0 where `valid_BT` is 0."""
     return -log_probability_BTV.gather(-1, targets_BT[..., None]).squeeze(-1) * valid_BT

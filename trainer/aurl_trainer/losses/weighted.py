@@ -1,4 +1,4 @@
-"""Terms put together: each weighted as scheduled or as learned, added up, and counted for the log."""
+"""The weighted sum of terms, with scheduled and learned weights, and the means for the log."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ BALANCED: Final = (
     *reconstruction.FUNCTIONS,
     *structure.FUNCTIONS,
 )
-"""What uncertainty weighting may balance: errors of predictions. It would switch penalties off."""
+"""Terms that uncertainty weighting balances: prediction errors. It would turn penalties off."""
 
-UNREAD: Final = ("repetition", "dropout_consistency", "total_correlation", "corruption_consistency",
+SKIPPABLE: Final = ("repetition", "dropout_consistency", "total_correlation", "corruption_consistency",
                  "cycle_consistency", "latent_use", "adversarial_states", "adversarial_latents",
                  "feature_matching")  # fmt: skip
-"""Terms that cost much and own no parameter: left out in steps where their weight is 0."""
+"""Expensive terms without parameters: skipped in steps where their weight is 0."""
 
 
 class WeightedTerms(nn.Module):
-    """The terms of one player. Its parameters are those of uncertainty weighting, if that is wanted."""
+    """The terms of one player. The parameters are those of uncertainty weighting, if it is enabled."""
 
     def __init__(
         self, config: LossesConfig, names: Sequence[str], total_steps: int, device: torch.device
@@ -45,14 +45,14 @@ class WeightedTerms(nn.Module):
         self.config, self.names, self.total_steps = config, list(names), total_steps
         balanced = [name for name in names if name in BALANCED] if config.balance == "uncertainty" else []
         self.log_variance = nn.ParameterDict({name: nn.Parameter(torch.zeros(1)) for name in balanced})
-        # Sum and count of each term since the last reading: on the device, so that no step waits for it. No
-        # buffer: DDP would overwrite it with that of rank 0.
+        # Sum and count of each term since the last `take`, on the device so that no step waits for it. Not a
+        # buffer, because DDP would overwrite it with rank 0's.
         self.counts = torch.zeros(len(self.names), 2, device=device)
 
     def forward(self, seen: Any, step: int, factors: Mapping[str, float] | None = None) -> Tensor:
-        """Return the weighted sum of all terms of a pass; `factors` multiply the weight of some.
+        """Return the weighted sum of all terms of a pass; `factors` multiply the weights of the named terms.
 
-        A term with factor 0 is not computed.
+        Terms with factor 0 are not computed.
         """
         total: Tensor | None = None
         rows: list[Tensor] = []
@@ -60,7 +60,7 @@ class WeightedTerms(nn.Module):
         for name in self.names:
             factor = 1.0 if factors is None else factors.get(name, 1.0)
             weight = factor * weight_at(self.config.term(name), step, self.total_steps)
-            if factor == 0 or (weight == 0 and name in UNREAD):
+            if factor == 0 or (weight == 0 and name in SKIPPABLE):
                 rows.append(nothing)
                 continue
             measured = FUNCTIONS[name](seen)
@@ -79,14 +79,14 @@ class WeightedTerms(nn.Module):
         return (-s).exp() * measured.objective + s * measured.count
 
     def plays_at(self, step: int) -> bool:
-        """Tell whether a term that plays against the critic counts in this step."""
+        """Return True if an adversarial term has a positive weight in this step."""
         return any(
             name in adversarial.FUNCTIONS and weight_at(self.config.term(name), step, self.total_steps) > 0
             for name in self.names
         )
 
     def take(self, distributed: Distributed) -> dict[str, float]:
-        """Return the mean over all ranks of each term that was computed since the last call."""
+        """Return the mean over all ranks of each term computed since the last call."""
         rows = distributed.sum(self.counts).tolist()
         self.counts.zero_()
         return {name: total / count for name, (total, count) in zip(self.names, rows, strict=True) if count}

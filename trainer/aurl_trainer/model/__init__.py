@@ -1,1 +1,1 @@
-"""The models: their configuration (free of torch) and their modules."""
+"""The models: their configuration, without torch, and their modules."""

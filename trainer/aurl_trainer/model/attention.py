@@ -1,4 +1,4 @@
-"""Attention over earlier tokens, all of them or a window of the last ones, and over a whole sequence.
+"""Causal attention, full or in a sliding window, and bidirectional attention.
 
 Shapes: B samples, H heads, T queries, S ≥ T keys of which the last T belong to the queries, D width per head.
 """
@@ -12,16 +12,16 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 
 def attend(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, window: int) -> Tensor:
-    """Let each position see itself and the positions before it: the last `window`, or all where it is 0."""
+    """Attend from each position to itself and the earlier ones: the last `window`, or all if it is 0."""
     if window == 0 or q_BHTD.shape[2] <= window:
         return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True)
     return _windowed(q_BHTD, k_BHTD, v_BHTD, window)
 
 
 def attend_cached(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, window: int) -> Tensor:
-    """Do as `attend` for the newest T of S positions."""
+    """Attend as `attend` does, for the newest T of S positions."""
     T, S = q_BHTD.shape[2], k_BHSD.shape[2]
-    if T == 1:  # the newest token may see everything in its window
+    if T == 1:  # no mask needed: the newest token sees its whole window
         newest = slice(-window if window else None, None)
         return F.scaled_dot_product_attention(q_BHTD, k_BHSD[:, :, newest], v_BHSD[:, :, newest])
     seen = torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril(S - T)
@@ -31,14 +31,14 @@ def attend_cached(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, window: int) -
 
 
 def attend_both_ways(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, keys_BT: Tensor) -> Tensor:
-    """Let each position see all positions where `keys_BT` is true; every sample must have one."""
+    """Attend from each position to all positions where `keys_BT` is True; every sample needs at least one."""
     return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, attn_mask=keys_BT[:, None, None])
 
 
 def _windowed(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Attention in a sliding window at a cost of 2·window per position (Beltagy et al. 2020).
+    """Attend in a sliding window, at a cost of 2·window per position (Beltagy et al. 2020).
 
-    Chunks of `window` queries see their own chunk and the one before, under a band mask.
+    Chunks of `window` queries see their own chunk and the previous one, under a band mask.
     """
     B, H, T, D = q.shape
     missing = -T % window
@@ -55,7 +55,7 @@ def _windowed(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     key = torch.arange(-window, window, device=q.device)[None]
     band = (key <= query) & (key > query - window)
     there = torch.ones(chunks, 1, 1, dtype=torch.bool, device=q.device)
-    there[0] = False  # the first chunk has none before it
+    there[0] = False  # the first chunk has no previous one
     seen = (
         (band & (there | (key >= 0))).expand(B, chunks, window, 2 * window).reshape(-1, 1, window, 2 * window)
     )

@@ -1,4 +1,4 @@
-"""torch.compile over the model's blocks: all shapes are compiled before step 1, none afterwards."""
+"""torch.compile of the model's blocks; all shapes are compiled before step 1, none afterwards."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ TokenLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 class Compilation:
-    """What the loop runs: the compiled blocks and loss, or the plain ones when compiling is not wanted.
+    """The blocks and loss that the loop runs, compiled or, unless `wanted`, as they are.
 
-    Blocks are alike, so one graph per shape serves them all, and 48 take as long to compile as 1. TorchDynamo
-    is imported only when it is wanted: it costs a rank two seconds and 75 MB.
+    Blocks are alike, so one graph per shape serves them all, and 48 compile as fast as 1. TorchDynamo is
+    imported only when needed: it costs a rank two seconds and 75 MB.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, *, wanted: bool) -> None:
-        """Let each block of `model` compile at its first call. Raises UserError without a compiler."""
+        """Make each block of `model` compile at its first call. Raises UserError without a C++ compiler."""
         self.wanted = wanted
         self.token_loss: TokenLoss = token_loss_sum
         self.last_loss: TokenLoss = token_loss_sum_in_place
-        """The same where nothing else looks at the logits."""
+        """The same loss, which may overwrite the logits."""
         if not wanted:
             return
         if device.type == "cpu" and not any(map(shutil.which, ("g++", "c++", "clang++"))):
             raise UserError(
-                "training.compile needs a C++ compiler on a CPU and this machine has none: install g++ or "
+                "training.compile needs a C++ compiler on a CPU, and this machine has none: install g++ or "
                 "set training.compile to false."
             )
         for block in [module for module in model.modules() if isinstance(module, Block)]:
             block.compile(fullgraph=True, dynamic=False)
         self.token_loss = cast(TokenLoss, torch.compile(token_loss_sum, fullgraph=True, dynamic=False))
-        self.last_loss = self.token_loss  # the compiler finds by itself what can be done in place
+        self.last_loss = self.token_loss  # the compiler finds in-place operations itself
 
     def graphs(self) -> int:
-        """Return how many graphs this process has compiled so far."""
+        """Return the number of graphs this process has compiled so far."""
         if not self.wanted:
             return 0
         from torch._dynamo.utils import counters
@@ -51,8 +51,8 @@ class Compilation:
         return int(counters["stats"]["unique_graphs"])
 
     def paused(self) -> AbstractContextManager[object]:
-        """Return the context in which all runs as it is written.
+        """Return a context without compilation, for evaluation and sampling.
 
-        Evaluation and sampling have shapes of their own, which come too seldom to be compiled for.
+        Their shapes differ and are too rare to be worth compiling.
         """
         return torch.compiler.set_stance("force_eager") if self.wanted else nullcontext()

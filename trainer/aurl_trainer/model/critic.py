@@ -1,9 +1,9 @@
-"""The second player of mode `vae-gan`: it judges decoder states at several time scales, and latents.
+"""The critic of mode `vae-gan`, which scores decoder states at several time scales, and latents.
 
-Every layer has spectral norm 1 (Miyato et al. 2018), so that the critic is Lipschitz. The weights themselves
-are the parameters; the singular vectors that the norm is estimated with are buffers, and saved with them.
-Decoder states are judged as they are and averaged over 4, 16 … steps, each by layers of its own (multi-scale
-discriminator, Wang et al. 2018, Kumar et al. 2019), latents level by level.
+Every layer has spectral norm 1 (Miyato et al. 2018), so that the critic is Lipschitz. The unnormalised
+weights are the parameters; the singular vectors that estimate the norm are buffers, saved with them. Decoder
+states are scored at full resolution and averaged over 4, 16 … steps, each by its own layers (multi-scale
+discriminator, Wang et al. 2018, Kumar et al. 2019); latents are scored level by level.
 
 Shapes: B samples, T tokens, C width of decoder states, N latents of a level, Z their dimensions.
 """
@@ -29,25 +29,25 @@ POOL = 4
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a critic says about a batch at one scale."""
+    """The scores and features of a batch at one scale."""
 
     scores: Tensor
     """(B, N): higher is more real."""
     weight: Tensor
-    """(B, N): how much each score counts; 0 for padding."""
+    """(B, N): weight of each score; 0 for padding."""
     features: list[Tensor]
-    """The activations of each hidden layer."""
+    """Activations of each hidden layer."""
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the weighted mean of values of the scores' shape."""
+        """Return the weighted mean of `values`, which have the shape of the scores."""
         return (values * self.weight).sum() / self.weight.sum().clamp(min=1e-6)
 
 
 class SpectralConv(nn.Module):
-    """A convolution over time whose matrix is divided by its largest singular value.
+    """A convolution over time whose weight is divided by its largest singular value.
 
-    `refresh` takes one step of the power iteration; the loop does it once per update, never in a forward
-    pass, so that passes in any number leave the state alone.
+    `refresh` takes one step of the power iteration; the loop calls it once per update. Forward passes do not,
+    so that any number of them leaves the state unchanged.
     """
 
     left: Tensor
@@ -61,7 +61,7 @@ class SpectralConv(nn.Module):
         self.register_buffer("right", torch.empty(inputs * kernel))
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw the weights, and singular vectors that are near the true ones."""
+        """Initialise the weights, and approximate their singular vectors."""
         with torch.no_grad():
             fan_in = self.weight[0].numel()
             self.weight.copy_(torch.empty(self.weight.shape).normal_(0.0, fan_in**-0.5, generator=generator))
@@ -72,13 +72,13 @@ class SpectralConv(nn.Module):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Bring the singular vectors nearer to those of the present weights."""
+        """Take one step of the power iteration towards the singular vectors of the current weights."""
         matrix = self.weight.flatten(1)
         self.right.copy_(F.normalize(matrix.mT @ self.left, dim=0, eps=1e-12))
         self.left.copy_(F.normalize(matrix @ self.right, dim=0, eps=1e-12))
 
     def forward(self, x_BCT: Tensor) -> Tensor:
-        """Return the convolution, as long as `x_BCT`."""
+        """Return the convolution of `x_BCT`, of the same length."""
         largest = torch.dot(self.left, self.weight.flatten(1) @ self.right)
         kernel = self.weight.shape[2]
         return F.conv1d(x_BCT, self.weight / largest, self.bias, padding=kernel // 2)
@@ -96,7 +96,7 @@ class ScaleCritic(nn.Module):
         self.score = SpectralConv(width, 1, 1)
 
     def forward(self, x_BNC: Tensor, weight_BN: Tensor) -> Judgement:
-        """Judge N vectors of each sample in their order."""
+        """Score a sequence of N vectors per sample."""
         x_BCN = x_BNC.mT
         features = []
         for layer in self.hidden:
@@ -115,7 +115,7 @@ class Critic(nn.Module):
             ScaleCritic(config.d_model, critic.width, critic.layers, 3) for _ in range(critic.scales)
         )
         sizes = {"global": latents.global_size, "phrase": latents.phrase_size, "bar": latents.bar_size}
-        # A latent is judged beside those above it: their relation is what the prior is about.
+        # A latent is scored together with those above it, because the prior is conditional.
         self.latents = nn.ModuleDict()
         above = 0
         for level in LEVELS:
@@ -123,7 +123,7 @@ class Critic(nn.Module):
             self.latents[level] = ScaleCritic(above, critic.width, critic.layers, 1)
 
     def initialise(self, seed: int) -> None:
-        """Draw all weights anew from the seed alone."""
+        """Initialise all weights from the seed alone."""
         generator = torch.Generator().manual_seed(seed)
         for module in self.modules():
             if isinstance(module, SpectralConv):
@@ -136,9 +136,9 @@ class Critic(nn.Module):
                 module.refresh()
 
     def judge_states(self, states_BTC: Tensor, weight_BT: Tensor) -> list[Judgement]:
-        """Judge decoder states at each scale; positions of weight 0 do not count."""
+        """Score decoder states at each scale, ignoring positions of weight 0."""
         judgements = []
-        # In the decoder's norm each channel is about 1, so a vector has length √C: bring it to about 1.
+        # The decoder's norm makes each channel about 1, so a vector has length √C; scale it to about 1.
         x_BTC = states_BTC / math.sqrt(states_BTC.shape[-1])
         for scale in self.states:
             judgements.append(scale(x_BTC, weight_BT))
@@ -147,7 +147,7 @@ class Critic(nn.Module):
         return judgements
 
     def judge_latents(self, z: Mapping[Level, Tensor], there: Mapping[Level, Tensor]) -> list[Judgement]:
-        """Judge the latents of each level beside those above; `there` (B, N) says which the sample has."""
+        """Score the latents of each level with those above; `there` (B, N) masks the existing ones."""
         judgements = []
         beside = None
         for level in LEVELS:

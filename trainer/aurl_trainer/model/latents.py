@@ -15,10 +15,10 @@ from torch import Tensor
 
 Level = Literal["global", "phrase", "bar"]
 LEVELS: Final[tuple[Level, ...]] = ("global", "phrase", "bar")
-"""From the top: each level is conditioned on those before it."""
+"""Top-down: each level is conditioned on those before it."""
 
 LOWEST, HIGHEST = -12.0, 6.0
-"""Bounds of a log variance: outside of them exp() is no longer useful in half precision."""
+"""Bounds of a log variance, for exp() in half precision."""
 
 
 class Gaussian(NamedTuple):
@@ -29,12 +29,12 @@ class Gaussian(NamedTuple):
 
     @classmethod
     def of(cls, parameters: Tensor) -> Gaussian:
-        """Cut the last dimension in halves: mean and log variance, the latter bounded."""
+        """Split the last dimension into mean and log variance, and clamp the latter."""
         mean, log_variance = parameters.float().chunk(2, -1)
         return cls(mean, log_variance.clamp(LOWEST, HIGHEST))
 
     def at(self, noise: Tensor) -> Tensor:
-        """Return mean + σ · noise, the reparametrised draw (Kingma and Welling 2014)."""
+        """Return mean + σ · noise, the reparametrised sample (Kingma and Welling 2014)."""
         return torch.addcmul(self.mean, noise, (0.5 * self.log_variance).exp())
 
     def divergence(self, other: Gaussian) -> Tensor:
@@ -45,60 +45,60 @@ class Gaussian(NamedTuple):
 
 
 class Noise(Protocol):
-    """Where standard normal numbers come from."""
+    """A source of standard normal numbers."""
 
     def __call__(self, level: Level, shape: torch.Size) -> Tensor:
-        """Give numbers of this shape for a level."""
+        """Return numbers of this shape for a level."""
 
 
 class Inferred(NamedTuple):
-    """What the encoder found at one level."""
+    """The latents of one level, inferred by the encoder."""
 
     posterior: Gaussian
     prior: Gaussian
-    """Given the drawn latents of the levels above."""
+    """Conditioned on the sampled latents of the levels above."""
     z: Tensor
-    """(B, N, Z), drawn from the posterior."""
+    """(B, N, Z), sampled from the posterior."""
     there: Tensor
-    """(B, N) whether the sample has this bar or phrase at all."""
+    """(B, N), True for the bars or phrases that the sample has."""
 
 
 @dataclass(frozen=True)
 class Latents:
-    """What the encoder found at all levels for a batch."""
+    """The latents of all levels for a batch, inferred by the encoder."""
 
     levels: Mapping[Level, Inferred]
     bars: Bars
 
     @property
     def z(self) -> dict[Level, Tensor]:
-        """The drawn latents."""
+        """The sampled latents by level."""
         return {level: inferred.z for level, inferred in self.levels.items()}
 
 
 @dataclass(frozen=True)
 class Bars:
-    """Which bar each token of a batch is in; K bars of which each sample has the first few."""
+    """The bar of each token of a batch; each sample has the first few of K bars."""
 
     index_BT: Tensor  # noqa: N815
-    """Bars that began up to and with this token, bounded by K − 1. A function of the past alone."""
+    """Number of bars begun up to and including this token, at most K − 1. Depends on the past alone."""
     member_BKT: Tensor  # noqa: N815
-    """1 where a token, padding left out, is in a bar; fp32."""
+    """1 where a token other than padding is in a bar; fp32."""
     there_BK: Tensor  # noqa: N815
-    """Whether the sample has tokens in this bar."""
+    """True for the bars in which the sample has tokens."""
 
     @classmethod
     def of(cls, tokens_BT: Tensor, bar: int, pad: int, count: int) -> Bars:
-        """Count the tokens `bar` along each sample; those of `pad` are in no bar."""
+        """Number the bars of each sample by its `bar` tokens; `pad` tokens are in no bar."""
         index_BT = (tokens_BT == bar).cumsum(1).clamp(max=count - 1)
         numbers = torch.arange(count, device=tokens_BT.device)
         member_BKT = (index_BT[:, None] == numbers[:, None]) & (tokens_BT != pad)[:, None]
         return cls(index_BT, member_BKT.float(), member_BKT.any(-1))
 
     def gather(self, values_BKC: Tensor) -> Tensor:
-        """Give each token what its bar has: (B, T, C).
+        """Return the values of each token's bar: (B, T, C).
 
-        A product with zeros and ones: gathering would add its gradients up in no fixed order on a GPU.
+        A product with a one-hot matrix, because `gather` sums its gradients in random order on a GPU.
         """
         count = values_BKC.shape[1]
         numbers = torch.arange(count, device=values_BKC.device)
@@ -106,7 +106,7 @@ class Bars:
         return chosen_BTK @ values_BKC
 
     def mean(self, values_BTC: Tensor) -> Tensor:
-        """Return the mean over the tokens of each bar: (B, K, C); 0 for bars that are not there."""
+        """Return the mean over the tokens of each bar: (B, K, C); 0 for bars without tokens."""
         member_BKT = self.member_BKT.to(values_BTC.dtype)
         return (
             member_BKT @ values_BTC / self.member_BKT.sum(-1, keepdim=True).clamp(min=1).to(values_BTC.dtype)
@@ -114,7 +114,7 @@ class Bars:
 
 
 def gaussian_noise(like: Tensor, generator: torch.Generator | None = None) -> Noise:
-    """Return noise on the device of `like` from a generator of its own, or from the device's global one."""
+    """Return noise on the device of `like`, from `generator` or the device's global one."""
 
     def draw(level: Level, shape: torch.Size) -> Tensor:
         return torch.randn(shape, device=like.device, dtype=torch.float32, generator=generator)
@@ -123,5 +123,5 @@ def gaussian_noise(like: Tensor, generator: torch.Generator | None = None) -> No
 
 
 def silence(like: Tensor) -> Noise:
-    """Return noise that is 0, on the device of `like`: it draws the mean."""
+    """Return noise of zeros on the device of `like`, which makes a sample the mean."""
     return lambda level, shape: torch.zeros(shape, device=like.device)

@@ -1,9 +1,9 @@
-"""The cross-entropy of tokens that needs no memory beside the logits: they become their own gradient.
+"""A cross-entropy that needs no memory beside the logits: they are overwritten by their gradient.
 
-A vocabulary is far wider than a model, so of a small model the logits are most of what a step moves through
-memory. PyTorch's own cross-entropy writes them four times: log-probabilities, two gradients of these, and the
-logits' gradient. Here all of that happens where the logits are. The loss has the same bits; gradients differ
-by rounding.
+A vocabulary is far wider than a small model, so the logits are most of the memory traffic of a step.
+PyTorch's cross-entropy writes tensors of their size four times: the log-probabilities, two gradients of
+these, and the gradient of the logits. Here everything happens in place. The loss is bitwise the same;
+gradients differ by rounding.
 """
 
 # ruff: noqa: N803, N806 - names carry shapes
@@ -19,16 +19,16 @@ from aurl_trainer.data.loader import IGNORED
 
 
 def token_loss_sum_in_place(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
-    """Return what `token_loss_sum` does; on a CPU it spends the logits, which nobody may read after this."""
+    """Return the result of `token_loss_sum`; overwrites the logits on a CPU, so do not read them again."""
     logits_NV, targets_N = logits_BTV.flatten(0, 1).float(), targets_BT.flatten()
     if logits_NV.device.type == "cpu" and torch.is_grad_enabled():
-        loss: Tensor = _SpendLogits.apply(logits_NV, targets_N)  # type: ignore[no-untyped-call]
+        loss: Tensor = _InPlaceLoss.apply(logits_NV, targets_N)  # type: ignore[no-untyped-call]
         return loss
     return F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORED, reduction="sum")
 
 
-class _SpendLogits(torch.autograd.Function):
-    """Logits → log-probabilities → gradient, all in the memory of the first."""
+class _InPlaceLoss(torch.autograd.Function):
+    """Logits → log-probabilities → gradient, all in the memory of the logits."""
 
     @staticmethod
     def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class _SpendLogits(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, None]:
-        """Return weight · (p − 1 at the target); a row whose target does not count has none."""
+        """Return weight · (p − 1 at the target), and 0 for rows without a target."""
         log_p_NV, targets_N = ctx.saved_tensors
         counts_N1 = weight * (targets_N != IGNORED).unsqueeze(1)
         gradient_NV = log_p_NV.exp_().mul_(counts_N1)

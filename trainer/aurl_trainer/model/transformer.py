@@ -1,4 +1,4 @@
-"""The decoder-only transformer: what is trained in mode `transformer`, with a key-value cache for sampling.
+"""The decoder-only transformer of mode `transformer`, with a key-value cache for sampling.
 
 Shapes: B samples, T new tokens, S tokens seen so far (S ≥ T), H heads, D width per head, C = H·D width, V
 vocabulary.
@@ -38,17 +38,17 @@ class KVCache:
         self.max_length = max_length
 
     def extend(self, layer: int, k_BHTD: Tensor, v_BHTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Append new keys and values of one layer; return all so far, each of shape BHSD. `length` stays."""
+        """Append the keys and values of one layer and return all so far, each BHSD; keeps `length`."""
         end = self.length + k_BHTD.shape[2]
         if end > self.max_length:
-            raise ValueError(f"the cache holds {self.max_length} tokens and {end} are needed")
+            raise ValueError(f"the cache has room for {self.max_length} tokens and {end} are needed")
         self.kv[layer, 0, :, :, self.length : end] = k_BHTD
         self.kv[layer, 1, :, :, self.length : end] = v_BHTD
         return self.kv[layer, 0, :, :, :end], self.kv[layer, 1, :, :, :end]
 
 
 class Rotary(nn.Module):
-    """Rotary positions (Su et al. 2021): turns pairs of channels by an angle proportional to the position."""
+    """Rotates pairs of channels by an angle proportional to the position (Su et al. 2021)."""
 
     table: Tensor
 
@@ -65,7 +65,7 @@ class Rotary(nn.Module):
         return cos[None], sin[None]
 
     def _grow(self, length: int) -> Tensor:
-        # Computed in float64 on the CPU so that every device and every table length gives the same values.
+        # In float64 on the CPU, so that every device and table length gives the same values.
         exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float64) / self.head_dim
         angle = torch.arange(length, dtype=torch.float64)[:, None] * self.base**-exponent
         cos, sin = angle.cos(), angle.sin()
@@ -74,15 +74,15 @@ class Rotary(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the halves of the last dimension; `sin` carries the sign of the first half."""
+    """Rotate the halves of the last dimension; `sin` includes the sign of the first half."""
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 class Block(nn.Module):
-    """Pre-norm attention and feed-forward, each added to the residual stream."""
+    """Pre-norm attention and feed-forward layers with residual connections."""
 
     segments: ClassVar = ("attention", "feed_forward")
-    """Methods that activation checkpointing can compute again by their name."""
+    """Names of the methods that activation checkpointing can recompute."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -105,9 +105,9 @@ class Block(nn.Module):
         cache: KVCache | None = None,
         keys_BT: Tensor | None = None,
     ) -> Tensor:
-        """Return the residual stream after this block; a cache gets this block's keys and values.
+        """Return the residual stream after this block, appending its keys and values to a cache.
 
-        With `keys_BT` attention goes both ways, to the positions where it is true.
+        With `keys_BT`, attention is bidirectional, over the positions where it is True.
         """
         x_BTC = x_BTC + self.attention(x_BTC, cos, sin, cache, keys_BT)
         return x_BTC + self.feed_forward(x_BTC)
@@ -120,7 +120,7 @@ class Block(nn.Module):
         cache: KVCache | None = None,
         keys_BT: Tensor | None = None,
     ) -> Tensor:
-        """Return what attention adds to the residual stream."""
+        """Return the contribution of attention to the residual stream."""
         B, T, C = x_BTC.shape
         qkv = self.qkv(self.attention_norm(x_BTC)).view(B, T, 3, self.heads, self.head_dim)
         qk, v = qkv.split((2, 1), dim=2)
@@ -135,7 +135,7 @@ class Block(nn.Module):
         return self._drop(self.attention_out(y.transpose(1, 2).reshape(B, T, C)))
 
     def feed_forward(self, x_BTC: Tensor) -> Tensor:
-        """Return what the feed-forward part adds to the residual stream."""
+        """Return the contribution of the feed-forward layer to the residual stream."""
         hidden = F.gelu(self.mlp_in(self.mlp_norm(x_BTC)), approximate="tanh")
         return self._drop(self.mlp_out(hidden))
 
@@ -162,7 +162,7 @@ class Transformer(nn.Module):
         initialise(self, self.config, seed)
 
     def set_dropout(self, probability: float) -> None:
-        """Drop activations with this probability from now on."""
+        """Set the dropout probability."""
         self.dropout = probability
         for block in self.blocks:
             cast(Block, block).dropout = probability
@@ -174,20 +174,20 @@ class Transformer(nn.Module):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> KVCache:
-        """Make an empty cache for sampling `batch_size` sequences of up to `max_length` tokens."""
+        """Create an empty cache for sampling `batch_size` sequences of up to `max_length` tokens."""
         return KVCache(self.config, batch_size, max_length, device, dtype)
 
     def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Return logits_BTV. With a cache, `tokens_BT` continue what it holds, and it grows by T tokens."""
+        """Return logits_BTV. With a cache, `tokens_BT` continue its tokens and are appended to it."""
         logits_BTV: Tensor = self.head(self.states(tokens_BT, cache))
         return logits_BTV
 
     def states(
         self, tokens_BT: Tensor, cache: KVCache | None = None, injected: Iterable[Tensor] | None = None
     ) -> Tensor:
-        """Return the normalised states_BTC that `head` turns into logits; the cache as in `forward`.
+        """Return the normalised states_BTC before `head`; the cache is used as in `forward`.
 
-        `injected` holds one tensor of shape BTC per block, which is added to the block's input.
+        `injected` has one tensor of shape BTC per block, added to the block's input.
         """
         start = cache.length if cache is not None else 0
         T = tokens_BT.shape[1]
@@ -224,7 +224,7 @@ def initialise(module: nn.Module, config: ModelConfig, seed: int) -> None:
 
 
 def token_loss_sum(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
-    """Return the cross-entropy in nats, summed over the targets; IGNORED ones do not count."""
+    """Return the cross-entropy in nats, summed over the targets that are not IGNORED."""
     return F.cross_entropy(
         logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), ignore_index=IGNORED, reduction="sum"
     )

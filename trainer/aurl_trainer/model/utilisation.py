@@ -1,4 +1,4 @@
-"""Model FLOPs utilisation: which share of the devices' peak the model's own arithmetic reaches."""
+"""Model FLOPs utilisation (MFU): the share of the devices' peak that the model's arithmetic reaches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 from aurl_trainer.model.transformer import Transformer
 
-# Dense peaks in FLOP/s, from the vendor's data sheets; of two names that fit, the longer one counts.
+# Dense peaks in FLOP/s, from the vendor's data sheets; the longest matching name applies.
 _PEAKS: dict[str, dict[str, float]] = {
     "V100": {"fp16": 125e12, "fp32": 15.7e12},
     "T4": {"fp16": 65e12, "fp32": 8.1e12},
@@ -23,26 +23,26 @@ _PEAKS: dict[str, dict[str, float]] = {
 
 
 def known_peak(device_name: str, precision: str) -> float | None:
-    """Return the dense peak of a device in FLOP/s, or None for one that is not in the table."""
+    """Return the dense peak of a device in FLOP/s, or None if it is not in the table."""
     words = f" {device_name.replace('-', ' ')} "
     names = [name for name in _PEAKS if f" {name} " in words]
     return _PEAKS[max(names, key=len)].get(precision) if names else None
 
 
 def peak_flops(device: torch.device, precision: str, teraflops: float) -> float | None:
-    """Return this rank's peak in FLOP/s: what the configuration says, else what is known of the device."""
+    """Return this rank's peak in FLOP/s: `teraflops` if it is set, else that of the device, if known."""
     if teraflops > 0:
         return teraflops * 1e12
     return known_peak(torch.cuda.get_device_name(device), precision) if device.type == "cuda" else None
 
 
 class Utilisation:
-    """The model's arithmetic against the peak of all ranks together.
+    """MFU over all ranks.
 
     A token of a sequence of T costs 6·N + 12·L·D·T FLOPs, forward and backward (Chowdhery et al. 2022,
-    appendix B), with N the elements of all matrices that multiply, L layers and D width; no discount for the
-    causal mask, and what activation checkpointing computes again does not count. Of other models than the
-    transformer, whose parts see tokens, bars and samples, it is not known.
+    appendix B), with N the elements of all multiplied matrices, L layers and D width. The causal mask is not
+    discounted, and recomputation by activation checkpointing does not count. Unknown for models other than
+    the transformer, whose parts run over tokens, bars and samples.
     """
 
     def __init__(self, model: nn.Module, peak: float | None, world_size: int) -> None:
@@ -57,11 +57,11 @@ class Utilisation:
         self._per_token_and_length = 12.0 * model.config.layers * model.config.d_model
 
     def flops_per_token(self, length: int) -> float:
-        """Return the FLOPs that training costs per token of a sequence of `length` tokens."""
+        """Return the FLOPs per token of training on sequences of `length` tokens."""
         return self._per_token + self._per_token_and_length * length
 
     def mfu(self, tokens_per_second: float, length: int) -> float | None:
-        """Return the share of the peak, or None where the peak is not known."""
+        """Return the share of the peak, or None if the peak is unknown."""
         if self._peak is None:
             return None
         return tokens_per_second * self.flops_per_token(length) / self._peak

@@ -1,13 +1,13 @@
-"""The variational autoencoder of modes `vae` and `vae-gan`: a transformer between hierarchical latents.
+"""The variational autoencoder of modes `vae` and `vae-gan`: a transformer with hierarchical latents.
 
     encoder   tokens, both ways → states of tokens → of bars → posteriors of global, phrase and bar latents
     prior     global: N(0, 1); phrase given global; bar given phrase and global
-    decoder   causal transformer; the latents of the bar that a token is in are added to the input of each
+    decoder   causal transformer; projections of the latents of a token's bar are added to the input of each
               block (in-attention conditioning, Wu and Yang 2021, "MuseMorphose")
 
-The posteriors are drawn from the top: each level's is conditioned on the latents drawn above it (ladder VAE,
-Sønderby et al. 2016). The bar of a position is counted from the tokens up to it, so that given the latents no
-prediction depends on later tokens.
+The latents are sampled top-down: each level is conditioned on the latents sampled above it (ladder VAE,
+Sønderby et al. 2016). The bar of a position is counted from the tokens up to it, so that, given the latents,
+no prediction depends on later tokens.
 
 Shapes: B samples, T tokens, K bars, P phrases, C model width, V vocabulary.
 """
@@ -37,11 +37,11 @@ from aurl_trainer.model.latents import (
 from aurl_trainer.model.transformer import Block, KVCache, Rotary, Transformer, initialise
 
 FIRST_LOG_VARIANCE = -3.0
-"""Posteriors begin narrow, so that the decoder finds the latents useful before KL terms press."""
+"""Initial log variance of posteriors, small so that the decoder learns to use latents before KL terms act."""
 
 
 class Encoder(nn.Module):
-    """Tokens to the posterior parameters of each level, given the latents above."""
+    """Maps tokens to the posterior of each level, given the latents above."""
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
@@ -63,9 +63,9 @@ class Encoder(nn.Module):
         return self.read(self.embedding(tokens_BT), tokens_BT != PAD, bars)
 
     def read(self, x_BTC: Tensor, real_BT: Tensor, bars: Bars) -> Tensor:
-        """Return the states of bars, BKC, from embedded tokens of which `real_BT` are no padding."""
+        """Return the states of bars, BKC, from embedded tokens; `real_BT` is False for padding."""
         keys_BT = real_BT.clone()
-        keys_BT[:, 0] = True  # a sample of padding alone must see something
+        keys_BT[:, 0] = True  # a sample of padding alone needs a key
         cos, sin = self.rotary(0, x_BTC.shape[1])
         for block in self.blocks:
             x_BTC = block(x_BTC, cos, sin, None, keys_BT)
@@ -79,7 +79,7 @@ class Encoder(nn.Module):
     def posterior(
         self, level: Level, states_BKC: Tensor, bars: Bars, above: Mapping[Level, Tensor]
     ) -> Gaussian:
-        """Return the posterior of one level, given the drawn latents of the levels above."""
+        """Return the posterior of one level, given the sampled latents of the levels above."""
         if level == "global":
             pooled = _mean_of_present(states_BKC, bars.there_BK, states_BKC.shape[1])
             return Gaussian.of(self.to_global(pooled))
@@ -91,7 +91,7 @@ class Encoder(nn.Module):
 
 
 class Prior(nn.Module):
-    """What the latents of a level are like, given those above: the same for every sample at the top."""
+    """The distribution of the latents of a level, given those above; the same for all samples at the top."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Prior(nn.Module):
         self.bar_out = nn.Linear(config.d_model, 2 * latents.bar_size)
 
     def forward(self, level: Level, above: Mapping[Level, Tensor], like: Tensor) -> Gaussian:
-        """Return the prior of a level; `like` has its batch size and device."""
+        """Return the prior of a level, with the batch size and device of `like`."""
         latents = self.config
         if level == "global":
             zero = torch.zeros(len(like), 1, latents.global_size, device=like.device)
@@ -118,7 +118,7 @@ class Prior(nn.Module):
         return Gaussian.of(self.bar_out(F.gelu(hidden)))
 
     def draw(self, batch: Tensor, noise: Noise) -> dict[Level, Tensor]:
-        """Draw latents of all levels from the top, for as many samples as `batch` has rows."""
+        """Sample the latents of all levels top-down, one set for each row of `batch`."""
         z: dict[Level, Tensor] = {}
         for level in LEVELS:
             prior = self(level, z, batch)
@@ -127,7 +127,7 @@ class Prior(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A causal transformer that each of whose blocks is told the latents of the token's bar."""
+    """A causal transformer whose blocks are conditioned on the latents of each token's bar."""
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
@@ -140,24 +140,24 @@ class Decoder(nn.Module):
     def forward(
         self, tokens_BT: Tensor, z: Mapping[Level, Tensor], bars: Bars, cache: KVCache | None = None
     ) -> Tensor:
-        """Return the states_BTC before the output projection; `bars` are those of `tokens_BT`."""
+        """Return the states_BTC before the output projection; `bars` belong to `tokens_BT`."""
         given_BKZ = self.given(z)
         injected: Iterator[Tensor] = (bars.gather(layer(given_BKZ)) for layer in self.inject)
         return self.transformer.states(tokens_BT, cache, injected)
 
     def proceed(self, tokens_BT: Tensor, given_BTZ: Tensor, cache: KVCache) -> Tensor:
-        """Return the logits_BTV of tokens that continue the cache; `given_BTZ` is what each token is told."""
+        """Return the logits_BTV of tokens that continue the cache, conditioned on the latents `given_BTZ`."""
         return self.logits(
             self.transformer.states(tokens_BT, cache, (layer(given_BTZ) for layer in self.inject))
         )
 
     def given(self, z: Mapping[Level, Tensor]) -> Tensor:
-        """Put the latents of each bar, its phrase and its sample side by side: BKZ."""
+        """Concatenate the latents of each bar, its phrase and its sample: BKZ."""
         phrase = z["phrase"].repeat_interleave(self.config.bars_per_phrase, 1)
         return _beside(_beside(z["bar"], phrase), z["global"])
 
     def logits(self, states_BTC: Tensor) -> Tensor:
-        """Return logits_BTV of states."""
+        """Return the logits_BTV of states."""
         logits_BTV: Tensor = self.transformer.head(states_BTC)
         return logits_BTV
 
@@ -173,7 +173,7 @@ class VAE(nn.Module):
         self.decoder = Decoder(config, vocabulary_size)
 
     def initialise(self, seed: int) -> None:
-        """Draw all weights anew, as `Transformer.initialise`; the heads of posteriors begin wide awake."""
+        """Initialise all weights from `seed`; posteriors start with varied means and a low variance."""
         initialise(self, self.config, seed)
         generator = torch.Generator().manual_seed(seed + 1)
         with torch.no_grad():
@@ -186,23 +186,23 @@ class VAE(nn.Module):
                 head.bias[half:] = FIRST_LOG_VARIANCE
 
     def set_dropout(self, probability: float) -> None:
-        """Drop activations of encoder and decoder with this probability from now on."""
+        """Set the dropout probability of encoder and decoder."""
         self.decoder.transformer.set_dropout(probability)
         for module in self.encoder.modules():
             if isinstance(module, Block):
                 module.dropout = probability
 
     def bars(self, tokens_BT: Tensor) -> Bars:
-        """Tell which bar each token is in."""
+        """Return the bars of tokens."""
         return Bars.of(tokens_BT, BAR, PAD, self.config.latents.bars)
 
     def infer(self, tokens_BT: Tensor, noise: Noise | None = None) -> Latents:
-        """Draw the latents of tokens from their posteriors, from the top; `noise` is global by default."""
+        """Sample the latents of tokens from their posteriors, top-down; by default with global noise."""
         bars = self.bars(tokens_BT)
         return self.infer_from(self.encoder(tokens_BT, bars), bars, noise)
 
     def infer_from(self, states_BKC: Tensor, bars: Bars, noise: Noise | None = None) -> Latents:
-        """Do as `infer` from the encoder's states of bars."""
+        """Infer latents from the encoder's states of bars."""
         noise = noise or gaussian_noise(states_BKC)
         levels: dict[Level, Inferred] = {}
         z: dict[Level, Tensor] = {}
@@ -214,26 +214,26 @@ class VAE(nn.Module):
         return Latents(levels, bars)
 
     def there(self, level: Level, there_BK: Tensor) -> Tensor:
-        """Return which latents of a level a sample has, (B, N), from the bars that it has."""
+        """Return which latents of a level a sample has, (B, N), given its bars."""
         if level == "bar":
             return there_BK
         size = self.config.latents.bars_per_phrase if level == "phrase" else there_BK.shape[1]
         return there_BK.view(len(there_BK), -1, size).any(-1)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Return logits_BTV of tokens decoded from their own latents, in evaluation the likeliest ones."""
+        """Return logits_BTV of tokens decoded from their own latents; in evaluation mode from the means."""
         latents = self.infer(tokens_BT, None if self.training else silence(tokens_BT))
         return self.decoder.logits(self.decoder(tokens_BT, latents.z, latents.bars))
 
 
 def _beside(values_BNC: Tensor, one_BGZ: Tensor) -> Tensor:
-    """Put what a sample (G = 1) or each of N rows (G = N) has beside N rows of values."""
+    """Concatenate N rows of values with those of a sample (G = 1) or of each row (G = N)."""
     one = one_BGZ.expand(-1, values_BNC.shape[1], -1)
     return torch.cat((values_BNC, one.to(values_BNC.dtype)), -1)
 
 
 def _mean_of_present(states_BKC: Tensor, there_BK: Tensor, size: int) -> Tensor:
-    """Return the mean over those of each `size` bars in a row that are there: (B, K / size, C)."""
+    """Return the mean over the existing bars of each group of `size`: (B, K / size, C)."""
     B, K, C = states_BKC.shape
     weight = there_BK.to(states_BKC.dtype).view(B, K // size, size, 1)
     total = (states_BKC.view(B, K // size, size, C) * weight).sum(2)
