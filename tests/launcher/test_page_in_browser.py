@@ -69,7 +69,8 @@ def test_a_real_training(start: Start, window: Browser, tmp_path: Path) -> None:
     )
     train, validation = len(steps(told)), len(steps(told, "validation"))
     assert points == [
-        ["loss", train], ["loss", validation], ["speed", train], ["rate", train], ["norm", train]
+        ["loss", train], ["loss", validation], ["tokensPerSecond", train], ["learningRate", train],
+        ["gradientNorm", train],
     ]  # fmt: skip
     assert "Underfitting" in window.text("#events")
     eventually("the last checkpoint", lambda: window.text("#checkpoints tbody td") == "30")

@@ -9,6 +9,7 @@ import time
 import torch
 import torch.distributed as dist
 
+from aurl_trainer.metrics import StepMetrics
 from aurl_trainer.monitor.failure import record_failure, run_directory
 from aurl_trainer.monitor.report import RankReporter
 from aurl_trainer.monitor.stacks import answer_with_stacks
@@ -38,15 +39,21 @@ def main() -> None:
             total = torch.tensor([float(dist.get_rank() + 1)])
             dist.all_reduce(total)
             reporter.heartbeat(step)
-            reporter.log_step(
-                step,
+            metrics = StepMetrics(
+                step=step,
                 loss=float(total),
+                initial_loss=4.0,
                 learning_rate=0.1,
-                gradient_norm=None,
+                gradient_norm=0.0,
+                sequence_length=8,
+                batch_size=2,
                 tokens=16,
                 samples=2,
-                seconds=0.1,
+                tokens_per_second=160.0,
+                samples_per_second=20.0,
+                step_seconds=0.1,
             )
+            reporter.log_step(metrics)
             time.sleep(0.02)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from aurl_trainer import logs
 from aurl_trainer.errors import DivergenceError, UserError
 from aurl_trainer.launcher.rundir import result_file
+from aurl_trainer.metrics import StepMetrics
 from aurl_trainer.monitor.failure import record_failure, run_directory
 from aurl_trainer.monitor.report import RankReporter
 from aurl_trainer.monitor.snapshot import write_json
@@ -81,15 +82,21 @@ def main() -> None:
         for step in range(start + 1, 5):
             with reporter.phase("step"):
                 reporter.heartbeat(step)
-            reporter.log_step(
-                step,
+            metrics = StepMetrics(
+                step=step,
                 loss=4.0 / step,
+                initial_loss=4.0,
                 learning_rate=1e-3,
                 gradient_norm=1.0,
+                sequence_length=64,
+                batch_size=8,
                 tokens=512,
                 samples=8,
-                seconds=0.5,
+                tokens_per_second=1024.0,
+                samples_per_second=16.0,
+                step_seconds=0.5,
             )
+            reporter.log_step(metrics)
             if "SCRIPT_SLOWLY" in os.environ:
                 reporter.publish()
                 wait_until_remembered(step)

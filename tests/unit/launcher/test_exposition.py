@@ -9,8 +9,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from aurl_trainer.contract import LaunchRole
 from aurl_trainer.launcher.environment import read_environment
-from aurl_trainer.launcher.exposition import Reading, render
+from aurl_trainer.launcher.exposition import Scrape, render
 from aurl_trainer.launcher.rundir import RunDirectory
+from aurl_trainer.metrics import ValidationMetrics
 from aurl_trainer.monitor.snapshot import (
     CheckpointRecord,
     JobSnapshot,
@@ -18,6 +19,7 @@ from aurl_trainer.monitor.snapshot import (
     RankSnapshot,
 )
 from aurl_trainer.stability.anomaly import ACTIONS
+from metric_records import step_metrics
 
 CONTRACT = Path(__file__).parents[3] / "docs/contracts.md"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -32,7 +34,7 @@ def scrape(
             "AURL_CONFIG": "c", "AURL_VOLUME": "v", "AURL_RUN_DIR": "r", "AURL_ATTEMPT": "1",
         }
     )  # fmt: skip
-    text = render(environment, role, lambda: Reading(seen, state)).decode()
+    text = render(environment, role, lambda: Scrape(seen, state)).decode()
     families = list(text_string_to_metric_families(text))
     names = [family.name for family in families]
     assert len(names) == len(set(names))
@@ -47,13 +49,11 @@ def scrape(
 
 def full_run() -> RunDirectory:
     job = JobSnapshot(
-        mode="transformer", precision="bf16", total_steps=100, start_step=40, loss=2.5, initial_loss=6.0,
-        validation_loss=2.75, learning_rate=1e-3, gradient_norm=0.5, tokens_per_second=1000.0,
-        samples_per_second=10.0, step_seconds=0.5, tokens=5000, samples=50, sequence_length=100,
-        batch_size=5, micro_batch_size=2, first_step_at=10.0, compute_seconds=[0.1, 0.2],
-        mfu=0.4, goodput_ratio=0.9, last_checkpoint=CheckpointRecord(40, "x", 9.0), checkpoint_seconds=0.25,
-        ema_validation_loss=2.625, loss_terms={"z_loss": 4.0}, loss_components={"kl_bar": 1.5},
-        evaluation={"accuracy": 0.5},
+        mode="transformer", precision="bf16", total_steps=100, start_step=40, initial_loss=6.0,
+        metrics=step_metrics(loss=2.5, mfu=0.4, terms={"z_loss": 4.0}, components={"kl_bar": 1.5}),
+        validation=ValidationMetrics(2.75, 2.625), tokens=5000, samples=50, micro_batch_size=2,
+        first_step_at=10.0, compute_seconds=[0.1, 0.2], goodput_ratio=0.9,
+        last_checkpoint=CheckpointRecord(40, "x", 9.0), checkpoint_seconds=0.25, evaluation={"accuracy": 0.5},
     )  # fmt: skip
     memory = dict.fromkeys(("rss", "rss_peak", "device_allocated", "device_reserved", "device_peak"), 7)
     rank = RankSnapshot(0, 0, 2, 1, step=50, heartbeat_at=12.0, memory=memory, job=job)

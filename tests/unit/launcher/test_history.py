@@ -13,15 +13,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aurl_trainer.cli.page import last_progress
-from aurl_trainer.launcher.history import MAX_ATTEMPTS, MAX_EVENTS, TRAIN, Curve, History, restored
+from aurl_trainer.launcher.history import MAX_ATTEMPTS, MAX_EVENTS, Curve, History, column_names, restored
 from aurl_trainer.launcher.server import json_body
-from aurl_trainer.monitor.snapshot import Event, JobSnapshot, RankSnapshot
+from aurl_trainer.metrics import StepMetrics, ValidationMetrics
+from aurl_trainer.monitor.snapshot import JobEvent, JobSnapshot, RankSnapshot
+from metric_records import step_metrics
+
+TRAIN = column_names(StepMetrics)
 
 
 def told(step: int, *, pid: int = 1, start: int = 0, total: int = 1000, **values: Any) -> RankSnapshot:
     """What rank 0 says after a log interval that ended with `step`."""
-    job = JobSnapshot(total_steps=total, start_step=start, logged_step=step, loss=1.0, **values)
+    metrics = step_metrics(step=step, loss=1.0, **values)
+    job = JobSnapshot(total_steps=total, start_step=start, logged_step=step, metrics=metrics)
     return RankSnapshot(0, 0, 1, pid, step=step, updated_at=100.0 + step, job=job)
+
+
+def evaluated(step: int) -> RankSnapshot:
+    """The same with an evaluation."""
+    rank = told(step)
+    assert rank.job is not None
+    rank.job.validation_step, rank.job.validation = step, ValidationMetrics(2.0)
+    return rank
 
 
 def steps(curve: Curve) -> list[float | None]:
@@ -53,7 +66,7 @@ def test_a_long_curve_is_evenly_spaced() -> None:
 def test_a_restart_and_a_roll_back_take_back_what_came_after() -> None:
     history = History()
     for step in (10, 20, 30, 40):
-        history.take(told(step, validation_step=step, validation_loss=2.0))
+        history.take(evaluated(step))
     history.begin(1, 1000.0)
     history.take(told(25, pid=2, start=20))
     assert steps(history.train) == [10, 20, 25]
@@ -81,7 +94,8 @@ def test_an_event_is_kept_once_and_only_the_newest_are() -> None:
     for number in range(MAX_EVENTS + 20):
         rank = told(number + 1)
         rank.events = [
-            Event(float(at), "LossSpike", at, f"the {at}th") for at in range(max(0, number - 5), number + 1)
+            JobEvent(float(at), "LossSpike", at, f"the {at}th")
+            for at in range(max(0, number - 5), number + 1)
         ]
         history.take(rank)
     assert [event.step for event in history.events] == list(range(20, MAX_EVENTS + 20))
@@ -110,11 +124,18 @@ def test_what_was_stored_comes_back() -> None:
     history = History()
     history.begin(3, 10.0)
     for step in (5, 10):
-        history.take(told(step, validation_step=step, validation_loss=2.0))
-    history.events.append(Event(11.0, "LossSpike", None, "a spike"))
+        history.take(evaluated(step))
+    history.events.append(JobEvent(11.0, "LossSpike", None, "a spike"))
     history.end("Succeeded", None, "The training is complete.", 20.0, {"state": "Finished", "step": 10})
     again = restored(json.loads(json_body(history.document())))
     assert {**again.document(), "secondsPerStep": None} == {**history.document(), "secondsPerStep": None}
+
+
+def test_a_curve_outlives_a_change_of_its_columns() -> None:
+    stored = {"columns": ["step", "time", "gone", "loss"], "rows": [[5, 105.0, 9.0, 2.5]]}
+    history = restored({"format": 1, "train": stored})
+    row = dict(zip(TRAIN, history.train.rows[0], strict=True))
+    assert row == dict.fromkeys(TRAIN) | {"step": 5, "time": 105.0, "loss": 2.5}
 
 
 def test_of_an_attempt_that_vanished_the_name_is_known() -> None:
@@ -150,7 +171,7 @@ def test_a_damaged_store_costs_what_is_damaged_only(document: dict[str, Any]) ->
     history = restored(document)
     history.begin(1, 2.0)
     rank = told(5)
-    rank.events = [Event(1e12, "LossSpike", 5, "a spike")]
+    rank.events = [JobEvent(1e12, "LossSpike", 5, "a spike")]
     history.take(rank)
     assert history.train.last_step >= 5 or history.train.rows == []
     json_body(history.document())

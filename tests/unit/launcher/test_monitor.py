@@ -16,6 +16,7 @@ from aurl_trainer.monitor.failure import classify, read_failures, record_failure
 from aurl_trainer.monitor.report import MAX_EVENTS, RankReporter
 from aurl_trainer.monitor.snapshot import PHASES, RankSnapshot, rank_file, read_snapshot
 from aurl_trainer.stability.anomaly import Action, Anomaly
+from metric_records import step_metrics
 
 
 def reporter(tmp_path: Path, rank: int = 0) -> RankReporter:
@@ -40,9 +41,8 @@ def test_a_snapshot_reads_as_it_was_written(tmp_path: Path) -> None:
     rank = reporter(tmp_path)
     begin(rank)
     rank.heartbeat(5)
-    rank.log_step(
-        6, loss=float("inf"), learning_rate=0.1, gradient_norm=None, tokens=1024, samples=16, seconds=2.0
-    )
+    metrics = step_metrics(step=6, loss=float("inf"), tokens=1024, samples=16, terms={"z_loss": 1.5})
+    rank.log_step(metrics)
     rank.checkpoint(6, Path("/mnt/aurl/ns/job/checkpoints/step-00000006"), 0.5)
     rank.skipped("nonfinite", 2)
     rank.anomaly(Anomaly.OUT_OF_MEMORY, Action.REDUCE_BATCH_SIZE)
@@ -51,11 +51,7 @@ def test_a_snapshot_reads_as_it_was_written(tmp_path: Path) -> None:
     assert read == rank.snapshot
     assert read is not None and read.job is not None and read.job.last_checkpoint is not None
     assert read.job.last_checkpoint.path == "ns/job/checkpoints/step-00000006"
-    assert (read.job.tokens_per_second, read.job.samples_per_second, read.job.step_seconds) == (
-        512.0,
-        8.0,
-        1.0,
-    )
+    assert (read.job.metrics, read.job.tokens, read.job.samples) == (metrics, 1024, 16)
     assert read.job.skipped_steps == {"nonfinite": 2, "spike": 0}
     assert read.job.anomalies["OutOfMemory"] == {"reduce_batch_size": 1, "stop": 0}
     assert not list(tmp_path.glob(".*"))

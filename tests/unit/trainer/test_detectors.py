@@ -18,21 +18,20 @@ from aurl_trainer.stability.detect_gradient import GradientVanishing, SkipStreak
 from aurl_trainer.stability.detect_loss import LossDivergence, LossOscillation, LossPlateau, LossSpike
 from aurl_trainer.stability.detect_speed import DataStarvation, ThroughputDegradation
 from aurl_trainer.stability.early_stopping import EarlyStopping, EarlyStoppingConfig
+from aurl_trainer.stability.finding import Evaluation, Finding
 from aurl_trainer.stability.monitor import IntervalDetector, StabilityMonitor
 from aurl_trainer.stability.plateau import PlateauSchedule
-from aurl_trainer.stability.reading import Evaluation, Finding, Reading
+from metric_records import step_metrics
 
 DEFAULT = StabilityConfig()
 NAN = math.nan
-READING = Reading(
-    step=0, loss=2.0, initial_loss=6.0, gradient_norm=1.0, sequence_length=64, tokens_per_second=1000.0
-)
+METRICS = step_metrics()
 
 
 def found(detector: IntervalDetector, losses: list[float]) -> list[tuple[int, Action]]:
     """Return at which place of a series of losses the detector acts, and how."""
     answers = [
-        detector.observe(replace(READING, step=10 * place, loss=loss)) for place, loss in enumerate(losses)
+        detector.observe(replace(METRICS, step=10 * place, loss=loss)) for place, loss in enumerate(losses)
     ]
     return [(place, answer.action) for place, answer in enumerate(answers) if answer is not None]
 
@@ -65,8 +64,8 @@ def test_loss_above_its_band(losses: list[float], expected: list[tuple[int, Acti
 def test_another_sequence_length_has_a_band_of_its_own() -> None:
     detector = LossSpike(DEFAULT.loss_spike)
     assert found(detector, noisy(40)) == []
-    assert detector.observe(replace(READING, loss=4.0, sequence_length=128)) is None
-    assert detector.observe(replace(READING, loss=4.0, sequence_length=128)) is None
+    assert detector.observe(replace(METRICS, loss=4.0, sequence_length=128)) is None
+    assert detector.observe(replace(METRICS, loss=4.0, sequence_length=128)) is None
 
 
 @pytest.mark.parametrize(
@@ -112,8 +111,8 @@ def test_plateau(losses: list[float], expected: list[tuple[int, Action]]) -> Non
 
 def test_skips_in_a_row_name_their_cause() -> None:
     detector = SkipStreak(3)
-    assert detector.observe(replace(READING, step=9, skips=2)) is None
-    finding = detector.observe(replace(READING, step=10, skips=3, skip_kind=Anomaly.GRADIENT_EXPLOSION))
+    assert detector.observe(replace(METRICS, step=9, skips=2)) is None
+    finding = detector.observe(replace(METRICS, step=10, skips=3, skip_reason="spike"))
     assert finding is not None
     assert (finding.kind, finding.action) == (Anomaly.GRADIENT_EXPLOSION, Action.ROLLBACK)
     assert "The last 3 updates up to step 10" in finding.message
@@ -123,7 +122,7 @@ def test_skips_in_a_row_name_their_cause() -> None:
 def test_vanishing_gradients_are_told_once_per_streak() -> None:
     detector = GradientVanishing(DEFAULT.gradient_vanishing)
     norms = [1e-8] * 4 + [NAN] + [1e-8] * 7 + [1.0] + [1e-8] * 5
-    told = [detector.observe(replace(READING, gradient_norm=norm)) is not None for norm in norms]
+    told = [detector.observe(replace(METRICS, gradient_norm=norm)) is not None for norm in norms]
     assert [place for place, one in enumerate(told) if one] == [9, 17]
 
 
@@ -136,14 +135,14 @@ def test_underfitting_is_checked_once_in_the_middle(loss: float, expected: list[
 def test_slow_intervals_in_a_row() -> None:
     detector = ThroughputDegradation(DEFAULT.throughput_degradation)
     speeds = [1000.0] * 20 + [400.0] * 4 + [1000.0] + [400.0] * 30
-    told = [detector.observe(replace(READING, tokens_per_second=speed)) is not None for speed in speeds]
+    told = [detector.observe(replace(METRICS, tokens_per_second=speed)) is not None for speed in speeds]
     assert [place for place, one in enumerate(told) if one] == [29]  # after that, 400 is what is usual
 
 
 def test_starvation_is_told_once_per_streak() -> None:
     detector = DataStarvation(DEFAULT.data_starvation)
     shares = [0.6, 0.6, 0.1, *[0.6] * 5]
-    told = [detector.observe(replace(READING, data_wait_share=share)) is not None for share in shares]
+    told = [detector.observe(replace(METRICS, data_wait_share=share)) is not None for share in shares]
     assert [place for place, one in enumerate(told) if one] == [5]
 
 
@@ -193,7 +192,7 @@ def watched(monitor: StabilityMonitor, losses: list[float], first: int = 1) -> l
     """Show a monitor log intervals and every tenth time an evaluation; return what it finds."""
     findings = []
     for place, loss in enumerate(losses, first):
-        findings += monitor.interval(replace(READING, step=10 * place, loss=loss))
+        findings += monitor.interval(replace(METRICS, step=10 * place, loss=loss))
         if place % 10 == 0:
             findings += monitor.evaluation(Evaluation(10 * place, loss + 0.1, loss))
     return findings
@@ -233,5 +232,5 @@ def test_a_bad_stretch_is_not_sound_and_not_calm() -> None:
     assert (monitor.last_healthy_step, monitor.calm) == (400, False)
     watched(monitor, [2.0], 42)
     assert (monitor.last_healthy_step, monitor.calm) == (420, True)
-    monitor.interval(replace(READING, step=430, skips=1))
+    monitor.interval(replace(METRICS, step=430, skips=1))
     assert monitor.last_healthy_step == 420

@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from aurl_trainer.checkpoint.layout import CHECKPOINT_NAME, MANIFEST, MARKER, STATE_FILE
 from aurl_trainer.checkpoint.state import evaluated_loss
-from aurl_trainer.launcher.progress import finite, timestamp
+from aurl_trainer.launcher.progress import timestamp
+from aurl_trainer.metrics import finite
 
 MAX_CHECKPOINTS: Final = 50
 MAX_SAMPLES: Final = 16

@@ -18,6 +18,7 @@ from aurl_trainer import __version__
 from aurl_trainer.contract import LaunchRole
 from aurl_trainer.launcher.environment import LaunchEnvironment
 from aurl_trainer.launcher.rundir import RunDirectory
+from aurl_trainer.metrics import Gauge, gauge_values
 from aurl_trainer.monitor.goodput import BADPUT_CAUSES
 from aurl_trainer.monitor.snapshot import (
     CHECKPOINT_RESULTS,
@@ -31,8 +32,8 @@ from aurl_trainer.monitor.snapshot import (
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What one scrape shows: the run directory and the state of the pod."""
+class Scrape:
+    """The values of one scrape: the run directory and the state of the pod."""
 
     seen: RunDirectory
     state: str
@@ -41,28 +42,28 @@ class Reading:
 class TrainerCollector(Collector):
     """Turns a reading of the run directory into metric families."""
 
-    def __init__(self, environment: LaunchEnvironment, role: LaunchRole, read: Callable[[], Reading]) -> None:
+    def __init__(self, environment: LaunchEnvironment, role: LaunchRole, read: Callable[[], Scrape]) -> None:
         self._environment, self._role, self._read = environment, role, read
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families of this pod."""
-        reading = self._read()
+        scrape = self._read()
         state = GaugeMetricFamily(
             "aurl_train_state", "1 for the state the pod is in, 0 for all others.", labels=["state"]
         )
         for name in STATES:
-            state.add_metric([name], float(name == reading.state))
+            state.add_metric([name], float(name == scrape.state))
         yield state
         if self._role == "prepare":
-            yield _prepared_files(reading.seen.preparation)
+            yield _prepared_files(scrape.seen.preparation)
             return
-        yield from _rank_families(reading.seen.ranks, self._environment.local_ranks)
+        yield from _rank_families(scrape.seen.ranks, self._environment.local_ranks)
         if self._environment.node_rank == 0:
-            main = reading.seen.ranks.get(0)
+            main = scrape.seen.ranks.get(0)
             yield from _job_families(self._environment, main, (main and main.job) or JobSnapshot())
 
 
-def render(environment: LaunchEnvironment, role: LaunchRole, read: Callable[[], Reading]) -> bytes:
+def render(environment: LaunchEnvironment, role: LaunchRole, read: Callable[[], Scrape]) -> bytes:
     """Return the exposition in Prometheus' text format."""
     return generate_latest(TrainerCollector(environment, role, read))
 
@@ -117,53 +118,25 @@ def _job_families(
             labels=["mode", "precision", "world_size", "attempt", "version"],
         )
         info.add_metric(
-            [job.mode, job.precision, str(environment.world_size), str(environment.attempt), __version__], 1.0
+            [
+                job.mode,
+                job.precision or "",
+                str(environment.world_size),
+                str(environment.attempt),
+                __version__,
+            ],
+            1.0,
         )
         yield info
-    loss = GaugeMetricFamily("aurl_train_loss", "Latest loss in nats per token.", labels=["split"])
-    losses = {
-        "train": job.loss,
-        "validation": job.validation_loss,
-        "validation_ema": job.ema_validation_loss,
-    }
-    for split, value in losses.items():
-        if value is not None:
-            loss.add_metric([split], value)
-    yield loss
-    own = (
-        ("loss_term", "Extra loss of the user's own, before its weight.", "term", job.loss_terms),
-        ("loss_component", "Mean of a term of the loss, before its weight.", "term", job.loss_components),
-        ("evaluation", "Evaluation metric, the user's own included.", "metric", job.evaluation),
-    )
-    for family, documentation, label, values in own:
-        gauge = GaugeMetricFamily(f"aurl_train_{family}", documentation, labels=[label])
-        for name, value in values.items():
-            gauge.add_metric([name], value)
-        yield gauge
-    checkpoint = job.last_checkpoint
-    saved_step, saved_at = (checkpoint.step, checkpoint.time) if checkpoint else (None, None)
-    gauges = (
-        ("step", "Optimizer steps done, those of earlier attempts included.", main.step if main else None),
-        ("steps_planned", "Optimizer steps in all.", job.total_steps or None),
-        ("start_step", "The step this attempt began at.", job.start_step if job.total_steps else None),
-        ("learning_rate", "Learning rate of the last step.", job.learning_rate),
-        ("gradient_norm", "Gradient norm before clipping.", job.gradient_norm),
-        ("tokens_per_second", "Tokens per second, whole job, last log interval.", job.tokens_per_second),
-        ("samples_per_second", "Samples per second, whole job, last log interval.", job.samples_per_second),
-        ("step_seconds", "Mean duration of a step over the last log interval.", job.step_seconds),
-        ("sequence_length_tokens", "Tokens per sample.", job.sequence_length),
-        ("batch_size_samples", "Samples per optimizer step, whole job.", job.batch_size),
-        ("micro_batch_size_samples", "Most samples in one pass of a rank.", job.micro_batch_size),
-        ("checkpoint_step", "Step of the newest checkpoint.", saved_step),
-        ("checkpoint_timestamp_seconds", "Commit of the newest checkpoint.", saved_at),
-        ("checkpoint_save_seconds", "How long the last save took.", job.checkpoint_seconds),
-        ("mfu_ratio", "Model FLOPs per second as a share of the devices' peak.", job.mfu),
-        ("goodput_ratio", "Goodput as a share of the job's wall clock.", job.goodput_ratio),
-        ("goodput_seconds", "Training time of all attempts that was not lost.", job.goodput_seconds),
-    )  # fmt: skip
-    for name, documentation, number in gauges:
-        if number is not None:
-            yield GaugeMetricFamily(f"aurl_train_{name}", documentation, value=float(number))
+    yield from _gauges(job, job.validation, job.last_checkpoint, job.metrics)
+    if main is not None:
+        yield GaugeMetricFamily(
+            "aurl_train_step", "Optimizer steps done, including those of earlier attempts.", value=main.step
+        )
+    if job.total_steps:
+        yield GaugeMetricFamily(
+            "aurl_train_start_step", "Step at which this attempt started.", value=job.start_step
+        )
     yield CounterMetricFamily(
         "aurl_train_tokens", "Tokens trained by this attempt, whole job.", value=job.tokens
     )
@@ -178,14 +151,6 @@ def _job_families(
     for cause in BADPUT_CAUSES:
         badput.add_metric([cause], job.badput_seconds.get(cause, 0.0))
     yield badput
-    compute = GaugeMetricFamily(
-        "aurl_train_compute_seconds",
-        "What a rank works on its own in a step (data and forward passes), recent mean.",
-        labels=["rank"],
-    )
-    for rank, seconds in enumerate(job.compute_seconds):
-        compute.add_metric([str(rank)], seconds)
-    yield compute
     phases = main.phase_seconds if main else {}
     yield _counters(
         "aurl_train_time_seconds", "Wall clock of rank 0 by what it did.", "phase", PHASES, phases
@@ -213,6 +178,21 @@ def _job_families(
         SKIP_REASONS,
         job.skipped_steps,
     )
+
+
+def _gauges(*records: object) -> Iterator[Metric]:
+    """Yield the gauges that records declare; of two values of the same child the last one counts."""
+    families: dict[Gauge, dict[str, float]] = {}
+    for record in records:
+        for gauge, child, value in gauge_values(record):
+            families.setdefault(gauge, {})[child] = value
+    for gauge, children in families.items():
+        family = GaugeMetricFamily(
+            f"aurl_train_{gauge.name}", gauge.help, labels=[gauge.label] if gauge.label else []
+        )
+        for child, value in children.items():
+            family.add_metric([child] if gauge.label else [], value)
+        yield family
 
 
 def _counters(

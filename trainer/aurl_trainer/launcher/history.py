@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from aurl_trainer.launcher.progress import plain_json
-from aurl_trainer.monitor.snapshot import Event, JobSnapshot, RankSnapshot
+from aurl_trainer.metrics import StepMetrics, ValidationMetrics, columns
+from aurl_trainer.monitor.snapshot import JobEvent, JobSnapshot, RankSnapshot
 
 FORMAT = 1
 
@@ -23,9 +24,6 @@ MAX_ATTEMPTS = 50
 
 RECENT_POINTS = 30
 """Over how many of the newest points the pace is measured."""
-
-TRAIN = ("step", "time", "loss", "learningRate", "gradientNorm", "tokensPerSecond")
-VALIDATION = ("step", "time", "loss", "emaLoss")
 
 Row = list[float | None]
 
@@ -56,11 +54,14 @@ class Curve:
         while self.rows and self.last_step > step:
             self.rows.pop()
 
-    def restore(self, rows: object) -> None:
-        """Take the rows of a stored document, as far as they are rows of this curve."""
-        for row in rows if isinstance(rows, list) else ():
-            if _is_row(row, len(self.columns)) and row[0] > self.last_step:
-                self.add(row)
+    def restore(self, columns: object, rows: object) -> None:
+        """Take the rows of a stored curve; columns that it lacks stay empty, and damaged rows are left out."""
+        if not isinstance(columns, list) or columns[:1] != ["step"] or not isinstance(rows, list):
+            return
+        places = [columns.index(name) if name in columns else None for name in self.columns]
+        for row in rows:
+            if _is_row(row, len(columns)) and row[0] > self.last_step:
+                self.add([row[place] if place is not None else None for place in places])
 
     def _thin(self) -> None:
         self._spacing = (self.last_step - _step(self.rows[0])) / (self.limit // 2)
@@ -72,7 +73,7 @@ class Curve:
 
 
 @dataclass
-class Attempt:
+class AttemptRecord:
     """One life of the job's ranks; `state` is None while it runs, and for ever if its pod vanished."""
 
     number: int
@@ -88,10 +89,10 @@ class Attempt:
 class History:
     """Everything that is remembered; `version` grows with every change."""
 
-    train: Curve = field(default_factory=lambda: Curve(TRAIN))
-    validation: Curve = field(default_factory=lambda: Curve(VALIDATION))
-    events: list[Event] = field(default_factory=list)
-    attempts: list[Attempt] = field(default_factory=list)
+    train: Curve = field(default_factory=lambda: Curve(column_names(StepMetrics)))
+    validation: Curve = field(default_factory=lambda: Curve(column_names(ValidationMetrics)))
+    events: list[JobEvent] = field(default_factory=list)
+    attempts: list[AttemptRecord] = field(default_factory=list)
     progress: dict[str, Any] | None = None
     """The last `/progress` of the newest attempt, once that has ended."""
     version: int = 0
@@ -100,7 +101,7 @@ class History:
 
     def begin(self, attempt: int, now: float) -> None:
         """Start an attempt."""
-        self.attempts = [*self.attempts, Attempt(attempt, now)][-MAX_ATTEMPTS:]
+        self.attempts = [*self.attempts, AttemptRecord(attempt, now)][-MAX_ATTEMPTS:]
         self.progress = None
         self.version += 1
 
@@ -151,6 +152,7 @@ class History:
             "format": FORMAT,
             "secondsPerStep": self.seconds_per_step(),
             "train": {"columns": list(self.train.columns), "rows": list(self.train.rows)},
+            "charts": [dict(vars(column)) for column in columns(StepMetrics).values() if column.title],
             "validation": {"columns": list(self.validation.columns), "rows": list(self.validation.rows)},
             "events": [dict(vars(event)) for event in self.events],
             "attempts": [dict(vars(attempt)) for attempt in self.attempts],
@@ -163,16 +165,14 @@ class History:
         self.version += 1
 
     def _take_values(self, job: JobSnapshot, now: float) -> None:
-        if job.logged_step is not None and job.logged_step > self.train.last_step:
-            values = (job.loss, job.learning_rate, job.gradient_norm, job.tokens_per_second)
-            self.train.add([job.logged_step, now, *values])
+        if job.metrics is not None and job.logged_step is not None and job.logged_step > self.train.last_step:
+            self.train.add([job.logged_step, now, *_values(job.metrics)])
             self.version += 1
         if job.validation_step is not None and job.validation_step > self.validation.last_step:
-            losses = (job.validation_loss, job.ema_validation_loss)
-            self.validation.add([job.validation_step, now, *losses])
+            self.validation.add([job.validation_step, now, *_values(job.validation)])
             self.version += 1
 
-    def _take_events(self, events: Iterable[Event]) -> None:
+    def _take_events(self, events: Iterable[JobEvent]) -> None:
         latest = self.events[-1].time if self.events else 0.0
         known = {(event.time, event.message) for event in self.events}
         # Ranks keep their newest events only, so an old one may come again but never in between.
@@ -182,7 +182,7 @@ class History:
             self.version += 1
 
 
-Kept = TypeVar("Kept", Event, Attempt)
+Kept = TypeVar("Kept", JobEvent, AttemptRecord)
 
 
 def restored(document: Mapping[str, Any] | None) -> History:
@@ -192,10 +192,10 @@ def restored(document: Mapping[str, Any] | None) -> History:
         return history
     for name, curve in (("train", history.train), ("validation", history.validation)):
         stored = document.get(name)
-        if isinstance(stored, dict) and stored.get("columns") == list(curve.columns):
-            curve.restore(stored.get("rows"))
-    history.events = list(_objects(Event, document.get("events")))[-MAX_EVENTS:]
-    history.attempts = list(_objects(Attempt, document.get("attempts")))[-MAX_ATTEMPTS:]
+        if isinstance(stored, dict):
+            curve.restore(stored.get("columns"), stored.get("rows"))
+    history.events = list(_objects(JobEvent, document.get("events")))[-MAX_EVENTS:]
+    history.attempts = list(_objects(AttemptRecord, document.get("attempts")))[-MAX_ATTEMPTS:]
     progress = document.get("progress")
     history.progress = plain_json(progress) if isinstance(progress, dict) else None
     return history
@@ -213,10 +213,19 @@ def _objects(kind: type[Kept], stored: object) -> Iterator[Kept]:
             continue
         numbers = all(_is_number(entry.get(name)) for name in _NUMBERS & names)
         optional = all(_is_plain(value) for value in entry.values())
-        texts = kind is not Event or all(isinstance(entry.get(name), str) for name in _TEXTS)
+        texts = kind is not JobEvent or all(isinstance(entry.get(name), str) for name in _TEXTS)
         if numbers and optional and texts:
             with contextlib.suppress(TypeError):
                 yield kind(**entry)
+
+
+def column_names(kind: type[Any]) -> tuple[str, ...]:
+    """Return the columns of the curve that a record of metrics makes."""
+    return ("step", "time", *(column.name for column in columns(kind).values()))
+
+
+def _values(record: StepMetrics | ValidationMetrics) -> list[float | None]:
+    return [getattr(record, name) for name in columns(type(record))]
 
 
 def _step(row: Row) -> float:

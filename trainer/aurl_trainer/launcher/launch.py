@@ -165,9 +165,9 @@ class Launch:
         # Loaded at the first scrape: the server should not wait for it.
         from aurl_trainer.launcher import exposition
 
-        def read() -> exposition.Reading:
+        def read() -> exposition.Scrape:
             seen = self._read()
-            return exposition.Reading(seen, self._state or progress.current_state(self.role, seen))
+            return exposition.Scrape(seen, self._state or progress.current_state(self.role, seen))
 
         return exposition.render(self.environment, self.role, read)
 

@@ -17,7 +17,7 @@ from aurl_trainer.errors import UserError
 from aurl_trainer.monitor.failure import record_failure
 from aurl_trainer.monitor.goodput import GoodputFile
 from aurl_trainer.monitor.report import MAX_MESSAGE, MIN_INTERVAL
-from aurl_trainer.monitor.snapshot import Event, PreparationSnapshot, preparation_file, write_snapshot
+from aurl_trainer.monitor.snapshot import JobEvent, PreparationSnapshot, preparation_file, write_snapshot
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class PreparationReporter:
             names = ", ".join(prepared.dropped_names)
             of = f"{prepared.dropped} of {prepared.files + prepared.dropped + prepared.duplicates} files"
             message = f"{of} could not be used: {names}"[:MAX_MESSAGE]
-            self.snapshot.events.append(Event(time.time(), "FilesDropped", None, message))
+            self.snapshot.events.append(JobEvent(time.time(), "FilesDropped", None, message))
         self.snapshot.dataset = {
             DatasetKey.FINGERPRINT: prepared.fingerprint,
             DatasetKey.PATH: path.as_posix(),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from typing import Any
 
 from aurl_trainer.contract import CheckpointKey, LaunchRole, ProgressKey
 from aurl_trainer.launcher.environment import LaunchEnvironment
 from aurl_trainer.launcher.rundir import RunDirectory
-from aurl_trainer.monitor.snapshot import CheckpointRecord, Event, JobSnapshot
+from aurl_trainer.metrics import StepMetrics, ValidationMetrics, finite, progress_values
+from aurl_trainer.monitor.snapshot import CheckpointRecord, JobEvent, JobSnapshot
 
 MAX_EVENTS = 50
 
@@ -35,32 +35,17 @@ def build(
         ProgressKey.NODE_RANK: environment.node_rank,
         ProgressKey.WORLD_SIZE: environment.world_size,
         ProgressKey.ROLE: role,
-        ProgressKey.MODE: job.mode or None,
-        ProgressKey.PRECISION: job.precision or None,
         ProgressKey.STATE: state or current_state(role, seen),
         ProgressKey.STEP: max((rank.step for rank in seen.ranks.values()), default=0),
-        ProgressKey.TOTAL_STEPS: job.total_steps or None,
-        ProgressKey.START_STEP: job.start_step,
-        ProgressKey.LOSS: finite(job.loss),
-        ProgressKey.INITIAL_LOSS: finite(job.initial_loss),
-        ProgressKey.VALIDATION_LOSS: finite(job.validation_loss),
-        "validationLossEma": finite(job.ema_validation_loss),
-        "lossTerms": {name: finite(value) for name, value in job.loss_terms.items()},
-        "evaluation": {name: finite(value) for name, value in job.evaluation.items()},
-        "learningRate": finite(job.learning_rate),
-        "gradientNorm": finite(job.gradient_norm),
-        ProgressKey.TOKENS_PER_SECOND: finite(job.tokens_per_second),
-        ProgressKey.SAMPLES_PER_SECOND: finite(job.samples_per_second),
-        "mfu": finite(job.mfu),
-        "goodputRatio": finite(job.goodput_ratio),
+        **plain_json(progress_values(JobSnapshot, job)),
+        **plain_json(progress_values(ValidationMetrics, job.validation)),
+        **plain_json(progress_values(StepMetrics, job.metrics)),
         ProgressKey.TOKENS_TOTAL: job.tokens_before + job.tokens,
-        ProgressKey.COMPUTE_SECONDS: [finite(seconds) for seconds in job.compute_seconds],
         ProgressKey.LAST_CHECKPOINT: _checkpoint(job.last_checkpoint),
         ProgressKey.STARTED_AT: timestamp(started_at),
         ProgressKey.FIRST_STEP_AT: timestamp(job.first_step_at),
         ProgressKey.UPDATED_AT: timestamp(max(updates, default=None)),
         ProgressKey.HEARTBEAT_AGE_SECONDS: heartbeat_age(seen, now),
-        ProgressKey.STOP_REASON: job.stop_reason,
         ProgressKey.PREPARATION: _preparation(seen) if role == "prepare" else None,
         ProgressKey.EVENTS: _events(seen),
     }
@@ -84,11 +69,6 @@ def timestamp(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def finite(value: float | None) -> float | None:
-    """Return `value`, or None where JSON has no number for it."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def plain_json(value: Any) -> Any:
@@ -123,7 +103,7 @@ def _preparation(seen: RunDirectory) -> dict[str, Any] | None:
 
 
 def _events(seen: RunDirectory) -> list[dict[str, Any]]:
-    events: list[Event] = [event for rank in seen.ranks.values() for event in rank.events]
+    events: list[JobEvent] = [event for rank in seen.ranks.values() for event in rank.events]
     if seen.preparation is not None:
         events += seen.preparation.events
     events.sort(key=lambda event: event.time)

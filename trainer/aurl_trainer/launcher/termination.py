@@ -10,17 +10,8 @@ from typing import Any
 from aurl_trainer.contract import TERMINATION_MESSAGE_LIMIT, ProgressKey, TerminationKey
 from aurl_trainer.launcher.outcome import Outcome
 from aurl_trainer.launcher.progress import plain_json
-
-_FROM_PROGRESS = (
-    ProgressKey.STEP,
-    ProgressKey.TOTAL_STEPS,
-    ProgressKey.INITIAL_LOSS,
-    ProgressKey.LOSS,
-    ProgressKey.VALIDATION_LOSS,
-    ProgressKey.TOKENS_PER_SECOND,
-    ProgressKey.SAMPLES_PER_SECOND,
-    ProgressKey.LAST_CHECKPOINT,
-)
+from aurl_trainer.metrics import StepMetrics, ValidationMetrics, final_keys
+from aurl_trainer.monitor.snapshot import JobSnapshot
 
 
 def build(outcome: Outcome, progress: dict[str, Any], dataset: dict[str, Any] | None) -> dict[str, Any]:
@@ -34,7 +25,10 @@ def build(outcome: Outcome, progress: dict[str, Any], dataset: dict[str, Any] | 
         TerminationKey.EXCEPTION: outcome.exception,
         TerminationKey.MESSAGE: outcome.message,
     }
-    message.update({key: progress.get(key) for key in _FROM_PROGRESS})
+    final = [*final_keys(JobSnapshot), *final_keys(StepMetrics), *final_keys(ValidationMetrics)]
+    message.update(
+        {key: progress.get(key) for key in (ProgressKey.STEP, *final, ProgressKey.LAST_CHECKPOINT)}
+    )
     if dataset is not None:
         message[TerminationKey.DATASET] = dataset
     return message

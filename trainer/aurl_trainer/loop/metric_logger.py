@@ -12,11 +12,11 @@ from aurl_trainer.checkpoint.state import Progress
 from aurl_trainer.checkpoint.writer import SaveResult
 from aurl_trainer.config import TrainingConfig
 from aurl_trainer.loop.tensorboard import TensorBoard
+from aurl_trainer.metrics import SkipReason, StepMetrics, ValidationMetrics, log_values, scalars
 from aurl_trainer.model.utilisation import Utilisation
 from aurl_trainer.monitor.report import RankReporter
 from aurl_trainer.optim.guard import GuardReading
-from aurl_trainer.stability.anomaly import Action, Anomaly
-from aurl_trainer.stability.reading import Reading
+from aurl_trainer.stability.anomaly import SKIPPED, Action, Anomaly
 
 log = logging.getLogger("aurl_trainer.train")
 
@@ -46,7 +46,10 @@ class Stopwatch:
 
 
 class MetricLogger:
-    """Tells reporter, TensorBoard and log what happens; other ranks only keep their snapshot current."""
+    """Reports metrics, checkpoints and anomalies to the log, TensorBoard and the launcher.
+
+    Ranks other than the first only keep their snapshots current.
+    """
 
     def __init__(
         self,
@@ -58,16 +61,11 @@ class MetricLogger:
         first: bool,
         utilisation: Utilisation,
     ) -> None:
-        self.config, self.progress, self.reporter, self.board, self.first = (
-            config,
-            progress,
-            reporter,
-            board,
-            first,
-        )
-        self.utilisation = utilisation
+        self.config, self.progress, self.reporter, self.board = config, progress, reporter, board
+        self.first, self.utilisation = first, utilisation
         self.interval = Stopwatch()
         self._waited = reporter.waited
+        self._logged_step = progress.step
 
     def steps(
         self,
@@ -77,88 +75,65 @@ class MetricLogger:
         length: int,
         term_sums: Mapping[str, float] = NO_TERMS,
         components: Mapping[str, float] = NO_TERMS,
-    ) -> Reading:
-        """Report the steps since the last call; `loss_sum` in nats is over all ranks and all of these steps.
+    ) -> StepMetrics:
+        """Report the steps since the last call, and return their metrics for the detectors.
 
-        `length` is the last step's tokens per sample; `term_sums` are the extra losses by name, summed as the
-        loss is; `components` are the means of the terms of `training.losses`. Returns the same for the
-        detectors.
+        `loss_sum` is in nats, over all ranks and all of these steps; `length` is the last step's tokens per
+        sample; `term_sums` are the extra losses by name, summed as the loss is; `components` are the means of
+        the terms of `training.losses`.
         """
-        progress, config = self.progress, self.config
-        seconds = self.interval.lap()
-        progress.loss = loss_sum / max(progress.interval_tokens, 1)
-        terms = {name: total / max(progress.interval_tokens, 1) for name, total in term_sums.items()}
+        progress, config, step = self.progress, self.config, self.progress.step
+        seconds, valid_tokens = self.interval.lap(), max(progress.interval_tokens, 1)
+        progress.loss = loss_sum / valid_tokens
         if progress.initial_loss is None:
             progress.initial_loss = progress.loss
-        samples = progress.interval_samples
         per_step = config.batch.global_batch_size * config.context_length
-        tokens = progress.interval_steps * per_step
+        tokens, samples = progress.interval_steps * per_step, progress.interval_samples
         progress.interval_tokens = progress.interval_steps = progress.interval_samples = 0
-        mfu = self.utilisation.mfu(tokens / seconds, length)
-        self.reporter.log_step(
-            progress.step,
-            loss=progress.loss,
-            learning_rate=rate,
-            gradient_norm=guard.norm,
-            tokens=tokens,
-            samples=samples,
-            seconds=seconds,
-            sequence_length=length,
-            batch_size=per_step // length,
-            mfu=mfu,
-            terms=terms,
-            components=components,
-        )
-        values = {
-            "loss/train": progress.loss,
-            "optimizer/learning_rate": rate,
-            "optimizer/gradient_norm": guard.norm,
-            "speed/tokens_per_second": tokens / seconds,
-            "curriculum/sequence_length": length,
-        }
-        if mfu is not None:
-            values["speed/mfu"] = mfu
-        values |= {f"component/{name}": value for name, value in components.items()}
-        values |= {f"term/term_{name}": value for name, value in terms.items()}
-        self.board.scalars(progress.step, values)
-        self._info("step", {name.partition("/")[2]: value for name, value in values.items()})
         waited = self.reporter.waited
-        share, self._waited = (waited - self._waited) / seconds, waited
-        return Reading(
-            step=progress.step,
+        metrics = StepMetrics(
+            step=step,
             loss=progress.loss,
             initial_loss=progress.initial_loss,
+            learning_rate=rate,
             gradient_norm=guard.norm,
-            sequence_length=length,
-            skips=guard.consecutive,
-            skip_kind=self._skips(guard),
             tokens_per_second=tokens / seconds,
-            data_wait_share=share,
+            samples_per_second=samples / seconds,
+            step_seconds=seconds / max(step - self._logged_step, 1),
+            sequence_length=length,
+            batch_size=per_step // length,
+            tokens=tokens,
+            samples=samples,
+            skips=guard.consecutive,
+            skip_reason=self._skips(guard),
+            data_wait_share=(waited - self._waited) / seconds,
+            mfu=self.utilisation.mfu(tokens / seconds, length),
+            components=dict(components),
+            terms={name: total / valid_tokens for name, total in term_sums.items()},
         )
+        self._waited, self._logged_step = waited, step
+        self.reporter.log_step(metrics)
+        self._show("step", metrics)
+        return metrics
 
     def rolled_back(self, progress: Progress, lost_steps: int) -> None:
         """Go on from `progress`, after `lost_steps` optimizer steps were thrown away."""
-        self.progress = progress
+        self.progress, self._logged_step = progress, progress.step
         self.board.rewind(progress.step)
         self.reporter.rolled_back(progress.step, lost_steps)
         self.interval.lap()
 
-    def _skips(self, guard: GuardReading) -> Anomaly:
-        """Report updates that were left out since the last call, and return why most of them were."""
-        most, kind_of_most = 0, Anomaly.NON_FINITE
-        for reason, kind, total in (
-            ("nonfinite", Anomaly.NON_FINITE, guard.nonfinite),
-            ("spike", Anomaly.GRADIENT_EXPLOSION, guard.spikes),
-        ):
-            new = total - self.progress.skips_reported[reason]
-            if new > 0:
-                self.progress.skips_reported[reason] = total
-                self.reporter.skipped(reason, new)
-                text = f"Left out {new} update(s): {reason} gradient, last at step {guard.last_rejected}."
-                self.anomaly(kind, Action.SKIP, text, count=new)
-                if new > most:
-                    most, kind_of_most = new, kind
-        return kind_of_most
+    def _skips(self, guard: GuardReading) -> SkipReason:
+        """Report updates that were skipped since the last call, and return why most of them were."""
+        totals: dict[SkipReason, int] = {"nonfinite": guard.nonfinite, "spike": guard.spikes}
+        new = {reason: total - self.progress.skips_reported[reason] for reason, total in totals.items()}
+        for reason, count in new.items():
+            if count > 0:
+                self.progress.skips_reported[reason] = totals[reason]
+                self.reporter.skipped(reason, count)
+                text = f"Skipped {count} update(s): {reason} gradient, last at step {guard.last_rejected}."
+                self.anomaly(SKIPPED[reason], Action.SKIP, text, count=count)
+        return "spike" if new["spike"] > max(new["nonfinite"], 0) else "nonfinite"
 
     def anomaly(self, kind: Anomaly, action: Action, message: str, *, count: int = 1) -> None:
         """Report that `kind` was noticed (`count` times) and `action` is taken: counter, log line and event.
@@ -184,10 +159,9 @@ class MetricLogger:
         progress = self.progress
         progress.validation_loss, progress.ema_validation_loss = loss, ema_loss
         progress.validation_step = progress.step
-        self.reporter.validation(progress.step, loss, ema_loss)
-        values = {"validation": loss} | ({"validation_ema": ema_loss} if ema_loss is not None else {})
-        self.board.scalars(progress.step, {f"loss/{name}": value for name, value in values.items()})
-        self._info("evaluation", values)
+        metrics = ValidationMetrics(loss, ema_loss)
+        self.reporter.validation(progress.step, metrics)
+        self._show("evaluation", metrics)
 
     def metrics(self, values: dict[str, float]) -> None:
         """Report evaluation metrics: ours, and those of the user's own."""
@@ -209,6 +183,10 @@ class MetricLogger:
                 text = f"The checkpoint could not be saved and training goes on: {result.error}."
                 self.reporter.event("CheckpointFailed", result.step, text)
                 log.error("checkpoint failed", extra={"step": result.step, "reason": str(result.error)})
+
+    def _show(self, event: str, metrics: StepMetrics | ValidationMetrics) -> None:
+        self.board.scalars(self.progress.step, scalars(metrics))
+        self._info(event, log_values(metrics))
 
     def _info(self, event: str, values: dict[str, float]) -> None:
         if self.first:

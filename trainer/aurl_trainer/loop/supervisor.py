@@ -11,9 +11,10 @@ from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.errors import DivergenceError
 from aurl_trainer.loop.metric_logger import MetricLogger
 from aurl_trainer.loop.rollback import Rollback
+from aurl_trainer.metrics import StepMetrics
 from aurl_trainer.stability.anomaly import ACTIONS, Action
+from aurl_trainer.stability.finding import Evaluation, Finding
 from aurl_trainer.stability.monitor import SEVERITY, StabilityMonitor
-from aurl_trainer.stability.reading import Evaluation, Finding, Reading
 
 CURE = "lower optimizer.learningRate or look at the data"
 
@@ -41,9 +42,9 @@ class Supervisor:
         """Whether something new was seen, on all ranks alike; then `act` must be called."""
         self._findings: list[Finding] = []
 
-    def interval(self, reading: Reading) -> None:
+    def interval(self, metrics: StepMetrics) -> None:
         """Look at a log interval."""
-        self._findings += self.monitor.interval(reading)
+        self._findings += self.monitor.interval(metrics)
         self.pending = True
 
     def evaluation(self, progress: Progress) -> None:

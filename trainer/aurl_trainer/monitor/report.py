@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from aurl_trainer.contract import FINISHED, PodState, Variable
+from aurl_trainer.metrics import StepMetrics, ValidationMetrics
 from aurl_trainer.monitor.goodput import GoodputFile
 from aurl_trainer.monitor.snapshot import (
     CHECKPOINT_RESULTS,
@@ -21,7 +22,7 @@ from aurl_trainer.monitor.snapshot import (
     SKIP_REASONS,
     STATES,
     CheckpointRecord,
-    Event,
+    JobEvent,
     JobSnapshot,
     RankSnapshot,
     rank_file,
@@ -69,7 +70,6 @@ class RankReporter:
         self._phases: list[str] = ["init"]
         self._next_write = 0.0
         self.host = HostMemory()
-        self._last_logged_step: int | None = None
         self._paces = 0
         self._goodput: GoodputFile | None = None
         self._next_accounts = 0.0
@@ -127,14 +127,9 @@ class RankReporter:
         job.mode, job.precision = mode, precision
         job.total_steps, job.start_step = total_steps, start_step
         job.sequence_length, job.batch_size = sequence_length, batch_size
-        job.tokens_before, job.initial_loss, job.validation_loss = (
-            tokens_before,
-            initial_loss,
-            validation_loss,
-        )
-        job.ema_validation_loss = ema_validation_loss
+        job.tokens_before, job.initial_loss = tokens_before, initial_loss
+        job.validation = ValidationMetrics(validation_loss, ema_validation_loss)
         self.snapshot.step = start_step
-        self._last_logged_step = start_step
         self.rewound(start_step)
         self.publish()
 
@@ -156,46 +151,13 @@ class RankReporter:
         elif now >= self._next_write:
             self.publish()
 
-    def log_step(
-        self,
-        step: int,
-        *,
-        loss: float,
-        learning_rate: float,
-        gradient_norm: float | None,
-        tokens: int,
-        samples: int,
-        seconds: float,
-        sequence_length: int | None = None,
-        batch_size: int | None = None,
-        mfu: float | None = None,
-        terms: Mapping[str, float] | None = None,
-        components: Mapping[str, float] | None = None,
-    ) -> None:
-        """Report a log interval that ended with `step`.
-
-        `loss` is the mean over the interval in nats per token; `tokens` and `samples` are what the *whole
-        job* trained on in the interval, and `seconds` how long that took without evaluation and checkpoints.
-        `mfu` is the share of the devices' peak that this was, None where the peak is not known; `terms` are
-        the extra losses by name, their mean per token, and `components` the terms of the loss, their means.
-        """
+    def log_step(self, metrics: StepMetrics) -> None:
+        """Report a log interval."""
         job = self.job
-        steps = step - (self._last_logged_step if self._last_logged_step is not None else step - 1)
-        self._last_logged_step = step
-        job.logged_step = step
-        job.loss, job.learning_rate, job.gradient_norm, job.mfu = loss, learning_rate, gradient_norm, mfu
-        if job.initial_loss is None:
-            job.initial_loss = loss
-        job.tokens += tokens
-        job.samples += samples
-        if seconds > 0:
-            job.tokens_per_second, job.samples_per_second = tokens / seconds, samples / seconds
-            job.step_seconds = seconds / max(steps, 1)
-        if sequence_length is not None:
-            job.sequence_length = sequence_length
-        if batch_size is not None:
-            job.batch_size = batch_size
-        job.loss_terms, job.loss_components = dict(terms or {}), dict(components or {})
+        job.logged_step, job.metrics = metrics.step, metrics
+        job.initial_loss = metrics.initial_loss
+        job.tokens += metrics.tokens
+        job.samples += metrics.samples
         self._publish_soon()
 
     @property
@@ -213,10 +175,10 @@ class RankReporter:
             before + PACE_WEIGHT * (now - before) for before, now in zip(known, seconds, strict=True)
         ]
 
-    def validation(self, step: int, loss: float, ema_loss: float | None = None) -> None:
-        """Report the loss on the held-out split, in nats per token, of the weights and of their average."""
+    def validation(self, step: int, metrics: ValidationMetrics) -> None:
+        """Report an evaluation on the held-out split after `step`."""
         self.job.validation_step = step
-        self.job.validation_loss, self.job.ema_validation_loss = loss, ema_loss
+        self.job.validation = metrics
         self.snapshot.step = max(self.snapshot.step, step)
         self.publish()
 
@@ -270,7 +232,7 @@ class RankReporter:
         self.job.lost_steps += lost_steps
         # The latest values are of steps that are no more.
         self.job.logged_step = self.job.validation_step = None
-        self.snapshot.step = self._last_logged_step = step
+        self.snapshot.step = step
         self.rewound(step)
         self.publish()
 
@@ -282,7 +244,7 @@ class RankReporter:
     def event(self, kind: str, step: int | None, message: str) -> None:
         """Add an entry to the events of `/progress`; the newest `MAX_EVENTS` are kept."""
         events = self.snapshot.events
-        events.append(Event(time.time(), kind, step, message[:MAX_MESSAGE]))
+        events.append(JobEvent(time.time(), kind, step, message[:MAX_MESSAGE]))
         del events[:-MAX_EVENTS]
         self.publish()
 

@@ -13,12 +13,21 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
-from aurl_trainer.contract import PodState
+from aurl_trainer.contract import PodState, ProgressKey
+from aurl_trainer.metrics import (
+    BATCH_SIZE,
+    SEQUENCE_LENGTH,
+    Gauge,
+    SkipReason,
+    StepMetrics,
+    ValidationMetrics,
+    shown,
+)
 from aurl_trainer.stability.anomaly import ACTIONS
 
 PHASES = ("init", "restore", "compile", "step", "data_wait", "evaluation", "checkpoint", "sample", "other")
 STATES: Final[tuple[PodState, ...]] = get_args(PodState)
-SKIP_REASONS = ("nonfinite", "spike")
+SKIP_REASONS: Final[tuple[SkipReason, ...]] = get_args(SkipReason)
 CHECKPOINT_RESULTS = ("saved", "failed", "damaged")
 MEMORY_PHASES = (
     "initialise",
@@ -31,11 +40,10 @@ MEMORY_PHASES = (
     "checkpoint",
     "sample",
 )
-MEMORY_KINDS = ("rss", "rss_peak", "device_allocated", "device_reserved", "device_peak")
 
 
 @dataclass
-class Event:
+class JobEvent:
     """Something that a person following the job should see once."""
 
     time: float
@@ -48,56 +56,93 @@ class Event:
 class CheckpointRecord:
     """The newest committed checkpoint; `path` is relative to the volume."""
 
-    step: int
+    step: int = field(metadata=shown(gauge=Gauge("checkpoint_step", "Step of the newest checkpoint.")))
     path: str
-    time: float
+    time: float = field(
+        metadata=shown(gauge=Gauge("checkpoint_timestamp_seconds", "Commit time of the newest checkpoint."))
+    )
 
 
 @dataclass
 class JobSnapshot:
     """What holds for the whole job; rank 0 alone knows it. None means not known (yet)."""
 
-    mode: str = ""
-    precision: str = ""
-    total_steps: int = 0
-    start_step: int = 0
+    mode: str | None = field(default=None, metadata=shown(progress=ProgressKey.MODE))
+    precision: str | None = field(default=None, metadata=shown(progress=ProgressKey.PRECISION))
+    total_steps: int | None = field(
+        default=None,
+        metadata=shown(
+            progress=ProgressKey.TOTAL_STEPS,
+            gauge=Gauge("steps_planned", "Optimizer steps planned in total."),
+            final=True,
+        ),
+    )
+    start_step: int = field(default=0, metadata=shown(progress=ProgressKey.START_STEP))
+    initial_loss: float | None = field(
+        default=None, metadata=shown(progress=ProgressKey.INITIAL_LOSS, final=True)
+    )
     logged_step: int | None = None
-    """With which step the log interval ended that the latest values are of."""
-    loss: float | None = None
-    initial_loss: float | None = None
+    """Last step of the interval that `metrics` belong to; None after a roll-back."""
+    metrics: StepMetrics | None = None
     validation_step: int | None = None
-    """At which step this attempt last evaluated."""
-    validation_loss: float | None = None
-    ema_validation_loss: float | None = None
-    loss_terms: dict[str, float] = field(default_factory=dict)
-    loss_components: dict[str, float] = field(default_factory=dict)
-    evaluation: dict[str, float] = field(default_factory=dict)
-    learning_rate: float | None = None
-    gradient_norm: float | None = None
-    tokens_per_second: float | None = None
-    samples_per_second: float | None = None
-    step_seconds: float | None = None
+    """Step of the newest evaluation of this attempt; None after a roll-back."""
+    validation: ValidationMetrics = field(default_factory=ValidationMetrics)
+    evaluation: dict[str, float] = field(
+        default_factory=dict,
+        metadata=shown(
+            progress="evaluation",
+            gauge=Gauge("evaluation", "Evaluation metric, including those of user hooks.", "metric"),
+        ),
+    )
     tokens: int = 0
     samples: int = 0
     tokens_before: int = 0
-    compute_seconds: list[float] = field(default_factory=list)
-    """What each rank works on its own in a step: waiting for data and the forward passes. Empty if alone."""
-    sequence_length: int | None = None
-    batch_size: int | None = None
-    micro_batch_size: int | None = None
+    compute_seconds: list[float] = field(
+        default_factory=list,
+        metadata=shown(
+            progress=ProgressKey.COMPUTE_SECONDS,
+            gauge=Gauge(
+                "compute_seconds",
+                "Seconds per step that a rank works on its own (data and forward passes), recent mean.",
+                "rank",
+            ),
+        ),
+    )
+    """By rank; empty for a single rank."""
+    sequence_length: int | None = field(default=None, metadata=shown(gauge=SEQUENCE_LENGTH))
+    batch_size: int | None = field(default=None, metadata=shown(gauge=BATCH_SIZE))
+    micro_batch_size: int | None = field(
+        default=None,
+        metadata=shown(
+            gauge=Gauge("micro_batch_size_samples", "Largest number of samples in one pass of a rank.")
+        ),
+    )
     first_step_at: float | None = None
     last_checkpoint: CheckpointRecord | None = None
-    checkpoint_seconds: float | None = None
-    mfu: float | None = None
-    goodput_ratio: float | None = None
-    goodput_seconds: float = 0.0
+    checkpoint_seconds: float | None = field(
+        default=None,
+        metadata=shown(gauge=Gauge("checkpoint_save_seconds", "Duration of the newest save.")),
+    )
+    goodput_ratio: float | None = field(
+        default=None,
+        metadata=shown(
+            progress="goodputRatio",
+            gauge=Gauge("goodput_ratio", "Goodput as a share of the job's wall clock."),
+        ),
+    )
+    goodput_seconds: float = field(
+        default=0.0,
+        metadata=shown(
+            gauge=Gauge("goodput_seconds", "Training time of all attempts, without steps that were lost.")
+        ),
+    )
     badput_seconds: dict[str, float] = field(default_factory=dict)
     checkpoints: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CHECKPOINT_RESULTS, 0))
-    skipped_steps: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SKIP_REASONS, 0))
+    skipped_steps: dict[str, int] = field(default_factory=lambda: dict.fromkeys(map(str, SKIP_REASONS), 0))
     rollbacks: int = 0
     lost_steps: int = 0
-    """Optimizer steps that roll-backs have thrown away."""
-    stop_reason: str | None = None
+    """Optimizer steps discarded by roll-backs."""
+    stop_reason: str | None = field(default=None, metadata=shown(progress=ProgressKey.STOP_REASON))
     """Why training ended before its last step."""
     anomalies: dict[str, dict[str, int]] = field(
         default_factory=lambda: {str(kind): {str(action): 0 for action in ACTIONS[kind]} for kind in ACTIONS}
@@ -123,7 +168,7 @@ class RankSnapshot:
     memory: dict[str, int] = field(default_factory=dict)
     memory_phases: dict[str, dict[str, int]] = field(default_factory=dict)
     """Peak bytes by phase (MEMORY_PHASES) and kind (`rss`, `device`)."""
-    events: list[Event] = field(default_factory=list)
+    events: list[JobEvent] = field(default_factory=list)
     job: JobSnapshot | None = None
 
 
@@ -137,13 +182,19 @@ class PreparationSnapshot:
     files_done: int = 0
     files_total: int | None = None
     files_dropped: int = 0
-    events: list[Event] = field(default_factory=list)
+    events: list[JobEvent] = field(default_factory=list)
     dataset: dict[str, Any] | None = None
 
 
 Snapshot = TypeVar("Snapshot", RankSnapshot, PreparationSnapshot)
 
-_NESTED: dict[str, Any] = {"job": JobSnapshot, "last_checkpoint": CheckpointRecord, "events": Event}
+_NESTED: dict[str, Any] = {
+    "job": JobSnapshot,
+    "metrics": StepMetrics,
+    "validation": ValidationMetrics,
+    "last_checkpoint": CheckpointRecord,
+    "events": JobEvent,
+}
 
 
 def rank_file(run_dir: Path, rank: int) -> Path:

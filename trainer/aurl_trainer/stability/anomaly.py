@@ -74,3 +74,9 @@ ACTIONS: Final[Mapping[Anomaly, tuple[Action, ...]]] = {
     Anomaly.DATA_STARVATION: (Action.WARN,),
 }
 """Which actions each anomaly can have: the children that its counter has from the first scrape on."""
+
+SKIPPED: Final[Mapping[str, Anomaly]] = {
+    "nonfinite": Anomaly.NON_FINITE,
+    "spike": Anomaly.GRADIENT_EXPLOSION,
+}
+"""Which anomaly each reason for a skipped update is."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from aurl_trainer.metrics import StepMetrics
 from aurl_trainer.stability.anomaly import Action, Anomaly
 from aurl_trainer.stability.config import OverfittingConfig, UnderfittingConfig
-from aurl_trainer.stability.reading import Evaluation, Finding, Reading
+from aurl_trainer.stability.finding import Evaluation, Finding
 
 LEAST_INTERVALS = 20
 """Log intervals before a job can count as underfitted."""
@@ -22,20 +23,20 @@ class Underfitting:
     intervals: int = 0
     checked: bool = False
 
-    def observe(self, reading: Reading) -> Finding | None:
+    def observe(self, metrics: StepMetrics) -> Finding | None:
         """Take the next log interval; a few of them say nothing yet."""
         self.intervals += 1
-        early = reading.step < self.config.after * self.total_steps or self.intervals < LEAST_INTERVALS
+        early = metrics.step < self.config.after * self.total_steps or self.intervals < LEAST_INTERVALS
         if self.checked or not self.config.after or early:
             return None
         self.checked = True
-        if not reading.loss > (1 - self.config.min_fall) * reading.initial_loss:
+        if not metrics.loss > (1 - self.config.min_fall) * metrics.initial_loss:
             return None
         return Finding(
             Anomaly.UNDERFITTING,
             Action(self.config.action),
-            f"After {reading.step} of {self.total_steps} steps the loss is {reading.loss:.4g}, hardly below "
-            f"the {reading.initial_loss:.4g} of the first: try a higher learning rate or a larger model.",
+            f"After {metrics.step} of {self.total_steps} steps the loss is {metrics.loss:.4g}, hardly below "
+            f"the {metrics.initial_loss:.4g} of the first: try a higher learning rate or a larger model.",
         )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aurl_trainer.stability.anomaly import Action, Anomaly
+from aurl_trainer.metrics import StepMetrics
+from aurl_trainer.stability.anomaly import SKIPPED, Action, Anomaly
 from aurl_trainer.stability.config import GradientVanishingConfig
-from aurl_trainer.stability.reading import Finding, Reading
+from aurl_trainer.stability.finding import Finding
 
 
 @dataclass
@@ -15,15 +16,16 @@ class SkipStreak:
 
     limit: int
 
-    def observe(self, reading: Reading) -> Finding | None:
+    def observe(self, metrics: StepMetrics) -> Finding | None:
         """Take the next log interval."""
-        if reading.skips < self.limit:
+        if metrics.skips < self.limit:
             return None
-        cause = "not finite" if reading.skip_kind is Anomaly.NON_FINITE else "far too long"
+        kind = SKIPPED[metrics.skip_reason]
+        cause = "not finite" if kind is Anomaly.NON_FINITE else "far too long"
         return Finding(
-            reading.skip_kind,
+            kind,
             Action.ROLLBACK,
-            f"The last {reading.skips} updates up to step {reading.step} were left out because their "
+            f"The last {metrics.skips} updates up to step {metrics.step} were left out because their "
             f"gradients were {cause} (stability.maxConsecutiveSkips is {self.limit}).",
         )
 
@@ -35,14 +37,14 @@ class GradientVanishing:
     config: GradientVanishingConfig
     below: int = 0
 
-    def observe(self, reading: Reading) -> Finding | None:
+    def observe(self, metrics: StepMetrics) -> Finding | None:
         """Take the next log interval; one streak is told once."""
-        self.below = self.below + 1 if reading.gradient_norm < self.config.norm else 0
+        self.below = self.below + 1 if metrics.gradient_norm < self.config.norm else 0
         if not self.config.intervals or self.below != self.config.intervals:
             return None
         return Finding(
             Anomaly.GRADIENT_VANISHING,
             Action(self.config.action),
             f"The gradient norm has been under {self.config.norm:g} for {self.below} log intervals "
-            f"and is {reading.gradient_norm:.3g}.",
+            f"and is {metrics.gradient_norm:.3g}.",
         )

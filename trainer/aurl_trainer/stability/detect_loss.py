@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from aurl_trainer.metrics import StepMetrics
 from aurl_trainer.stability.anomaly import Action, Anomaly
 from aurl_trainer.stability.config import (
     LossDivergenceConfig,
@@ -16,7 +17,7 @@ from aurl_trainer.stability.config import (
     LossPlateauConfig,
     LossSpikeConfig,
 )
-from aurl_trainer.stability.reading import Finding, Reading
+from aurl_trainer.stability.finding import Finding
 
 LEAST_DEVIATION = 0.01
 """What a band's standard deviation counts as at least, as a share of the mean."""
@@ -37,12 +38,12 @@ class LossSpike:
     above: int = 0
     sequence_length: int = 0
 
-    def observe(self, reading: Reading) -> Finding | None:
+    def observe(self, metrics: StepMetrics) -> Finding | None:
         """Take the next log interval; another sequence length has another loss and begins a new band."""
-        if reading.sequence_length != self.sequence_length:
-            self.sequence_length, self.above = reading.sequence_length, 0
+        if metrics.sequence_length != self.sequence_length:
+            self.sequence_length, self.above = metrics.sequence_length, 0
             self.window.clear()
-        config, loss = self.config, reading.loss
+        config, loss = self.config, metrics.loss
         if not config.intervals or not math.isfinite(loss):
             return None
         limit = self._limit()
@@ -83,17 +84,17 @@ class LossDivergence:
     window: list[float] = field(default_factory=list)
     above: int = 0
 
-    def observe(self, reading: Reading) -> Finding | None:
+    def observe(self, metrics: StepMetrics) -> Finding | None:
         """Take the next log interval."""
-        config, loss = self.config, reading.loss
+        config, loss = self.config, metrics.loss
         if not config.intervals or not math.isfinite(loss):
             return None
-        lowest = reading.initial_loss if self.lowest is None else self.lowest
+        lowest = metrics.initial_loss if self.lowest is None else self.lowest
         self.window.append(loss)
         del self.window[:-SMOOTHED]
         if len(self.window) == SMOOTHED:
             lowest = self.lowest = min(lowest, sum(self.window) / SMOOTHED)
-        gained = reading.initial_loss - lowest
+        gained = metrics.initial_loss - lowest
         if loss <= lowest + max(config.lost_share * gained, config.min_rise):
             self.above = 0
             return None
@@ -105,7 +106,7 @@ class LossDivergence:
             Anomaly.LOSS_DIVERGENCE,
             Action(config.action),
             f"The loss {loss:.4g} has diverged: it was {lowest:.4g} at its lowest "
-            f"and {reading.initial_loss:.4g} at the first step.",
+            f"and {metrics.initial_loss:.4g} at the first step.",
         )
 
 
@@ -116,10 +117,10 @@ class LossOscillation:
     config: LossOscillationConfig
     window: list[float] = field(default_factory=list)
 
-    def observe(self, reading: Reading) -> Finding | None:
+    def observe(self, metrics: StepMetrics) -> Finding | None:
         """Take the next log interval; a window that fired begins anew."""
         window, size = self.window, max(LEAST_WINDOW, self.config.window)
-        if not self.config.window or not _filled(window, reading.loss, size):
+        if not self.config.window or not _filled(window, metrics.loss, size):
             return None
         swings = [later - earlier for earlier, later in pairwise(window)]
         swing = sum(map(abs, swings)) / len(swings)
@@ -144,10 +145,10 @@ class LossPlateau:
     config: LossPlateauConfig
     window: list[float] = field(default_factory=list)
 
-    def observe(self, reading: Reading) -> Finding | None:
+    def observe(self, metrics: StepMetrics) -> Finding | None:
         """Take the next log interval; a window that fired begins anew."""
         window, size = self.window, max(LEAST_WINDOW, self.config.window)
-        if not self.config.window or not _filled(window, reading.loss, size):
+        if not self.config.window or not _filled(window, metrics.loss, size):
             return None
         before = sum(window[: size // 2]) / (size // 2)
         if _fall(window) >= self.config.min_fall * abs(before):
@@ -156,7 +157,7 @@ class LossPlateau:
         return Finding(
             Anomaly.LOSS_PLATEAU,
             Action(self.config.action),
-            f"The training loss {reading.loss:.4g} has not fallen over {size} log intervals.",
+            f"The training loss {metrics.loss:.4g} has not fallen over {size} log intervals.",
         )
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from aurl_trainer.metrics import StepMetrics
 from aurl_trainer.stability.anomaly import Action, Anomaly
 from aurl_trainer.stability.config import DataStarvationConfig, ThroughputDegradationConfig
-from aurl_trainer.stability.reading import Finding, Reading
+from aurl_trainer.stability.finding import Finding
 
 
 @dataclass
@@ -22,12 +23,12 @@ class ThroughputDegradation:
     slow: int = 0
     sequence_length: int = 0
 
-    def observe(self, reading: Reading) -> Finding | None:
+    def observe(self, metrics: StepMetrics) -> Finding | None:
         """Take the next log interval; another sequence length has another speed."""
-        if reading.sequence_length != self.sequence_length:
-            self.sequence_length, self.slow = reading.sequence_length, 0
+        if metrics.sequence_length != self.sequence_length:
+            self.sequence_length, self.slow = metrics.sequence_length, 0
             self.window.clear()
-        config, speed, window = self.config, reading.tokens_per_second, self.window
+        config, speed, window = self.config, metrics.tokens_per_second, self.window
         if not config.intervals:
             return None
         usual = sorted(window)[len(window) // 2] if len(window) >= config.window // 2 else 0.0
@@ -55,14 +56,14 @@ class DataStarvation:
     config: DataStarvationConfig
     starved: int = 0
 
-    def observe(self, reading: Reading) -> Finding | None:
+    def observe(self, metrics: StepMetrics) -> Finding | None:
         """Take the next log interval; one streak is told once."""
-        self.starved = self.starved + 1 if reading.data_wait_share > self.config.share else 0
+        self.starved = self.starved + 1 if metrics.data_wait_share > self.config.share else 0
         if not self.config.intervals or self.starved != self.config.intervals:
             return None
         return Finding(
             Anomaly.DATA_STARVATION,
             Action.WARN,
-            f"Steps spend {reading.data_wait_share:.0%} of their time waiting for data: look at the volume's "
+            f"Steps spend {metrics.data_wait_share:.0%} of their time waiting for data: look at the volume's "
             "speed.",
         )

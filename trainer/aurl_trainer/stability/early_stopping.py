@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from aurl_trainer.schema import Config, refuse_without_effect
 from aurl_trainer.stability.anomaly import Action, Anomaly
-from aurl_trainer.stability.reading import Evaluation, Finding, is_better
+from aurl_trainer.stability.finding import Evaluation, Finding, is_better
 
 
 class EarlyStoppingConfig(Config):

@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from aurl_trainer.config import TrainingConfig
+from aurl_trainer.metrics import StepMetrics
 from aurl_trainer.stability.anomaly import Action
 from aurl_trainer.stability.detect_fit import Overfitting, Underfitting
 from aurl_trainer.stability.detect_gradient import GradientVanishing, SkipStreak
 from aurl_trainer.stability.detect_loss import LossDivergence, LossOscillation, LossPlateau, LossSpike
 from aurl_trainer.stability.detect_speed import DataStarvation, ThroughputDegradation
 from aurl_trainer.stability.early_stopping import EarlyStopping
+from aurl_trainer.stability.finding import Evaluation, Finding
 from aurl_trainer.stability.plateau import PlateauSchedule
-from aurl_trainer.stability.reading import Evaluation, Finding, Reading
 
 SEVERITY = (
     Action.WARN,
@@ -33,7 +34,7 @@ SEVERITY = (
 class IntervalDetector(Protocol):
     """Looks at one log interval after the other."""
 
-    def observe(self, reading: Reading) -> Finding | None:
+    def observe(self, metrics: StepMetrics) -> Finding | None:
         """Take the next log interval and say what is wrong, if anything."""
 
 
@@ -73,14 +74,14 @@ class StabilityMonitor:
         self.last_healthy_step = 0
         """Last step of the newest log interval at which nothing pointed to a bad stretch."""
 
-    def interval(self, reading: Reading) -> list[Finding]:
+    def interval(self, metrics: StepMetrics) -> list[Finding]:
         """Take the next log interval; return what is wrong."""
-        found = [detector.observe(reading) for detector in (*self._intervals.values(), *self._clocked)]
+        found = [detector.observe(metrics) for detector in (*self._intervals.values(), *self._clocked)]
         findings = [finding for finding in found if finding is not None]
-        suspicious = self.spike.above or self.divergence.above or reading.skips
+        suspicious = self.spike.above or self.divergence.above or metrics.skips
         acts = any(finding.action is not Action.WARN for finding in findings)
-        if not suspicious and not acts and math.isfinite(reading.loss):
-            self.last_healthy_step = reading.step
+        if not suspicious and not acts and math.isfinite(metrics.loss):
+            self.last_healthy_step = metrics.step
         return findings
 
     def evaluation(self, evaluation: Evaluation) -> list[Finding]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from aurl_trainer.optim.config import ScheduleConfig
 from aurl_trainer.stability.anomaly import Action, Anomaly
-from aurl_trainer.stability.reading import Evaluation, Finding, is_better
+from aurl_trainer.stability.finding import Evaluation, Finding, is_better
 
 
 @dataclass

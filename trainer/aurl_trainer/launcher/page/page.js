@@ -40,12 +40,21 @@ function moment(when) {
   return date.toDateString() === new Date().toDateString() ? time : `${date.toLocaleDateString("en-CA")} ${time.slice(0, 5)}`;
 }
 
-const charts = {
-  loss: new Chart(element("loss"), [{ name: "train" }, { name: "validation", dots: true }, { name: "validation, averaged weights", dots: true }], (value, exact) => (exact ? value.toFixed(4) : short(value))),
-  speed: new Chart(element("speed"), [{ name: "tokens/s" }], short, { zero: true }),
-  rate: new Chart(element("rate"), [{ name: "learning rate" }], (value, exact) => (exact ? value.toPrecision(4) : short(value)), { zero: true }),
-  norm: new Chart(element("norm"), [{ name: "norm" }], short),
-};
+const lossChart = new Chart(element("loss"), [{ name: "train" }, { name: "validation", dots: true }, { name: "validation, averaged weights", dots: true }], (value, exact) => (exact ? value.toFixed(4) : short(value)));
+const charts = new Map();
+
+// The chart of a metric; which metrics have one, and its title, comes with the history.
+function chartOf({ name, title, unit, from_zero: zero, wide }) {
+  if (!charts.has(name)) {
+    const section = document.createElement("section"), heading = section.appendChild(document.createElement("h2"));
+    section.id = name;
+    section.className = `card curve${wide ? " two" : ""}`;
+    heading.append(title, " ", Object.assign(document.createElement("small"), { textContent: unit }));
+    element("music").before(section);
+    charts.set(name, new Chart(section, [{ name: title.toLowerCase() }], (value, exact) => (exact && Math.abs(value) < 1 ? value.toPrecision(4) : short(value)), { zero }));
+  }
+  return charts.get(name);
+}
 
 function showHead(progress) {
   const role = progress.role === "prepare" ? "preparation" : "training";
@@ -106,10 +115,8 @@ function showCurves(history) {
   const events = history.events.filter((event) => event.step !== null)
     .map((event) => ({ step: event.step, text: `${event.kind}: ${event.message}`, event: true }));
   const marks = [...began, ...events];
-  charts.loss.show([train("loss"), validation("loss"), validation("emaLoss")], marks);
-  charts.speed.show([train("tokensPerSecond")], began);
-  charts.rate.show([train("learningRate")], began);
-  charts.norm.show([train("gradientNorm")], marks);
+  lossChart.show([train("loss"), validation("loss"), validation("emaLoss")], marks);
+  for (const chart of history.charts) chartOf(chart).show([train(chart.name)], chart.events ? marks : began);
 }
 
 function column({ columns, rows }, name) {

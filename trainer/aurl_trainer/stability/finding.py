@@ -1,4 +1,4 @@
-"""What detectors look at and what they answer."""
+"""What detectors find, and the evaluations that some of them look at."""
 
 from __future__ import annotations
 
@@ -6,29 +6,6 @@ import math
 from dataclasses import dataclass
 
 from aurl_trainer.stability.anomaly import Action, Anomaly
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One log interval; all ranks see the same values, but for those that come from the clock."""
-
-    step: int
-    """Its last step."""
-    loss: float
-    """Mean of the interval in nats per token; not finite when a step of it was not."""
-    initial_loss: float
-    """Loss of the very first step."""
-    gradient_norm: float
-    """Of the last step, before clipping."""
-    sequence_length: int
-    skips: int = 0
-    """Updates in a row that were left out, up to now."""
-    skip_kind: Anomaly = Anomaly.NON_FINITE
-    """Why most of the updates of this interval that were left out were."""
-    tokens_per_second: float = 0.0
-    """From the clock: never decides what is trained."""
-    data_wait_share: float = 0.0
-    """From the clock: share of the interval's time that was spent waiting for data."""
 
 
 @dataclass(frozen=True)

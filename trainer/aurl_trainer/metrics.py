@@ -1,0 +1,253 @@
+"""The metrics of training, each declared once: its value, its names, and every place that shows it.
+
+`shown(...)` says where a field appears: in the log, TensorBoard, /progress, Prometheus, the history (which
+the job page draws) and the termination message; all of them read it here. To add a metric, add a field to
+`StepMetrics` and set it in `loop/metric_logger.py`. Losses are in nats per token. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from aurl_trainer.contract import ProgressKey
+
+SkipReason = Literal["nonfinite", "spike"]
+"""Why the guard skipped an update: a gradient that is not finite, or one far longer than usual."""
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """A Prometheus gauge, `aurl_train_<name>`; fields that share one with a label are its children."""
+
+    name: str
+    help: str
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the history; with a title, the job page draws it as a chart of its own."""
+
+    name: str
+    title: str = ""
+    unit: str = ""
+    from_zero: bool = False
+    wide: bool = False
+    events: bool = False
+    """Whether the chart marks events, not just the starts of attempts."""
+
+
+@dataclass(frozen=True)
+class Sinks:
+    """The places that show a value; None: not shown there."""
+
+    scalar: str | None = None
+    """TensorBoard tag; what follows its slash is the key in the log line. A mapping appends its own keys."""
+    progress: str | None = None
+    """Key of /progress."""
+    gauge: Gauge | None = None
+    child: str = ""
+    """The value of the gauge's label; a mapping has a child for each key, a list for each place."""
+    column: Column | None = None
+    final: bool = False
+    """Whether the termination message repeats the value of /progress."""
+
+
+def shown(
+    scalar: str | None = None,
+    progress: str | None = None,
+    gauge: Gauge | None = None,
+    child: str = "",
+    column: Column | None = None,
+    final: bool = False,
+) -> Mapping[str, Sinks]:
+    """Return the metadata of a field that these places show."""
+    return MappingProxyType({"sinks": Sinks(scalar, progress, gauge, child, column, final)})
+
+
+LOSS: Final = Gauge("loss", "Latest loss in nats per token.", "split")
+SEQUENCE_LENGTH: Final = Gauge("sequence_length_tokens", "Tokens per sample.")
+BATCH_SIZE: Final = Gauge("batch_size_samples", "Samples per optimizer step, whole job.")
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """A log interval of the whole job; all ranks see the same values, except for those from the clock."""
+
+    step: int
+    """Last step of the interval."""
+    loss: float = field(
+        metadata=shown("loss/train", ProgressKey.LOSS, LOSS, child="train", column=Column("loss"), final=True)
+    )
+    """Mean of the interval; not finite if a step of it was not."""
+    initial_loss: float
+    """Loss of the first step of the job."""
+    tokens_per_second: float = field(
+        metadata=shown(
+            "speed/tokens_per_second",
+            ProgressKey.TOKENS_PER_SECOND,
+            Gauge("tokens_per_second", "Tokens per second, whole job, last log interval."),
+            column=Column("tokensPerSecond", "Throughput", "tokens per second", from_zero=True),
+            final=True,
+        )
+    )
+    """Without evaluation and checkpoints; from the clock, so it never decides what is trained."""
+    learning_rate: float = field(
+        metadata=shown(
+            "optimizer/learning_rate",
+            "learningRate",
+            Gauge("learning_rate", "Learning rate of the last step."),
+            column=Column("learningRate", "Learning rate", from_zero=True),
+        )
+    )
+    gradient_norm: float = field(
+        metadata=shown(
+            "optimizer/gradient_norm",
+            "gradientNorm",
+            Gauge("gradient_norm", "Gradient norm before clipping."),
+            column=Column("gradientNorm", "Gradient norm", "before clipping", wide=True, events=True),
+        )
+    )
+    """Norm of the last step."""
+    samples_per_second: float = field(
+        metadata=shown(
+            progress=ProgressKey.SAMPLES_PER_SECOND,
+            gauge=Gauge("samples_per_second", "Samples per second, whole job, last log interval."),
+            final=True,
+        )
+    )
+    step_seconds: float = field(
+        metadata=shown(gauge=Gauge("step_seconds", "Mean duration of a step over the last log interval."))
+    )
+    sequence_length: int = field(metadata=shown("curriculum/sequence_length", gauge=SEQUENCE_LENGTH))
+    """Tokens per sample in the last step."""
+    batch_size: int = field(metadata=shown(gauge=BATCH_SIZE))
+    tokens: int = 0
+    """Tokens that the whole job trained on in the interval."""
+    samples: int = 0
+    skips: int = 0
+    """Consecutive updates that were skipped up to now."""
+    skip_reason: SkipReason = "nonfinite"
+    """Why most of the updates skipped in this interval were."""
+    data_wait_share: float = 0.0
+    """Share of the interval spent waiting for data; from the clock."""
+    mfu: float | None = field(
+        default=None,
+        metadata=shown(
+            "speed/mfu",
+            "mfu",
+            Gauge("mfu_ratio", "Model FLOPs per second as a share of the devices' peak."),
+        ),
+    )
+    """None if the peak of the device is unknown."""
+    components: Mapping[str, float] = field(
+        default_factory=dict,
+        metadata=shown(
+            "component/",
+            gauge=Gauge("loss_component", "Mean of a term of the loss, before its weight.", "term"),
+        ),
+    )
+    """Terms of `training.losses` by name, means over the interval."""
+    terms: Mapping[str, float] = field(
+        default_factory=dict,
+        metadata=shown(
+            "term/term_",
+            "lossTerms",
+            Gauge("loss_term", "Extra loss of a user's hook, before its weight.", "term"),
+        ),
+    )
+    """Extra losses of `training.hooks.losses` by name, means per token."""
+
+
+@dataclass(frozen=True)
+class ValidationMetrics:
+    """The newest losses on the held-out split, of the weights and of their moving average."""
+
+    loss: float | None = field(
+        default=None,
+        metadata=shown(
+            "loss/validation",
+            ProgressKey.VALIDATION_LOSS,
+            LOSS,
+            child="validation",
+            column=Column("loss"),
+            final=True,
+        ),
+    )
+    ema_loss: float | None = field(
+        default=None,
+        metadata=shown(
+            "loss/validation_ema", "validationLossEma", LOSS, child="validation_ema", column=Column("emaLoss")
+        ),
+    )
+
+
+def declared(kind: type[Any]) -> Iterator[tuple[str, Sinks]]:
+    """Yield the name and the sinks of each field of a record that is shown somewhere."""
+    for entry in fields(kind):
+        if "sinks" in entry.metadata:
+            yield entry.name, entry.metadata["sinks"]
+
+
+def scalars(record: object) -> dict[str, float]:
+    """Return the values for TensorBoard by tag."""
+    found: dict[str, float] = {}
+    for name, sinks in declared(type(record)):
+        value = getattr(record, name)
+        if sinks.scalar is None or value is None:
+            continue
+        if isinstance(value, Mapping):
+            found |= {f"{sinks.scalar}{key}": item for key, item in value.items()}
+        else:
+            found[sinks.scalar] = value
+    return found
+
+
+def log_values(record: object) -> dict[str, float]:
+    """Return the values for the log line by key."""
+    return {tag.partition("/")[2]: value for tag, value in scalars(record).items()}
+
+
+def progress_values(kind: type[Any], record: object | None) -> dict[str, Any]:
+    """Return the values for /progress by key; without a record, unknown ones."""
+    unknown: dict[str, Any] = {
+        entry.name: {} if entry.default_factory is not MISSING else None for entry in fields(kind)
+    }
+    return {
+        sinks.progress: unknown[name] if record is None else getattr(record, name)
+        for name, sinks in declared(kind)
+        if sinks.progress is not None
+    }
+
+
+def final_keys(kind: type[Any]) -> list[str]:
+    """Return the keys of /progress that the termination message repeats."""
+    return [sinks.progress for _, sinks in declared(kind) if sinks.final and sinks.progress is not None]
+
+
+def gauge_values(record: object | None) -> Iterator[tuple[Gauge, str, float]]:
+    """Yield each gauge of a record with its child and its value."""
+    for name, sinks in declared(type(record)) if record is not None else ():
+        value = getattr(record, name)
+        if sinks.gauge is None or value is None:
+            continue
+        if isinstance(value, Mapping):
+            yield from ((sinks.gauge, str(key), float(item)) for key, item in value.items())
+        elif isinstance(value, list):
+            yield from ((sinks.gauge, str(place), float(item)) for place, item in enumerate(value))
+        else:
+            yield sinks.gauge, sinks.child, float(value)
+
+
+def columns(kind: type[Any]) -> dict[str, Column]:
+    """Return the columns of a record's history by the name of the field."""
+    return {name: sinks.column for name, sinks in declared(kind) if sinks.column is not None}
+
+
+def finite(value: float | None) -> float | None:
+    """Return `value`, or None if it is not finite: JSON has no number for it."""
+    return value if value is not None and math.isfinite(value) else None
