@@ -55,7 +55,7 @@ class Curve:
             self.rows.pop()
 
     def restore(self, columns: object, rows: object) -> None:
-        """Take the rows of a stored curve; columns that it lacks stay empty, and damaged rows are left out."""
+        """Take the rows of a stored curve; columns that it lacks stay empty, damaged rows are skipped."""
         if not isinstance(columns, list) or columns[:1] != ["step"] or not isinstance(rows, list):
             return
         places = [columns.index(name) if name in columns else None for name in self.columns]
