@@ -48,7 +48,7 @@ def test_the_average_survives_a_death_and_skips_what_was_refused(
     assert [event["step"] for event in told] == [5, 10, 15]
     assert all(event["validation"] != event["validation_ema"] for event in told)
     snapshot = json.loads((tmp_path / "a" / "run" / "rank-0.json").read_text())["job"]
-    assert snapshot["ema_validation_loss"] == told[-1]["validation_ema"]
+    assert snapshot["validation"]["ema_loss"] == told[-1]["validation_ema"]
     progress = json.loads((straight.checkpoint(10) / "state.json").read_text())["progress"]
     assert progress["validation_step"] == 10
     assert progress["validation_loss"] == told[1]["validation"]

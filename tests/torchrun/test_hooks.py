@@ -58,7 +58,7 @@ def test_the_documented_example_trains_and_measures(tmp_path: Path) -> None:
     assert 0 < metrics["accuracy"] < 1
     assert metrics["accuracy"] == pytest.approx(jobs[2].events("metrics")[0]["accuracy"], abs=0.02)
     snapshot = json.loads((jobs[1].root / "run" / "rank-0.json").read_text())["job"]
-    assert snapshot["loss_terms"] == {"z_loss": told[-1]}
+    assert snapshot["metrics"]["terms"] == {"z_loss": told[-1]}
     assert snapshot["evaluation"]["accuracy"] == metrics["accuracy"]
 
 

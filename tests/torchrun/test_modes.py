@@ -65,14 +65,14 @@ def test_a_death_changes_no_bit(mode: str, ranks: int, tmp_path: Path) -> None:
     assert steps[-1]["train"] < steps[0]["train"]
     assert steps[-1].keys() >= COMPONENTS[mode]
     told = json.loads((tmp_path / "a" / "run" / "rank-0.json").read_text())["job"]
-    assert told["loss_components"].keys() >= COMPONENTS[mode]
+    assert told["metrics"]["components"].keys() >= COMPONENTS[mode]
     if mode != "transformer":
         assert told["evaluation"].keys() >= {"nll", "nll_shuffled"} | {
             f"{measure}_{level}"
             for measure in ("kl", "active_units")
             for level in ("global", "phrase", "bar")
         }
-        assert told["validation_loss"] >= told["evaluation"]["nll"]
+        assert told["validation"]["loss"] >= told["evaluation"]["nll"]
     state = load_file(straight.checkpoint(24) / "optimizer.safetensors")
     if mode == "vae-gan":
         assert float(state["critic/optimizer/steps"]) == 24 - 10  # it plays from 40 % of the job on

@@ -47,7 +47,7 @@ def test_curriculum_is_trained_on_and_survives_death_before_each_boundary(ranks:
     shown = [(event["step"], event["sequence_length"]) for event in straight.events("step")]
     assert shown == list(LENGTHS.items())
     told = json.loads((tmp_path / "straight" / "run" / "rank-0.json").read_text())["job"]
-    assert (told["sequence_length"], told["batch_size"]) == (32, 6)
+    assert (told["metrics"]["sequence_length"], told["metrics"]["batch_size"]) == (32, 6)
     assert told["samples"] == sum(6 * 32 // length for length in LENGTHS.values())
 
     broken, again = Job(tmp_path / "broken", CURRICULUM, HOOK, dataset=VARIED), tmp_path / "b"

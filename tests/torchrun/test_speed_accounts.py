@@ -39,7 +39,7 @@ def test_goodput_and_badput_add_up_to_wall_clock_over_a_death(tmp_path: Path) ->
     told = json.loads((tmp_path / "run" / "rank-0.json").read_text())["job"]
     assert told["goodput_seconds"] == pytest.approx(book["goodput"])
     assert 0 < told["goodput_ratio"] < 1
-    assert told["mfu"] is None
+    assert told["metrics"]["mfu"] is None
 
 
 def test_compiled_blocks_are_compiled_before_the_first_step_only(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_compiled_blocks_are_compiled_before_the_first_step_only(tmp_path: Path)
     assert job.events("training ended")[0]["recompiled_graphs"] == 0
     book, told = accounts(job), json.loads((tmp_path / "run" / "rank-0.json").read_text())["job"]
     assert book["badput"]["compile"] > 0
-    assert 0 < told["mfu"] < 1
+    assert 0 < told["metrics"]["mfu"] < 1
     # The same rounding cannot be asked for, the same training can.
     plain = Job(tmp_path / "plain", {**changes, "compile": False})
     assert plain.run(1) == [0], plain.text()
