@@ -1,9 +1,9 @@
-{{/* The chart's name, or what replaces it. */}}
+{{/* The chart's name, or nameOverride. */}}
 {{- define "aurl-operator.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* The name of objects: unique per release, at most 40 characters. */}}
+{{/* Base name of all objects: unique per release, at most 40 characters. */}}
 {{- define "aurl-operator.fullname" -}}
 {{- $name := include "aurl-operator.name" . -}}
 {{- if .Values.fullnameOverride -}}
@@ -15,7 +15,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The name of cluster-wide objects: two releases of one name may live in different namespaces. */}}
+{{/* Base name of cluster-scoped objects, which includes the namespace of the release. */}}
 {{- define "aurl-operator.clusterName" -}}
 {{- printf "%s-%s" .Release.Namespace (include "aurl-operator.fullname" .) -}}
 {{- end -}}

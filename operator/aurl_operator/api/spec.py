@@ -77,7 +77,7 @@ class EmptyDir(Model):
 
 
 class ExtraVolume(Model):
-    """An extra volume mounted into the trainer container, from exactly one source."""
+    """An extra volume, mounted into the trainer container."""
 
     name: VolumeName = Field(description="Name of the volume; must be unique in the list.")
     mount_path: Annotated[str, StringConstraints(pattern=r"^/[^:]*$", max_length=1024)] = Field(
@@ -217,8 +217,8 @@ class RunPolicy(Model):
     active_deadline_seconds: int | None = Field(
         default=None,
         ge=1,
-        description="Seconds after status.startTime at which the job fails. Suspending the job resets the "
-        "clock. Unset: no limit.",
+        description="Seconds after status.startTime at which the job fails. Suspension and time in a queue "
+        "reset the clock. Unset: no limit.",
     )
     startup_deadline_seconds: int | None = Field(
         default=None,

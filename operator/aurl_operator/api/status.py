@@ -27,8 +27,8 @@ class Condition(Model):
         description="Succeeded (the summary), Failed, Running, DatasetReady, Suspended, Reconciling, Stalled."
     )
     status: ConditionStatus = Field(description="True, False or Unknown.")
-    reason: str = Field(default="", description="CamelCase reason, for programs.")
-    message: str = Field(default="", description="Explanation, for people.")
+    reason: str = Field(default="", description="Machine-readable reason in CamelCase.")
+    message: str = Field(default="", description="Human-readable explanation.")
     observed_generation: int | None = Field(
         default=None, ge=0, description="metadata.generation that the condition is based on."
     )
@@ -141,8 +141,8 @@ class Failure(Model):
         description="Failure class, which decides about a restart: UserError fails the job immediately, "
         "Infrastructure has its own limit, Preemption has none, the others count toward backoffLimit.",
     )
-    reason: str = Field(default="", description="CamelCase reason, for programs.")
-    message: str = Field(default="", description="Explanation, for people.")
+    reason: str = Field(default="", description="Machine-readable reason in CamelCase.")
+    message: str = Field(default="", description="Human-readable explanation.")
     role: Role | None = Field(default=None, description="Role of the pod that failed.")
     attempt: int | None = Field(default=None, ge=0, description="Attempt that failed.")
     pod: str | None = Field(default=None, description="Pod that failed first.")
@@ -166,7 +166,7 @@ class Scheduling(Model):
     )
     since: Time | None = Field(default=None, description="When the first attempt to place the gang started.")
     retry_time: Time | None = Field(default=None, description="When the operator tries again.")
-    message: str = Field(default="", description="Explanation, for people.")
+    message: str = Field(default="", description="Human-readable explanation.")
 
 
 class Straggler(Model):
@@ -199,7 +199,7 @@ class JobStatus(Model):
     observed_generation: int | None = Field(
         default=None, ge=0, description="metadata.generation that this status is based on."
     )
-    state: State | None = Field(default=None, description="Summary in one word, for people.")
+    state: State | None = Field(default=None, description="Summary of the conditions in one word.")
     conditions: list[Condition] = Field(
         default_factory=list,
         description="Conditions of the job, by type.",

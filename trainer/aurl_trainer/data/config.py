@@ -52,8 +52,8 @@ class DirectoryConfig(Config):
         default="*.mid*",
         min_length=1,
         max_length=1024,
-        description="Files to use: a case-insensitive shell pattern on the path below `path`; * also matches "
-        "/.",
+        description="Files to use: a case-insensitive shell pattern on the path below `path`; `*` also "
+        "matches `/`.",
     )
 
 
@@ -73,8 +73,8 @@ class ArchiveConfig(Config):
         default="*.mid*",
         min_length=1,
         max_length=1024,
-        description="Files to use: a case-insensitive shell pattern on the path in the archive; * also "
-        "matches /.",
+        description="Files to use: a case-insensitive shell pattern on the path in the archive; `*` also "
+        "matches `/`.",
     )
 
 

@@ -28,7 +28,7 @@ class AttentionConfig(Config):
         default=4,
         ge=1,
         le=256,
-        description="Every how many blocks one attends to all earlier tokens. Only for local-global.",
+        description="One in this many blocks attends to all earlier tokens. Only for local-global.",
     )
 
     @model_validator(mode="after")
@@ -102,7 +102,8 @@ class CriticConfig(Config):
         default=3,
         ge=1,
         le=6,
-        description="Time scales at which decoder states are judged; each averages 4 steps of the last.",
+        description="Number of time scales at which decoder states are judged; each averages 4 steps of the "
+        "previous scale.",
     )
     sampled_fraction: float = Field(
         default=0.5,
@@ -133,8 +134,8 @@ class CriticConfig(Config):
         default=16,
         ge=1,
         le=100_000,
-        description="Steps between gradient penalties, each weighted by this number in return (lazy R1, "
-        "Karras et al. 2020).",
+        description="Steps between gradient penalties; each is multiplied by this number (lazy R1, Karras et "
+        "al. 2020).",
     )
 
 

@@ -100,7 +100,7 @@ class ScheduleConfig(Config):
         default=0.5,
         gt=0,
         lt=1,
-        description="Factor of the learning rate at a plateau. Only for kind plateau.",
+        description="Factor applied to the learning rate at a plateau. Only for kind plateau.",
     )
     patience: int = Field(
         default=2,

@@ -163,7 +163,7 @@ class DataStarvationConfig(Config):
         default=0.5,
         gt=0,
         lt=1,
-        description="Fraction of an interval's time spent waiting above which the loader counts as too slow.",
+        description="Fraction of an interval spent waiting for data above which to warn.",
     )
 
 
@@ -210,7 +210,7 @@ class StabilityConfig(Config):
         description="Smallest factor that all of these reductions together may reach.",
     )
     loss_spike: LossSpikeConfig = Field(
-        default_factory=LossSpikeConfig, description="The loss is above its band."
+        default_factory=LossSpikeConfig, description="The loss is above a band around its recent mean."
     )
     loss_divergence: LossDivergenceConfig = Field(
         default_factory=LossDivergenceConfig, description="The loss has risen far above its lowest value."
