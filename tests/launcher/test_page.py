@@ -53,7 +53,7 @@ def test_only_the_page_is_served_and_only_read(start: Start) -> None:
     for path, content_type in (
         ("/", "text/html; charset=utf-8"), ("/page.js", "text/javascript; charset=utf-8"),
         ("/page.css", "text/css; charset=utf-8"), ("/icon.svg", "image/svg+xml"),
-        ("/history", "application/json"), ("/shelf", "application/json"),
+        ("/history", "application/json"), ("/artifacts", "application/json"),
         ("/samples/step-00000004/sample-0.mid?v=1", "audio/midi"),
     ):  # fmt: skip
         status, headers, body = ask(launcher, "GET", path)
@@ -132,7 +132,7 @@ def test_the_page_of_a_job_that_has_ended_comes_from_its_directory(start: Start)
     try:
         assert server.stdout is not None
         (url,) = re.findall(r"at (http://\S+)/ until", server.stdout.readline())
-        for path in ("/", "/page.js", "/shelf"):
+        for path in ("/", "/page.js", "/artifacts"):
             with urllib.request.urlopen(url + path, timeout=10) as answer:
                 assert answer.status == 200
         with urllib.request.urlopen(f"{url}/history", timeout=10) as answer:
@@ -165,7 +165,7 @@ def test_the_page_answers_when_a_rank_is_dead_and_nobody_has_noticed(start: Star
     (rank,) = [json.loads(path.read_text())["pid"] for path in launcher.run_dir.glob("rank-*.json")]
     os.kill(agent, signal.SIGSTOP)
     os.kill(rank, signal.SIGKILL)
-    for path in ("/", "/progress", "/history", "/shelf", "/metrics"):
+    for path in ("/", "/progress", "/history", "/artifacts", "/metrics"):
         assert ask(launcher, "GET", path)[0] == 200
     os.kill(agent, signal.SIGCONT)
     assert launcher.wait() == 137

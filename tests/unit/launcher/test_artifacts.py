@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from aurl_trainer.launcher import artifacts as shelf
-from aurl_trainer.launcher.artifacts import Shelf, checkpoints_in, newest_samples, read_sample
+from aurl_trainer.launcher import artifacts
+from aurl_trainer.launcher.artifacts import Artifacts, checkpoints_in, newest_samples, read_sample
 
 
 def checkpoint(job_dir: Path, step: int, *, healthy: bool = True, **progress: Any) -> Path:
@@ -53,8 +53,8 @@ def test_checkpoints_are_told_with_their_health(tmp_path: Path) -> None:
     assert found[-1]["bytes"] > 100
 
 
-def test_a_job_without_anything_is_an_empty_shelf(tmp_path: Path) -> None:
-    assert Shelf(tmp_path / "gone").contents()["checkpoints"] == []
+def test_a_job_without_anything_has_no_artifacts(tmp_path: Path) -> None:
+    assert Artifacts(tmp_path / "gone").contents()["checkpoints"] == []
     assert newest_samples(tmp_path) is None
 
 
@@ -102,7 +102,7 @@ def test_links_pipes_and_giants_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(folder / "sample-2.mid")
     (folder / "sample-3.mid").mkdir()
     with (folder / "sample-4.mid").open("wb") as giant:
-        giant.truncate(shelf.MAX_BYTES + 1)
+        giant.truncate(artifacts.MAX_BYTES + 1)
     for name in ("10/sample-1", "11/sample-0", "10/sample-2", "10/sample-3", "10/sample-4"):
         assert read_sample(job_dir, f"step-000000{name}.mid") is None, name
     (tmp_path / "other").mkdir()
@@ -113,8 +113,8 @@ def test_links_pipes_and_giants_are_not_read(tmp_path: Path) -> None:
 
 def test_a_volume_that_hangs_holds_up_one_look_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint(tmp_path, 10)
-    monkeypatch.setattr(shelf, "FRESH_SECONDS", 0.0)
-    seen = Shelf(tmp_path)
+    monkeypatch.setattr(artifacts, "FRESH_SECONDS", 0.0)
+    seen = Artifacts(tmp_path)
     known = seen.contents()
     assert [entry["step"] for entry in known["checkpoints"]] == [10]
     gone, looks = threading.Event(), []
@@ -124,8 +124,8 @@ def test_a_volume_that_hangs_holds_up_one_look_only(tmp_path: Path, monkeypatch:
         gone.wait()
         return []
 
-    monkeypatch.setattr(shelf, "checkpoints_in", hang)
-    monkeypatch.setattr(shelf, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(artifacts, "checkpoints_in", hang)
+    monkeypatch.setattr(artifacts, "WAIT_SECONDS", 0.01)
     assert [seen.contents() for _ in range(5)] == [known] * 5
     assert len(looks) == 1
     gone.set()

@@ -11,7 +11,7 @@ from typing import Any
 from aurl_trainer.contract import PROGRESS_PATH, Variable
 from aurl_trainer.errors import UserError
 from aurl_trainer.launcher import jobpage, progress
-from aurl_trainer.launcher.artifacts import Shelf, read_sample
+from aurl_trainer.launcher.artifacts import Artifacts, read_sample
 from aurl_trainer.launcher.environment import read_environment
 from aurl_trainer.launcher.history import History, restored
 from aurl_trainer.launcher.recorder import HISTORY_FILE
@@ -29,12 +29,12 @@ def serve(options: argparse.Namespace) -> int:
     document = read_json(job_dir / HISTORY_FILE)
     if document is None:
         raise UserError(f"{job_dir} has no {HISTORY_FILE}; pass the directory of a job that has trained.")
-    history, shelf = restored(document), Shelf(job_dir)
+    history, artifacts = restored(document), Artifacts(job_dir)
     routes = {
         **jobpage.routes(),
         PROGRESS_PATH: (JSON_TYPE, lambda: json_body(last_progress(history, job_dir))),
         "/history": (JSON_TYPE, lambda: json_body(history.document())),
-        "/shelf": (JSON_TYPE, lambda: json_body(shelf.contents())),
+        "/artifacts": (JSON_TYPE, lambda: json_body(artifacts.contents())),
     }
     try:
         server = LauncherServer(port, routes, {"/samples/": lambda name: read_sample(job_dir, name)})

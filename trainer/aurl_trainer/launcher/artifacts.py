@@ -37,7 +37,7 @@ _SAMPLE = re.compile(r"sample-\d{1,6}\.(?:png|mid)", re.ASCII)
 _FILE = re.compile(rf"(step-\d{{8,18}})/({_SAMPLE.pattern})", re.ASCII)
 
 
-class Shelf:
+class Artifacts:
     """Looks at the volume when somebody asks, one look at a time: a dead volume holds up one thread only."""
 
     def __init__(self, job_dir: Path) -> None:
@@ -51,7 +51,7 @@ class Shelf:
         """Return what was seen last, `seenAt` when; a new look is begun when that is old."""
         with self._lock:
             if self._look is None and time.monotonic() >= self._next_look:
-                self._look = threading.Thread(target=self._look_now, name="shelf", daemon=True)
+                self._look = threading.Thread(target=self._look_now, name="artifacts", daemon=True)
                 self._look.start()
             look = self._look
         if look is not None:

@@ -34,7 +34,7 @@ from aurl_trainer.contract import (
     Variable,
 )
 from aurl_trainer.launcher import jobpage, progress, rundir, stacks, termination
-from aurl_trainer.launcher.artifacts import Shelf, read_sample
+from aurl_trainer.launcher.artifacts import Artifacts, read_sample
 from aurl_trainer.launcher.environment import ContractError, LaunchEnvironment
 from aurl_trainer.launcher.history import History
 from aurl_trainer.launcher.outcome import Outcome, decide
@@ -133,12 +133,12 @@ class Launch:
             raise ContractError(
                 f"AURL_RUN_DIR {environment.run_dir} cannot be written: {error.strerror}."
             ) from None
-        shelf = Shelf(environment.job_dir)
+        artifacts = Artifacts(environment.job_dir)
         routes = {
             **jobpage.routes(),
             PROGRESS_PATH: (JSON_TYPE, lambda: json_body(self.progress())),
             "/history": (JSON_TYPE, self._history),
-            "/shelf": (JSON_TYPE, lambda: json_body(shelf.contents())),
+            "/artifacts": (JSON_TYPE, lambda: json_body(artifacts.contents())),
             METRICS_PATH: (METRICS_TYPE, self._metrics),
             "/healthz": ("text/plain; charset=utf-8", lambda: b"ok\n"),
         }

@@ -170,13 +170,12 @@ function showAttempts(attempts, state) {
   }).reverse(), "None yet.");
 }
 
-function showShelf(shelf) {
+function showArtifacts({ checkpoints, samples: music }) {
   const looks = { healthy: "is-good", doubtful: "is-warn", damaged: "is-bad" };
-  showTable("checkpoints", shelf.checkpoints.map((found) => [
+  showTable("checkpoints", checkpoints.map((found) => [
     [whole(found.step)], [moment(found.time)], [known(found.bytes, bytes)], [known(found.validationLoss, fixed(4))],
     [found.health, looks[found.health]],
   ]), "None yet.");
-  const music = shelf.samples;
   element("music").hidden = music === null;
   if (music === null || element("music").version === music.version) return;
   element("music").version = music.version;
@@ -221,7 +220,7 @@ async function refresh() {
     showEvents(kept.length ? kept : progress.events);
     showAlarm(progress);
     answeredAt = Date.now();
-    if (round++ % MUSIC_EVERY === 0 || progress.state !== "Training") showShelf(await json("shelf"));
+    if (round++ % MUSIC_EVERY === 0 || progress.state !== "Training") showArtifacts(await json("artifacts"));
     setText("age", `As of ${moment(answeredAt)}.`);
     document.body.dataset.shown = String(round);
   } catch (error) {
