@@ -104,6 +104,15 @@ def test_metrics_on_the_operations_page_are_the_operators() -> None:
     assert named <= known
 
 
+def test_messages_on_the_operations_page_are_the_operators() -> None:
+    sources = sorted((ROOT / "operator/aurl_operator").rglob("*.py"))
+    code = "\n".join(file.read_text() for file in sources)
+    quoted = re.findall(r"^\| (?:log|`/healthz`|`/readyz`): `([^`]+)`", operations(), re.MULTILINE)
+    assert len(quoted) > 5
+    parts = [part for message in quoted for part in message.split("…")]
+    assert [part for part in parts if part not in code] == []
+
+
 def test_kubectl_on_the_operations_page_names_real_objects() -> None:
     """Deployment and lease have the names that the chart gives them for the release on the page."""
     chart = Chart.load(str(ROOT / "charts/aurl-operator"))
