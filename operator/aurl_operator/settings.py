@@ -1,25 +1,24 @@
-"""What an administrator can set, by flag or by environment variable (the flag wins)."""
+"""The administrator's settings, each a flag and an environment variable; the flag wins."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aurl_operator import __version__
 from aurl_operator.core.observed import Options
 from aurl_operator.core.validation import ConfigCheck
 
-PULL_POLICIES = ("Always", "IfNotPresent", "Never")
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of one operator process; times are in seconds. `lease` is a namespace and a name.
+    """Settings of one operator process; times are in seconds.
 
-    Without `webhook_certificates` no webhook is served.
+    `lease` is a namespace and a name; None: this is the only replica. No `namespaces`: the whole cluster.
+    No `webhook_certificates`: no webhook is served.
     """
 
     trainer_image: str
@@ -38,7 +37,7 @@ class Settings:
     webhook_port: int
 
     def options(self, check_config: ConfigCheck) -> Options:
-        """The part that plan() needs."""
+        """The settings that plan() needs."""
         return Options(
             image=self.trainer_image,
             image_pull_policy=self.trainer_image_pull_policy,
@@ -48,113 +47,169 @@ class Settings:
         )
 
 
-def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
-    """Read flags and environment; exits with a message on a value that makes no sense."""
-    parser = argparse.ArgumentParser(
-        prog="aurl-operator",
-        description="Watches AurlTrainingJobs and runs them. Talks to the cluster it runs in, or to that of "
-        "$KUBECONFIG.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def _text(value: str) -> str:
+    return value
 
-    def flag(name: str, variable: str, default: str, text: str) -> None:
-        parser.add_argument(name, default=environment.get(variable) or default, help=f"{text} (${variable})")
 
-    flag("--trainer-image", "AURL_TRAINER_IMAGE", "", "image of jobs that name none; required")
-    flag(
-        "--trainer-image-pull-policy",
+def _one_of(*choices: str) -> Callable[[str], str]:
+    """A choice in any case."""
+
+    def parse(value: str) -> str:
+        for choice in choices:
+            if value.lower() == choice.lower():
+                return choice
+        raise argparse.ArgumentTypeError(f"{value!r} is not one of {', '.join(choices)}")
+
+    return parse
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def parse(value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{value!r} is not a number from {low:g} to {high:g}")
+        return number
+
+    return parse
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    return lambda value: int(_number(low, high)(value))
+
+
+def _switch(value: str) -> bool:
+    return _one_of("true", "false")(value) == "true"
+
+
+def _namespaces(value: str) -> tuple[str, ...]:
+    return tuple(sorted({name.strip() for name in value.split(",") if name.strip()}))
+
+
+def _lease(value: str) -> tuple[str, str] | None:
+    if not value:
+        return None
+    namespace, _, name = value.partition("/")
+    if not namespace or not name or "/" in name:
+        raise argparse.ArgumentTypeError(f"{value!r} is not NAMESPACE/NAME")
+    return namespace, name
+
+
+def _directory(value: str) -> Path | None:
+    return Path(value) if value else None
+
+
+#: Name, environment variable, default, parser and description of each setting, in the order of `--help`.
+_SETTINGS: tuple[tuple[str, str, str, Callable[[str], Any], str], ...] = (
+    ("trainer-image", "AURL_TRAINER_IMAGE", "", _text, "image of jobs without spec.image; required"),
+    (
+        "trainer-image-pull-policy",
         "AURL_TRAINER_IMAGE_PULL_POLICY",
         "IfNotPresent",
-        "pull policy of the pods: " + ", ".join(PULL_POLICIES),
-    )
-    flag(
-        "--job-network-policy",
+        _one_of("Always", "IfNotPresent", "Never"),
+        "pull policy of training pods: Always, IfNotPresent, Never",
+    ),
+    (
+        "job-network-policy",
         "AURL_JOB_NETWORK_POLICY",
         "true",
-        "whether each job gets a NetworkPolicy that keeps others from its pods: true, false",
-    )
-    flag(
-        "--namespaces",
+        _switch,
+        "create a NetworkPolicy per job that isolates its pods: true, false",
+    ),
+    (
+        "namespaces",
         "AURL_NAMESPACES",
         "",
-        "comma-separated namespaces to watch; empty is the whole cluster",
-    )
-    flag(
-        "--progress-interval", "AURL_PROGRESS_INTERVAL_SECONDS", "5", "seconds between polls of a running job"
-    )
-    flag(
-        "--resync-interval",
+        _namespaces,
+        "namespaces to watch, separated by commas; unset: the whole cluster",
+    ),
+    (
+        "progress-interval",
+        "AURL_PROGRESS_INTERVAL_SECONDS",
+        "5",
+        _number(0.2, 3600),
+        "seconds between progress polls of a running job",
+    ),
+    (
+        "resync-interval",
         "AURL_RESYNC_INTERVAL_SECONDS",
         "300",
-        "seconds between full lists of all objects",
-    )
-    flag(
-        "--lease",
+        _number(1, 86400),
+        "seconds between full relists, which pick up anything a watch has missed",
+    ),
+    (
+        "lease",
         "AURL_LEASE",
         "",
-        "NAMESPACE/NAME of the Lease by which replicas choose the one that acts; empty: there is only one",
-    )
-    flag(
-        "--lease-seconds",
+        _lease,
+        "NAMESPACE/NAME of the Lease for leader election; unset: this is the only replica",
+    ),
+    (
+        "lease-seconds",
         "AURL_LEASE_SECONDS",
         "10",
-        "seconds after which another replica takes over from one that no longer renews the lease",
-    )
-    flag(
-        "--watch-idle-seconds",
+        _integer(3, 300),
+        "seconds after which another replica takes over from a leader that no longer renews the lease",
+    ),
+    (
+        "watch-idle-seconds",
         "AURL_WATCH_IDLE_SECONDS",
         "30",
-        "seconds without an event after which a watch is opened anew; three times as many without a sign of "
-        "life are unhealthy",
-    )
-    flag("--workers", "AURL_WORKERS", "16", "jobs that are reconciled at the same time")
-    flag(
-        "--http-port", "AURL_HTTP_PORT", "8080", "port of /metrics, /healthz and /readyz; 0 takes a free one"
-    )
-    flag(
-        "--webhook-certificates",
+        _number(1, 240),
+        "seconds without an event after which a watch is reopened; three times as long without contact is "
+        "unhealthy",
+    ),
+    ("workers", "AURL_WORKERS", "16", _integer(1, 256), "jobs reconciled concurrently"),
+    (
+        "http-port",
+        "AURL_HTTP_PORT",
+        "8080",
+        _integer(0, 65535),
+        "port of /metrics, /healthz and /readyz; 0: any free port",
+    ),
+    (
+        "webhook-certificates",
         "AURL_WEBHOOK_CERTIFICATES",
         "",
-        "directory with tls.crt and tls.key, with which the validating webhook is served; empty: it is not",
+        _directory,
+        "directory with tls.crt and tls.key of the validating webhook; unset: no webhook",
+    ),
+    (
+        "webhook-port",
+        "AURL_WEBHOOK_PORT",
+        "9443",
+        _integer(0, 65535),
+        "port of the validating webhook; 0: any free port",
+    ),
+    (
+        "log-level",
+        "AURL_LOG_LEVEL",
+        "INFO",
+        _one_of("DEBUG", "INFO", "WARNING", "ERROR"),
+        "lowest level to log: DEBUG, INFO, WARNING, ERROR",
+    ),
+)
+
+
+def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Read flags and environment; exits with a message if a value is invalid."""
+    parser = argparse.ArgumentParser(
+        prog="aurl-operator",
+        description="Run AurlTrainingJobs in the cluster of this pod, or in that of $KUBECONFIG.",
     )
-    flag("--webhook-port", "AURL_WEBHOOK_PORT", "9443", "port of the validating webhook; 0 takes a free one")
-    flag("--log-level", "AURL_LOG_LEVEL", "INFO", "lowest level to log: " + ", ".join(LOG_LEVELS))
+    for name, variable, default, parse, description in _SETTINGS:
+        source = f"${variable}, default {default}" if default else f"${variable}"
+        parser.add_argument(
+            f"--{name}",
+            default=environment.get(variable) or default,
+            type=parse,
+            help=f"{description} ({source})",
+            metavar="VALUE",
+        )
     parser.add_argument("--version", action="version", version=__version__)
-    parsed = parser.parse_args(arguments)
-
-    def number(name: str, value: str, low: float, high: float) -> float:
-        try:
-            found = float(value)
-        except ValueError:
-            found = float("nan")
-        if not low <= found <= high:
-            parser.error(f"--{name}: {value!r} is not a number from {low:g} to {high:g}")
-        return found
-
-    if not parsed.trainer_image:
-        parser.error("--trainer-image or AURL_TRAINER_IMAGE must name the trainer image")
-    if parsed.trainer_image_pull_policy not in PULL_POLICIES:
-        parser.error(f"--trainer-image-pull-policy: choose one of {', '.join(PULL_POLICIES)}")
-    if parsed.job_network_policy not in ("true", "false"):
-        parser.error("--job-network-policy: choose true or false")
-    if parsed.log_level.upper() not in LOG_LEVELS:
-        parser.error(f"--log-level: choose one of {', '.join(LOG_LEVELS)}")
-    lease = tuple(parsed.lease.split("/")) if parsed.lease else None
-    if lease is not None and (len(lease) != 2 or not all(lease)):
-        parser.error(f"--lease: {parsed.lease!r} is not NAMESPACE/NAME")
-    return Settings(
-        trainer_image=parsed.trainer_image,
-        trainer_image_pull_policy=parsed.trainer_image_pull_policy,
-        job_network_policy=parsed.job_network_policy == "true",
-        namespaces=tuple(sorted({n.strip() for n in parsed.namespaces.split(",") if n.strip()})),
-        progress_interval=number("progress-interval", parsed.progress_interval, 0.2, 3600),
-        resync_interval=number("resync-interval", parsed.resync_interval, 1, 86400),
-        workers=int(number("workers", parsed.workers, 1, 256)),
-        http_port=int(number("http-port", parsed.http_port, 0, 65535)),
-        log_level=parsed.log_level.upper(),
-        lease=(lease[0], lease[1]) if lease else None,
-        lease_seconds=int(number("lease-seconds", parsed.lease_seconds, 3, 300)),
-        watch_idle_seconds=number("watch-idle-seconds", parsed.watch_idle_seconds, 1, 240),
-        webhook_certificates=Path(parsed.webhook_certificates) if parsed.webhook_certificates else None,
-        webhook_port=int(number("webhook-port", parsed.webhook_port, 0, 65535)),
-    )
+    settings = Settings(**vars(parser.parse_args(arguments)))
+    if not settings.trainer_image:
+        parser.error("--trainer-image or $AURL_TRAINER_IMAGE is required")
+    return settings
