@@ -30,7 +30,7 @@ ERROR_RETRY_SECONDS: Final = 5.0
 
 
 class LeaderSession:
-    """One time as the leader: everything that writes to the cluster or talks to pods. It is used once."""
+    """One term as leader: everything that writes to the cluster or talks to pods. Used once."""
 
     def __init__(
         self, client: Client, cache: Cache, metrics: Metrics, options: Options, workers: int
@@ -54,7 +54,7 @@ class LeaderSession:
             await self._poller.close()
 
     async def finish(self, seconds: float) -> None:
-        """Start nothing new, and wait a moment for what is running."""
+        """Start no new reconciliation and wait a moment for those that are running."""
         self._stopping = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -124,7 +124,7 @@ class Leadership:
         return self._session.queue.oldest_seconds() if self._session else 0.0
 
     def _enqueue(self, key: Key) -> None:
-        # A replica that is not the leader will look at all jobs when it becomes the leader.
+        # A standby replica reconciles all jobs when it becomes the leader.
         if self._session is not None:
             self._session.queue.add(key)
 
@@ -134,7 +134,7 @@ class Leadership:
 
     async def run(self) -> None:
         """Act whenever this replica is the leader, forever."""
-        # While the store is incomplete existing pods look missing: another replica leads better.
+        # With an incomplete store existing pods look missing, so let another replica lead until then.
         await self._informer.synced.wait()
         if self._elector is None:
             await self._lead(lost=asyncio.Event())
@@ -180,7 +180,7 @@ class Leadership:
         await session.run()
 
     async def step_down(self) -> None:
-        """Finish what is running, then release the lease for another replica."""
+        """Finish running reconciliations, then release the lease for another replica."""
         if self._electing is not None:
             self._electing.cancel()
         session, self._session = self._session, None

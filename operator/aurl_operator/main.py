@@ -67,7 +67,7 @@ async def run(settings: Settings, check_config: ConfigCheck) -> None:
 
 
 class Operator:
-    """The parts of the operator and what each of them knows of the others."""
+    """The parts of the operator and their connections."""
 
     def __init__(self, settings: Settings, check_config: ConfigCheck) -> None:
         self._settings, self._check_config = settings, check_config

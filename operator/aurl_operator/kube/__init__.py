@@ -1,1 +1,1 @@
-"""Talks to the Kubernetes API: client, informer, store, work queue, leader election, events."""
+"""The Kubernetes API: client, informer, store, work queue, leader election and events, as in client-go."""

@@ -1,4 +1,4 @@
-"""Records Kubernetes Events about jobs: the same thing is one Event with a count, never a storm."""
+"""Records Kubernetes Events about jobs; repetitions are counted in one Event instead of flooding the API."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from aurl_operator.kube.client import ApiError, Client, Unreachable
 
 log = logging.getLogger(__name__)
 
-#: The same event (job, reason, message) is written at most once in so many seconds; others are only counted.
+#: The same event (job, reason, message) is written at most once in this many seconds, and counted otherwise.
 QUIET_SECONDS: Final = 30.0
-#: Delays between the attempts to write an event while the API server is away: three minutes in all.
+#: Delays between attempts to write an event during an outage of the API server: three minutes in total.
 RETRY_SECONDS: Final = (0.5, 1, 2, 5, 10, 20, 20, 30, 30, 30, 30)
 _REMEMBERED: Final = 4096
 _QUEUE: Final = 2000
@@ -34,7 +34,7 @@ class _Series:
 
 
 class EventRecorder:
-    """Writes events in the background, so that no reconciliation waits for them; too many are dropped."""
+    """Writes events in the background, so that no reconciliation waits for them; a full queue drops them."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -43,18 +43,20 @@ class EventRecorder:
         self._queue: asyncio.Queue[tuple[JobRef, str, Event]] = asyncio.Queue(_QUEUE)
 
     def record(self, job: JobRef, resource_version: str, event: Event) -> None:
-        """Have an event written soon."""
+        """Queue an event to be written."""
         try:
             self._queue.put_nowait((job, resource_version, event))
         except asyncio.QueueFull:
-            log.warning("event dropped, too many wait", extra={"job": job.name, "namespace": job.namespace})
+            log.warning(
+                "event dropped: the queue is full", extra={"job": job.name, "namespace": job.namespace}
+            )
 
     def idle(self) -> bool:
-        """Whether every event is written."""
+        """True if every event has been written."""
         return self._queue.empty() and not self._writing
 
     async def run(self) -> None:
-        """Write events for ever."""
+        """Write events forever."""
         while True:
             job, resource_version, event = await self._queue.get()
             self._writing = True
@@ -64,7 +66,7 @@ class EventRecorder:
                 if isinstance(error, ApiError) and ENDING in error.message:
                     continue
                 log.warning(
-                    "event %s not written: %s",
+                    "failed to write event %s: %s",
                     event.reason,
                     error,
                     extra={"job": job.name, "namespace": job.namespace},
@@ -73,7 +75,7 @@ class EventRecorder:
                 self._writing = False
 
     async def _write_patiently(self, job: JobRef, resource_version: str, event: Event) -> None:
-        """Write one event; what an outage of the API server keeps from being written is tried again."""
+        """Write one event; retry during an outage of the API server."""
         for delay in RETRY_SECONDS:
             try:
                 await self._write(job, resource_version, event)
@@ -107,13 +109,13 @@ class EventRecorder:
         except ApiError as error:
             if error.code != 404:
                 raise
-            await self._create(job, resource_version, event, series, now)  # it had expired
+            await self._create(job, resource_version, event, series, now)  # it expired
         series.written = now
 
     async def _create(
         self, job: JobRef, resource_version: str, event: Event, series: _Series, now: datetime
     ) -> bool:
-        """Create the Event; False where an earlier run of the operator did so."""
+        """Create the Event; False if it exists, from an earlier run of the operator."""
         manifest: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "Event",

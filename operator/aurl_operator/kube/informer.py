@@ -1,8 +1,8 @@
 """Keeps the store equal to the cluster, by list, watch and relist, and reports every change to handlers.
 
-What belongs to jobs is watched here. kopf watches the jobs themselves (see kopf_operator.py) and hands their
-events to `receive_job`. Each resync lists everything again, so that a lost event, above all a lost
-deletion, is noticed within one interval.
+The informer watches the objects of jobs itself; kopf watches the jobs (see kopf_operator.py) and hands their
+events to `receive_job`. Each resync lists everything again, so that a lost event, above all a lost deletion,
+is noticed within one interval.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ CHILDREN: Final[dict[Kind, str]] = {
 STREAM_SECONDS: Final = (240, 300)
 #: A stream that closes sooner is not reopened before this many seconds have passed.
 SHORTEST_STREAM_SECONDS: Final = 1.0
-#: Seconds to wait after one, two … failures in a row; 429 and 503 may ask for more.
+#: Seconds to wait after one, two … consecutive failures; the server may ask for more (Retry-After).
 BACKOFF_SECONDS: Final = (0.2, 1.0, 2.0, 3.0, 5.0, 8.0, 10.0)
 #: Seconds to wait after a failed resync.
 RESYNC_RETRY_SECONDS: Final = 5.0
-#: A watch that brings nothing is reopened after the idle time; it is silent after this many idle times.
+#: A watch without events is reopened after the idle time; after this many without contact it is silent.
 SILENT_AFTER_IDLE_TIMES: Final = 3.0
 GONE: Final = 410
 
 
 class Observer(Protocol):
-    """Receives what the informer reports for metrics; `resource` is a plural name."""
+    """Receives the informer's reports for metrics; `resource` is a plural name."""
 
     def watch_event(self, resource: str) -> None:
         """A watch delivered an event."""
@@ -61,16 +61,16 @@ class Observer(Protocol):
 
 @dataclass(eq=False)
 class Watch:
-    """The watch of one kind in one namespace, or in all of them (""), and what is known of it."""
+    """The watch of one kind in one namespace, or in all of them (""), and its state."""
 
     kind: Kind | Literal["Job"]
     namespace: str
     last_contact: float = field(default_factory=time.monotonic)
-    """When it last delivered an event or was opened."""
+    """Time of its last event or opening (monotonic clock)."""
     resource_version: str = ""
-    """Where the next stream starts; empty if a list must come first."""
+    """The version from which to watch; empty: list first."""
     failures: int = 0
-    """Failures in a row."""
+    """Consecutive failures."""
 
     @property
     def resource(self) -> str:
@@ -82,7 +82,7 @@ class Watch:
 
 
 class Informer:
-    """Lists and watches jobs and what belongs to them. No `namespaces`: the whole cluster."""
+    """Lists and watches jobs and their objects. No `namespaces`: the whole cluster."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Informer:
         self.synced = asyncio.Event()
         """Set once everything has been listed."""
         self.resynced_at: float | None = None
-        """When the last resync was complete (monotonic clock)."""
+        """Time of the last complete resync (monotonic clock)."""
 
     def add_handlers(self, on_change: Callable[[Key], None], on_job_deleted: Callable[[str], None]) -> None:
         """Call `on_change` with the key of a changed job, `on_job_deleted` with the UID of a deleted one."""
@@ -126,7 +126,7 @@ class Informer:
     # ---------------------------------------------------------------- list and watch
 
     async def _list_and_watch(self, watch: Watch) -> None:
-        """Watch one kind forever; list it first, and again when the server no longer knows our version."""
+        """List and watch one kind forever; list it again when the server no longer has the version."""
         while True:
             started = time.monotonic()
             try:
@@ -139,7 +139,7 @@ class Informer:
                 await self._back_off(watch, started, error)
 
     async def _list(self, watch: Watch) -> str:
-        """Put all objects of a kind into the store and drop those that are gone; the version of the list."""
+        """Store all objects of a kind, drop those that are gone, and return the version of the list."""
         listed: set[str] = set()
         snapshot = ""
         query = {} if watch.kind == "Job" else {"labelSelector": CHILD_SELECTOR}
@@ -149,7 +149,7 @@ class Informer:
                 listed.add(text(dig(obj, "metadata", "uid")))
                 self._put(watch, obj)
         for obj in self._stored(watch):
-            # What is newer than the list may exist all the same.
+            # An object newer than the list may still exist.
             made, seen = version(obj), integer(snapshot)
             if dig(obj, "metadata", "uid") not in listed and made and seen and made <= seen:
                 key = self._drop(watch, obj)
@@ -173,7 +173,7 @@ class Informer:
             async for event in events:
                 self._take(watch, event)
                 watch.failures = 0
-        # A server that closes every stream immediately must not be asked in a busy loop.
+        # Do not reconnect in a busy loop to a server that closes every stream immediately.
         await asyncio.sleep(max(0.0, opened + SHORTEST_STREAM_SECONDS - time.monotonic()))
 
     def _take(self, watch: Watch, event: Mapping[str, Any]) -> None:
@@ -192,7 +192,7 @@ class Informer:
             self._put(watch, obj)
 
     def receive_job(self, deleted: bool, job: Mapping[str, Any]) -> None:
-        """Take an event of the jobs' watch, which is kopf's."""
+        """Take an event of the watch on jobs, which kopf runs."""
         watch = self._find(PLURAL, text(dig(job, "metadata", "namespace")))
         if watch is None:
             return
@@ -204,7 +204,7 @@ class Informer:
             self._put(watch, job)
 
     async def _back_off(self, watch: Watch, started: float, error: ApiError | Unreachable) -> None:
-        """Wait longer after each failure in a row; an event, or a while without failure, ends a row."""
+        """Wait longer after each consecutive failure; an event, or a while without failure, resets that."""
         if time.monotonic() - started > BACKOFF_SECONDS[-1]:
             watch.failures = 0
         seconds = BACKOFF_SECONDS[min(watch.failures, len(BACKOFF_SECONDS) - 1)]
@@ -224,7 +224,7 @@ class Informer:
             await asyncio.sleep(self.resync_seconds)
 
     async def resync(self) -> None:
-        """List everything, from now on; retry until that succeeds. Then report every job as changed."""
+        """List everything, retrying until that succeeds, then report every job as changed."""
         while True:
             try:
                 async with self._resyncing:
@@ -238,7 +238,7 @@ class Informer:
                 await asyncio.sleep(seconds)
 
     async def _relist(self) -> None:
-        # Children first: a job that is seen before its pods would look as if it had none.
+        # Children first: a job listed before its pods would look as if it had none.
         await asyncio.gather(*(self._list(watch) for watch in self._children))
         await asyncio.gather(*(self._list(watch) for watch in self._jobs))
         self.report_all()
@@ -254,19 +254,19 @@ class Informer:
     # ---------------------------------------------------------------- liveness
 
     def opened(self, resource: str, namespace: str) -> None:
-        """Note that the API server accepted a watch."""
+        """Note that the API server accepted a watch, ours or kopf's."""
         watch = self._find(resource, namespace)
         if watch is not None:
             self._contact(watch)
 
     def silent(self) -> dict[Watch, float]:
-        """The watches without contact for too long, with the seconds since the last one."""
+        """Return the watches without contact for too long, with the seconds since the last contact."""
         now, limit = time.monotonic(), SILENT_AFTER_IDLE_TIMES * self._idle_seconds
         idle = {watch: now - watch.last_contact for watch in self.watches.values()}
         return {watch: seconds for watch, seconds in idle.items() if seconds > limit}
 
     async def answers(self, watch: Watch) -> bool:
-        """True if the API server answers a list of what is watched."""
+        """True if the API server answers a list of the watched kind."""
         try:
             await self._client.request("GET", watch.kind, watch.namespace, query={"limit": "1"})
         except (ApiError, Unreachable):

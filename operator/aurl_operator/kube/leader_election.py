@@ -82,7 +82,7 @@ class LeaseLock:
         return self._record(await self._client.request(method, "Lease", self._namespace, name, body=body))
 
     def _record(self, lease: Mapping[str, Any]) -> LeaderElectionRecord:
-        """The record of a Lease object; what is malformed counts as unset."""
+        """Return the record of a Lease object; malformed fields count as unset."""
         spec = lease.get("spec")
         return LeaderElectionRecord(
             holder=text(dig(spec, "holderIdentity")),
@@ -95,14 +95,14 @@ class LeaseLock:
 
 
 def clock() -> float:
-    """Seconds on a clock that does not stop while the process, or the machine, is suspended."""
+    """Return seconds of a clock that keeps running while the process, or the machine, is suspended."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class LeaderElector:
     """Acquires and renews the Lease. `acquired` is set while this replica is the leader, `lost` while not.
 
-    `last_error` is what went wrong last; empty if nothing did.
+    `last_error` is the latest error; empty if there was none.
     """
 
     def __init__(self, client: Client, lock: LeaseLock) -> None:
@@ -118,7 +118,7 @@ class LeaderElector:
 
     @property
     def leader(self) -> str:
-        """The identity of the leader, as far as this replica knows; empty for none."""
+        """Identity of the leader as last observed; empty for none."""
         return self._observed.holder if self._observed else ""
 
     def seconds_since_contact(self) -> float:
@@ -139,8 +139,8 @@ class LeaderElector:
             await asyncio.sleep(await self._turn())
 
     async def _turn(self) -> float:
-        """Try once to acquire or to renew; seconds until the next turn."""
-        # An attempt that hangs must leave time for another one.
+        """Try once to acquire or to renew; return the seconds until the next try."""
+        # A hanging attempt must leave time for another one.
         timeout = RENEW_SHARE * self._lock.seconds
         if self._leading:
             timeout = min(timeout, max(self.seconds_to_act(), 0.0))
@@ -168,7 +168,7 @@ class LeaderElector:
             await self._renew()
             return
         self._observe(record)
-        # Its own identity: a renewal, or a first acquisition, whose answer was lost.
+        # Holding our own identity means that the answer to a renewal or acquisition was lost.
         free = record.holder in ("", self._lock.identity)
         if free or clock() - self._observed_at > record.seconds:
             await self._renew()
@@ -195,7 +195,7 @@ class LeaderElector:
             log.info("acquired leadership: holding lease %s as %s", self._lock.name, self._lock.identity)
 
     def _own_record(self) -> LeaderElectionRecord:
-        """The record with which this replica acquires or renews the Lease that it observed."""
+        """Return the record with which this replica acquires or renews the observed Lease."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         seen = self._observed or LeaderElectionRecord("", 0, -1)
         own = replace(seen, holder=self._lock.identity, seconds=self._lock.seconds, renew_time=now)

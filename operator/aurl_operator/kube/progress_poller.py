@@ -18,8 +18,8 @@ from aurl_operator.core.names import Key
 from aurl_operator.core.progress import ProgressReport
 
 CONCURRENCY: Final = 32
-#: Progress without news that all jobs together write into their statuses, per second, to spare the API
-#: server: from some hundred running jobs on it is read more often than written. News never waits.
+#: Writes of routine progress per second, by all jobs together, to spare the API server: with more than a
+#: hundred running jobs progress is polled more often than written. State changes and checkpoints never wait.
 WRITES_PER_SECOND: Final = 20
 LARGEST_BODY: Final = 64 * 1024
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=3, connect=2)
@@ -27,14 +27,14 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=3, connect=2)
 
 @dataclass(frozen=True)
 class Target:
-    """The launcher to ask."""
+    """The launcher to poll."""
 
     ip: str
     attempt: int
 
 
 class ProgressPoller:
-    """Keeps the latest report of each target and tells when a new one has come."""
+    """Keeps the latest report of each job and calls `on_report` with its key when the report has changed."""
 
     def __init__(self, interval: float, on_report: Callable[[Key], None]) -> None:
         self._interval, self._on_report = interval, on_report
@@ -44,7 +44,7 @@ class ProgressPoller:
         self._session: aiohttp.ClientSession | None = None
 
     def follow(self, key: Key, target: Target | None) -> None:
-        """Poll a job at this address from now on, or stop polling it."""
+        """Poll a job at this address from now on; None stops polling it."""
         known = self._tasks.get(key)
         if known is not None and known[0] == target:
             return
@@ -56,7 +56,7 @@ class ProgressPoller:
             self._tasks[key] = (target, asyncio.create_task(self._poll(key, target)))
 
     def latest(self, key: Key) -> ProgressReport | None:
-        """The latest report of a job, None while there is none."""
+        """Return the latest report of a job, or None before the first one."""
         return self._reports.get(key)
 
     async def close(self) -> None:
@@ -67,7 +67,7 @@ class ProgressPoller:
             await self._session.close()
 
     async def _poll(self, key: Key, target: Target) -> None:
-        # The first answers are wanted soon; later polls of many jobs spread over the interval.
+        # Poll fast until the first answer, then spread the polls of many jobs over the interval.
         delay = min(0.5, self._interval)
         while True:
             await asyncio.sleep(delay * random.uniform(0.9, 1.1))
@@ -83,7 +83,7 @@ class ProgressPoller:
                 self._on_report(key)
 
     async def _ask(self, target: Target) -> Mapping[str, Any] | None:
-        """One request; None for anything but a JSON object of reasonable size about this attempt."""
+        """Send one request; None unless the answer is a JSON object about this attempt, and not too large."""
         if self._session is None:
             # A session of its own: the API server's credentials must never reach a pod.
             self._session = aiohttp.ClientSession(

@@ -85,7 +85,7 @@ class WorkQueue:
         self._failures[key] = count + 1
         delay = max(min(FIRST_RETRY_SECONDS * 2.0 ** min(count, 16), LONGEST_RETRY_SECONDS), at_least)
         if at_least > 0:
-            # What the API server asked for (Retry-After) holds for later events as well.
+            # Retry-After of the API server holds for later events as well.
             self._not_before[key] = asyncio.get_running_loop().time() + delay
         # An event that came meanwhile must not defeat the back-off.
         self._dirty.discard(key)

@@ -1,1 +1,1 @@
-"""What the operator serves: health, metrics and the validating webhook."""
+"""HTTP of the operator: health, metrics and the validating webhook."""

@@ -72,7 +72,7 @@ class Health:
         return found + self._dead_watches
 
     def ready(self) -> tuple[bool, str]:
-        """True if the operator can do its part, and a sentence that says what that is."""
+        """True if the operator is ready, and its role or the reason in one sentence."""
         if not self._informer.synced.is_set():
             return False, "The cluster has not been listed yet."
         if self._elector is None:

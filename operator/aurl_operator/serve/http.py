@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 async def serve(port: int, metrics: Metrics, health: Health) -> web.AppRunner:
-    """Listen on all addresses; the runner must be cleaned up. Raises OSError if the port is taken."""
+    """Listen on all addresses; the caller cleans up the runner. Raises OSError if the port is taken."""
 
     async def show_metrics(_: web.Request) -> web.Response:
         body = generate_latest(metrics.registry)

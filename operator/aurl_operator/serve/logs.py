@@ -1,6 +1,6 @@
-"""Logs on standard error, with the job they are about: JSON lines, or text on a terminal.
+"""Logs to standard error, each line with its job: JSON lines, or text on a terminal.
 
-The fields are those of docs/contracts.md, and the trainer writes the same.
+The fields are listed in docs/contracts.md; the trainer writes the same ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import IO, Any, Final
 
 from aurl_operator.api.trainer_contract import Variable
 
-#: Keys that a caller may attach with `extra=`, in the order in which they are written.
+#: Keys that a caller may attach with `extra=`, in the order of the output.
 _EXTRA: Final = ("namespace", "job", "attempt", "rank", "step", "reason", "resource", "code", "seconds")
 
 
@@ -23,7 +23,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object per record."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line of JSON, its traceback included."""
+        """Return the record as one line of JSON, with its traceback."""
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line: dict[str, object] = {
             "time": moment.replace("+00:00", "Z"),
@@ -38,26 +38,26 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """One line for a person: time, job, what happened, and the values."""
+    """One line for people: time, job, message and values."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as text, followed by its traceback where there is one."""
+        """Return the record as text, followed by its traceback if it has one."""
         values = _extra(record)
         namespace, job = values.pop("namespace", None), values.pop("job", None)
         who = f"{namespace}/{job}: " if job else ""
         mark = "" if record.levelno < logging.WARNING else f"{record.levelname} "
-        told = "".join(f"  {key}={value}" for key, value in values.items())
+        pairs = "".join(f"  {key}={value}" for key, value in values.items())
         clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        text = f"{clock} {mark}{who}{record.getMessage()}{told}"
+        text = f"{clock} {mark}{who}{record.getMessage()}{pairs}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
 def set_up_logging(
     level: str, environment: Mapping[str, str] = os.environ, *, stream: IO[str] | None = None
 ) -> None:
-    """Send everything to standard error (or `stream`); libraries only from WARNING on.
+    """Log to standard error (or `stream`); of libraries only WARNING and above.
 
-    `AURL_LOG_FORMAT` is `json` or `text`; without it a terminal gets text and everything else JSON lines.
+    `AURL_LOG_FORMAT` is `json` or `text`; unset: text on a terminal, JSON lines otherwise.
     """
     stream = stream if stream is not None else sys.stderr
     chosen = environment.get(Variable.LOG_FORMAT) or ("text" if stream.isatty() else "json")
@@ -67,7 +67,7 @@ def set_up_logging(
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("aurl_operator").setLevel(level)
-    # kopf tells at INFO that it starts and stops tasks, and prints every object's event.
+    # At INFO kopf logs each task that it starts or stops, and each event of an object.
     logging.getLogger("kopf").setLevel(logging.WARNING)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Literal, get_args
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -19,9 +19,6 @@ from aurl_operator.core.views import JobView
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SLOW = (0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 
-#: How far a job has come back after a failure.
-Recovered = Literal["pods_created", "first_step"]
-
 
 class Metrics:
     """All metrics of the operator, on a registry of their own."""
@@ -31,88 +28,70 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.reconcile_seconds = Histogram(
-            "aurl_operator_reconcile_seconds",
-            "Duration of one reconciliation.",
-            buckets=_FAST,
-            registry=self.registry,
+        self.reconcile_seconds = self._histogram(
+            "reconcile_seconds", "Duration of one reconciliation.", _FAST
         )
-        self.reconciles = Counter(
-            "aurl_operator_reconciles_total",
-            "Reconciliations by result.",
-            ["result"],
-            registry=self.registry,
+        self.reconciles = self._counter(
+            "reconciles_total", "Reconciliations by result.", "result", ("ok", "conflict", "retry", "error")
         )
-        for result in ("ok", "conflict", "retry", "error"):
-            self.reconciles.labels(result)
         self.api_requests = Counter(
             "aurl_operator_api_requests_total",
-            "Requests to the API server; code 0 had no answer.",
+            "Requests to the API server; code 0: no answer.",
             ["verb", "resource", "code"],
             registry=self.registry,
         )
-        self.restarts = Counter(
-            "aurl_operator_restarts_total",
-            "Gang restarts by class of failure.",
-            ["class"],
-            registry=self.registry,
+        classes = get_args(FailureClass)
+        self.restarts = self._counter("restarts_total", "Gang restarts by failure class.", "class", classes)
+        self.failures = self._counter(
+            "failures_total", "Permanently failed jobs by failure class.", "class", classes
         )
-        self.failures = Counter(
-            "aurl_operator_failures_total",
-            "Jobs that failed for good by class of failure.",
-            ["class"],
-            registry=self.registry,
-        )
-        for name in get_args(FailureClass):
-            self.restarts.labels(name)
-            self.failures.labels(name)
-        self.admissions = Counter(
-            "aurl_operator_admissions_total",
+        self.admissions = self._counter(
+            "admissions_total",
             "Reviews of the validating webhook by result.",
-            ["result"],
-            registry=self.registry,
+            "result",
+            ("allowed", "refused", "malformed", "error"),
         )
-        for result in ("allowed", "refused", "malformed", "error"):
-            self.admissions.labels(result)
-        self.submit_to_pods = Histogram(
-            "aurl_operator_submit_to_pods_created_seconds",
-            "From the creation of a job to the existence of all its worker pods (first attempt).",
-            buckets=_SLOW,
-            registry=self.registry,
+        self.submit_to_pods = self._histogram(
+            "submit_to_pods_created_seconds",
+            "Time from the creation of a job until all its worker pods exist (first attempt).",
+            _SLOW,
+        )
+        self.submit_to_first_step = self._histogram(
+            "submit_to_first_step_seconds",
+            "Time from the creation of a job to its first optimizer step (first attempt).",
+            _SLOW,
         )
         self.recovery = Histogram(
             "aurl_operator_recovery_seconds",
-            "From the failure of an attempt to the existence of all worker pods of the next one, and to its "
+            "Time from the failure of an attempt until all worker pods of the next one exist, and to its "
             "first optimizer step.",
             ["until"],
             buckets=_SLOW,
             registry=self.registry,
         )
-        for until in get_args(Recovered):
+        for until in ("pods_created", "first_step"):
             self.recovery.labels(until)
-        self.submit_to_first_step = Histogram(
-            "aurl_operator_submit_to_first_step_seconds",
-            "From the creation of a job to its first optimizer step (first attempt).",
-            buckets=_SLOW,
-            registry=self.registry,
+        self._watch_last_event = self._time(
+            "watch_last_event", "Time of the last event of a watch.", "resource"
         )
-        self._watch_last_event = Gauge(
-            "aurl_operator_watch_last_event_timestamp_seconds",
-            "When a watch last brought an event.",
-            ["resource"],
-            registry=self.registry,
+        self._watch_last_contact = self._time(
+            "watch_last_contact", "Time of the last event or successful opening of a watch.", "resource"
         )
-        self._watch_last_contact = Gauge(
-            "aurl_operator_watch_last_contact_timestamp_seconds",
-            "When a watch last brought an event, or was answered when it was opened anew.",
-            ["resource"],
-            registry=self.registry,
-        )
-        self._last_resync = Gauge(
-            "aurl_operator_last_resync_timestamp_seconds",
-            "When all objects were last listed.",
-            registry=self.registry,
-        )
+        self._last_resync = self._time("last_resync", "Time of the last full relist.")
+
+    def _counter(self, name: str, text: str, label: str, values: Iterable[str]) -> Counter:
+        """A counter that starts at 0 for each value of its label, so that rates see the first increment."""
+        counter = Counter(f"aurl_operator_{name}", text, [label], registry=self.registry)
+        for value in values:
+            counter.labels(value)
+        return counter
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"aurl_operator_{name}", text, buckets=buckets, registry=self.registry)
+
+    def _time(self, name: str, text: str, *labels: str) -> Gauge:
+        """A gauge of Unix time."""
+        return Gauge(f"aurl_operator_{name}_timestamp_seconds", text, labels, registry=self.registry)
 
     def export(
         self,
@@ -123,16 +102,12 @@ class Metrics:
     ) -> None:
         """Export gauges that are computed whenever the metrics are scraped."""
         self.registry.register(_JobCollector(jobs))
-        for name, description, value in (
+        for name, text, value in (
             ("queue_depth", "Jobs waiting to be reconciled.", queue_depth),
-            (
-                "queue_oldest_seconds",
-                "Age of the oldest job in the queue or in reconciliation.",
-                queue_oldest,
-            ),
+            ("queue_oldest_seconds", "Age of the oldest job queued or in reconciliation.", queue_oldest),
             ("leader", "1 if this replica is the leader, else 0.", lambda: float(is_leader())),
         ):
-            Gauge(f"aurl_operator_{name}", description, registry=self.registry).set_function(value)
+            Gauge(f"aurl_operator_{name}", text, registry=self.registry).set_function(value)
 
     def count_request(self, verb: str, resource: str, code: int) -> None:
         """Count a request to the API server."""
@@ -189,41 +164,51 @@ def _first_step(status: JobStatus) -> datetime | None:
     return status.progress.first_step_time if status.progress else None
 
 
+def _progress(job: JobView) -> Progress:
+    return job.status.progress or Progress()
+
+
+#: Name, description and value of each gauge per job; a value of None is not exported.
+_JOB_GAUGES: tuple[tuple[str, str, Callable[[JobView], float | None]], ...] = (
+    ("job_step", "Optimizer steps completed.", lambda job: _progress(job).step),
+    ("job_loss", "Training loss in nats per token.", lambda job: _progress(job).loss),
+    (
+        "job_tokens_per_second",
+        "Tokens per second of the whole job.",
+        lambda job: _progress(job).tokens_per_second,
+    ),
+    ("job_stragglers", "Ranks slower than their peers.", lambda job: len(job.status.stragglers)),
+)
+
+
 class _JobCollector(Collector):
-    """Gauges about jobs, computed from the cache when scraped: a deleted job leaves no series behind."""
+    """Gauges about jobs, computed from the store when scraped: a deleted job leaves no series behind."""
 
     def __init__(self, jobs: Callable[[], Iterable[JobView]]) -> None:
         self._jobs = jobs
 
     def collect(self) -> Iterator[Metric]:
-        """Gauges by state and by job."""
-        states = get_args(State)
+        """Yield the gauges by state and by job."""
+        by_job, states = ["job_namespace", "job_name"], get_args(State)
         counts = dict.fromkeys(states, 0)
-        by_job = ["job_namespace", "job_name"]
         state = GaugeMetricFamily(
-            "aurl_operator_job_state", "1 for the state that a job is in.", labels=[*by_job, "state"]
+            "aurl_operator_job_state", "1 for the current state of a job.", labels=[*by_job, "state"]
         )
-        step = GaugeMetricFamily("aurl_operator_job_step", "Optimizer steps done.", labels=by_job)
-        loss = GaugeMetricFamily("aurl_operator_job_loss", "Training loss, nats per token.", labels=by_job)
-        speed = GaugeMetricFamily(
-            "aurl_operator_job_tokens_per_second", "Tokens per second of the whole job.", labels=by_job
-        )
-        slow = GaugeMetricFamily(
-            "aurl_operator_job_stragglers", "Ranks that are slower than their peers.", labels=by_job
-        )
+        gauges = [
+            (GaugeMetricFamily(f"aurl_operator_{name}", text, labels=by_job), value)
+            for name, text, value in _JOB_GAUGES
+        ]
         for job in self._jobs():
             labels = [job.ref.namespace, job.ref.name]
             current = job.status.state or "Pending"
             counts[current] += 1
             for name in states:
                 state.add_metric([*labels, name], float(name == current))
-            slow.add_metric(labels, len(job.status.stragglers))
-            progress = job.status.progress or Progress()
-            gauges = ((progress.step, step), (progress.loss, loss), (progress.tokens_per_second, speed))
-            for value, family in gauges:
+            for family, value_of in gauges:
+                value = value_of(job)
                 if value is not None:
                     family.add_metric(labels, value)
         total = GaugeMetricFamily("aurl_operator_jobs", "Jobs by state.", labels=["state"])
         for name in states:
             total.add_metric([name], counts[name])
-        yield from (total, state, slow, step, loss, speed)
+        yield from (total, state, *(family for family, _ in gauges))

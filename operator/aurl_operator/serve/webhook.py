@@ -14,17 +14,17 @@ from aurl_operator.serve.metrics import Metrics
 log = logging.getLogger(__name__)
 
 PATH: Final = "/validate"
-#: The API server stores no object larger than 1.5 MiB, and a review holds two.
+#: The API server stores objects of up to 1.5 MiB, and a review holds two.
 _LARGEST_BYTES: Final = 4 * 2**20
 
 
 async def serve_webhook(
     port: int, certificate: ServerCertificate, admission: Admission, metrics: Metrics
 ) -> web.AppRunner:
-    """Listen on all addresses; the runner must be cleaned up. Raises OSError if the port is taken."""
+    """Listen on all addresses; the caller cleans up the runner. Raises OSError if the port is taken."""
 
     async def validate(http: web.Request) -> web.Response:
-        """One review. An answer that is no 200 leaves the decision to the failurePolicy."""
+        """Answer one review. Any status but 200 leaves the decision to the failurePolicy."""
         raw = await http.read()
         try:
             request = read_review(raw)
@@ -34,8 +34,8 @@ async def serve_webhook(
             return web.Response(text=f"{error}\n", status=400)
         except Exception:
             metrics.admissions.labels("error").inc()
-            log.exception("a review could not be judged")
-            return web.Response(text="The operator failed to judge this; its log says why.\n", status=500)
+            log.exception("failed to review a request")
+            return web.Response(text="internal error, see the operator's log\n", status=500)
         metrics.admissions.labels("refused" if refusal else "allowed").inc()
         return web.json_response(answer(request, refusal))
 
