@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,24 +12,16 @@ DATASOURCE: JSON = {"type": "prometheus", "uid": "${datasource}"}
 
 
 @dataclass(frozen=True)
-class Query:
-    """A PromQL expression and the legend of its series."""
-
-    expression: str
-    legend: str = ""
-
-
-@dataclass(frozen=True)
 class Panel:
     """One panel. `unit` is a Grafana unit; `kind` is timeseries, stat, table or bargauge.
 
-    needs: precondition for data, where not every job has any.
+    queries: PromQL expressions by legend. needs: what a job must have for the panel to have data.
     """
 
     title: str
     description: str
     unit: str
-    queries: Sequence[Query]
+    queries: Mapping[str, str]
     kind: str = "timeseries"
     width: int = 8
     height: int = 8
@@ -80,7 +72,7 @@ class Panel:
             "id": number,
             "type": self.kind,
             "title": self.title,
-            "description": self.description,
+            "description": self.description + (f" Needs {self.needs}." if self.needs else ""),
             "datasource": DATASOURCE,
             "gridPos": {"x": x, "y": y, "w": self.width, "h": self.height},
             "fieldConfig": {"defaults": defaults, "overrides": []},
@@ -89,13 +81,13 @@ class Panel:
                 {
                     "refId": chr(ord("A") + index),
                     "datasource": DATASOURCE,
-                    "expr": query.expression,
-                    "legendFormat": query.legend or "__auto",
+                    "expr": expression,
+                    "legendFormat": legend or "__auto",
                     "range": not instant,
                     "instant": instant,
                     "format": "table" if self.kind == "table" else "time_series",
                 }
-                for index, query in enumerate(self.queries)
+                for index, (legend, expression) in enumerate(self.queries.items())
             ],
         }
 
@@ -145,10 +137,6 @@ class Dashboard:
     rows: Sequence[Row]
     variables: Sequence[Variable] = ()
     tags: Sequence[str] = field(default=("aurl",))
-
-    def panels(self) -> Iterable[Panel]:
-        """Return all panels, from top to bottom."""
-        return (panel for row in self.rows for panel in row.panels)
 
     def json(self) -> JSON:
         """Return the dashboard in the format of Grafana 10 and newer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from board import Dashboard, Panel, Query, Row
+from board import Dashboard, Panel, Row
 
 # Series of the trainer have the labels namespace and training_job, see docs/observability.md.
 GOODPUT = (
@@ -32,7 +32,7 @@ FLEET = Dashboard(
                     "Running jobs",
                     "Jobs that are training now.",
                     "short",
-                    [Query('sum(aurl_operator_jobs{state="Running"})', "running")],
+                    {"running": 'sum(aurl_operator_jobs{state="Running"})'},
                     kind="stat",
                     width=4,
                     height=6,
@@ -41,7 +41,7 @@ FLEET = Dashboard(
                     "Waiting jobs",
                     "Jobs that are pending, preparing their dataset, starting or restarting.",
                     "short",
-                    [Query(WAITING, "waiting")],
+                    {"waiting": WAITING},
                     kind="stat",
                     width=4,
                     height=6,
@@ -50,7 +50,7 @@ FLEET = Dashboard(
                     "Tokens per second",
                     "Throughput of all jobs together.",
                     "short",
-                    [Query("sum(aurl_operator_job_tokens_per_second)", "tokens/s")],
+                    {"tokens/s": "sum(aurl_operator_job_tokens_per_second)"},
                     kind="stat",
                     width=4,
                     height=6,
@@ -59,7 +59,7 @@ FLEET = Dashboard(
                     "Goodput",
                     "Fraction of all jobs' wall-clock time spent on training that was not lost.",
                     "percentunit",
-                    [Query(GOODPUT, "goodput")],
+                    {"goodput": GOODPUT},
                     kind="stat",
                     width=4,
                     height=6,
@@ -69,7 +69,7 @@ FLEET = Dashboard(
                     "Jobs by state",
                     "Number of jobs in each state.",
                     "short",
-                    [Query("sum by (state) (aurl_operator_jobs) > 0", "{{state}}")],
+                    {"{{state}}": "sum by (state) (aurl_operator_jobs) > 0"},
                     width=8,
                     height=6,
                     stacked=True,
@@ -83,21 +83,21 @@ FLEET = Dashboard(
                     "Failed jobs by class",
                     "Jobs that have failed since the operator started, by failure class.",
                     "short",
-                    [Query("sum by (class) (aurl_operator_failures_total)", "{{class}}")],
+                    {"{{class}}": "sum by (class) (aurl_operator_failures_total)"},
                     kind="bargauge",
                 ),
                 Panel(
                     "Gang restarts by class",
                     "Gang restarts since the operator started, by failure class.",
                     "short",
-                    [Query("sum by (class) (aurl_operator_restarts_total)", "{{class}}")],
+                    {"{{class}}": "sum by (class) (aurl_operator_restarts_total)"},
                     kind="bargauge",
                 ),
                 Panel(
                     "Stragglers",
                     "Ranks slower than their peers, by job.",
                     "short",
-                    [Query("aurl_operator_job_stragglers", "{{job_namespace}}/{{job_name}}")],
+                    {"{{job_namespace}}/{{job_name}}": "aurl_operator_job_stragglers"},
                 ),
             ),
         ),
@@ -108,30 +108,19 @@ FLEET = Dashboard(
                     "Submission to first step",
                     "Includes scheduling, image pulls, dataset preparation and start-up.",
                     "s",
-                    [
-                        Query(quantile(TO_STEP, 0.5), "p50"),
-                        Query(quantile(TO_STEP, 0.9), "p90"),
-                    ],
+                    {"p50": quantile(TO_STEP, 0.5), "p90": quantile(TO_STEP, 0.9)},
                 ),
                 Panel(
                     "Submission to all pods created",
                     "Includes dataset preparation, which runs before the workers.",
                     "s",
-                    [
-                        Query(quantile(TO_PODS, 0.5), "p50"),
-                        Query(quantile(TO_PODS, 0.9), "p90"),
-                    ],
+                    {"p50": quantile(TO_PODS, 0.5), "p90": quantile(TO_PODS, 0.9)},
                 ),
                 Panel(
                     "Recovery",
                     "Time from a gang failure to its new pods, and to their first step (p90).",
                     "s",
-                    [
-                        Query(
-                            quantile(RECOVERY, 0.9, "le, until"),
-                            "{{until}}, p90",
-                        )
-                    ],
+                    {"{{until}}, p90": quantile(RECOVERY, 0.9, "le, until")},
                     needs="a gang restart",
                 ),
             ),
@@ -143,7 +132,7 @@ FLEET = Dashboard(
                     "Loss",
                     "Training loss in nats per token, as last polled by the operator.",
                     "none",
-                    [Query("aurl_operator_job_loss", "{{job_namespace}}/{{job_name}}")],
+                    {"{{job_namespace}}/{{job_name}}": "aurl_operator_job_loss"},
                     width=12,
                     minimum=None,
                 ),
@@ -151,7 +140,7 @@ FLEET = Dashboard(
                     "State by job",
                     "Current state of each job.",
                     "short",
-                    [Query("aurl_operator_job_state == 1", "")],
+                    {"": "aurl_operator_job_state == 1"},
                     kind="table",
                     width=12,
                 ),

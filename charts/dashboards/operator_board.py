@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from board import Dashboard, Panel, Query, Row
+from board import Dashboard, Panel, Row
 
 REQUESTS = "aurl_operator_api_requests_total"
 #: Restricts process metrics, which other pods have too, to the operator's pods.
@@ -19,6 +19,11 @@ def quantile(q: float) -> str:
     return f"histogram_quantile({q}, sum by (le) ({rate('aurl_operator_reconcile_seconds_bucket')}))"
 
 
+def age(timestamp: str) -> str:
+    """Return a query for the time since a timestamp of each watch."""
+    return f"time() - max by (resource) ({timestamp})"
+
+
 FAILED = rate(f'{REQUESTS}{{code!~"2.."}}')
 
 OPERATOR = Dashboard(
@@ -33,7 +38,7 @@ OPERATOR = Dashboard(
                     "Leaders",
                     "Exactly one replica is the leader; the others stand by.",
                     "short",
-                    [Query("sum(aurl_operator_leader)", "leaders")],
+                    {"leaders": "sum(aurl_operator_leader)"},
                     kind="stat",
                     width=4,
                 ),
@@ -41,33 +46,28 @@ OPERATOR = Dashboard(
                     "Reconciliation time",
                     "Duration of one reconciliation, including its API requests.",
                     "s",
-                    [Query(quantile(0.5), "p50"), Query(quantile(0.99), "p99")],
+                    {"p50": quantile(0.5), "p99": quantile(0.99)},
                     width=10,
                 ),
                 Panel(
                     "Reconciliations",
                     "Rate by result. Conflicts and retries are normal; errors are bugs.",
                     "ops",
-                    [
-                        Query(
-                            f"sum by (result) ({rate('aurl_operator_reconciles_total')})",
-                            "{{result}}",
-                        )
-                    ],
+                    {"{{result}}": f"sum by (result) ({rate('aurl_operator_reconciles_total')})"},
                     width=10,
                 ),
                 Panel(
                     "Queue depth",
                     "Jobs waiting to be reconciled.",
                     "short",
-                    [Query("max(aurl_operator_queue_depth)", "jobs")],
+                    {"jobs": "max(aurl_operator_queue_depth)"},
                     width=12,
                 ),
                 Panel(
                     "Oldest job in the queue",
                     "Time that it has been waiting or in progress.",
                     "s",
-                    [Query("max(aurl_operator_queue_oldest_seconds)", "age")],
+                    {"age": "max(aurl_operator_queue_oldest_seconds)"},
                     width=12,
                 ),
             ),
@@ -79,31 +79,21 @@ OPERATOR = Dashboard(
                     "API requests",
                     "Rate by verb and resource.",
                     "reqps",
-                    [
-                        Query(
-                            f"sum by (verb, resource) ({rate(REQUESTS)})",
-                            "{{verb}} {{resource}}",
-                        )
-                    ],
+                    {"{{verb}} {{resource}}": f"sum by (verb, resource) ({rate(REQUESTS)})"},
                     width=12,
                 ),
                 Panel(
                     "Failed API requests",
                     "Rate by verb and status code. 0: no response. 404 and 409 are often normal.",
                     "reqps",
-                    [
-                        Query(
-                            f"sum by (verb, code) ({FAILED}) or vector(0)",
-                            "{{verb}} {{code}}",
-                        )
-                    ],
+                    {"{{verb}} {{code}}": f"sum by (verb, code) ({FAILED}) or vector(0)"},
                     width=12,
                 ),
                 Panel(
                     "Admission reviews",
-                    "Reviews of the validating webhook, if enabled, by result.",
+                    "Reviews of the validating webhook (webhook.enabled), by result.",
                     "short",
-                    [Query("sum by (result) (aurl_operator_admissions_total)", "{{result}}")],
+                    {"{{result}}": "sum by (result) (aurl_operator_admissions_total)"},
                     width=24,
                     height=6,
                 ),
@@ -116,29 +106,19 @@ OPERATOR = Dashboard(
                     "Watch age",
                     "Time since the last sign of life of each watch.",
                     "s",
-                    [
-                        Query(
-                            "time() - max by (resource) (aurl_operator_watch_last_contact_timestamp_seconds)",
-                            "{{resource}}",
-                        )
-                    ],
+                    {"{{resource}}": age("aurl_operator_watch_last_contact_timestamp_seconds")},
                 ),
                 Panel(
                     "Time since the last watch event",
                     "Grows as long as nothing changes in the cluster.",
                     "s",
-                    [
-                        Query(
-                            "time() - max by (resource) (aurl_operator_watch_last_event_timestamp_seconds)",
-                            "{{resource}}",
-                        )
-                    ],
+                    {"{{resource}}": age("aurl_operator_watch_last_event_timestamp_seconds")},
                 ),
                 Panel(
                     "Time since the last resync",
                     "Time since the last full relist.",
                     "s",
-                    [Query("time() - max(aurl_operator_last_resync_timestamp_seconds)", "resync")],
+                    {"resync": "time() - max(aurl_operator_last_resync_timestamp_seconds)"},
                 ),
             ),
         ),
@@ -149,19 +129,14 @@ OPERATOR = Dashboard(
                     "Memory",
                     "Resident memory of each replica.",
                     "bytes",
-                    [Query(f"process_resident_memory_bytes {OURS}", "{{pod}}")],
+                    {"{{pod}}": f"process_resident_memory_bytes {OURS}"},
                     width=12,
                 ),
                 Panel(
                     "CPU",
                     "CPU cores used by each replica.",
                     "short",
-                    [
-                        Query(
-                            f"{rate('process_cpu_seconds_total')} {OURS}",
-                            "{{pod}}",
-                        )
-                    ],
+                    {"{{pod}}": f"{rate('process_cpu_seconds_total')} {OURS}"},
                     width=12,
                 ),
             ),
