@@ -10,7 +10,15 @@ from datetime import datetime
 from typing import Any, Final
 
 from aurl_operator.core import podgroups
-from aurl_operator.core.actions import ENDING, Action, Create, Delete, DeleteJob, Patch, Refusal
+from aurl_operator.core.actions import (
+    NAMESPACE_TERMINATING,
+    Action,
+    Create,
+    Delete,
+    DeleteJob,
+    Patch,
+    Refusal,
+)
 from aurl_operator.core.names import JobRef, owner_reference, owner_uid
 from aurl_operator.core.parsers import dig
 from aurl_operator.kube.client import ApiError, Client
@@ -77,7 +85,7 @@ class Applier:
             case DeleteJob():
                 body = {"preconditions": {"uid": action.uid}, "propagationPolicy": "Background"}
                 await self._delete_tolerantly("Job", job.namespace, action.name, body)
-                log.info("job deleted, its time to live is over", extra=_about(job))
+                log.info("job deleted after ttlSecondsAfterFinished", extra=_about(job))
         return False
 
     async def _create(
@@ -137,8 +145,8 @@ def _refused(
     job: JobRef, action: Create, code: int, message: str, before: Refusal | None, now: datetime
 ) -> Refusal:
     """Log a refusal, unless it repeats the previous one, and return it."""
-    if ENDING in message:
-        log.info("left alone, the namespace is being deleted", extra=_about(job))
+    if NAMESPACE_TERMINATING in message:
+        log.info("leaving the job alone, its namespace is being deleted", extra=_about(job))
     elif before is None or before.message != message:
         log.warning("%s %s refused: %s", action.kind, action.name, message, extra=_about(job, code=code))
     return Refusal(code, message, now, before.count + 1 if before else 1)

@@ -41,14 +41,14 @@ def accept(
     """
     if wanted is not None:
         problems = check_spec(job, wanted, check_config)
-    sound = wanted is not None and not problems
+    valid = wanted is not None and not problems
     running = started and not (wanted is not None and wanted.suspend)
     accepted = remembered if running else None
     if accepted is not None and check_spec(job, accepted, check_config):
         accepted = None  # the ConfigMap was tampered with
     if accepted is None:
-        return Acceptance(wanted) if sound else _invalid(problems)
-    if wanted is None or not sound:
+        return Acceptance(wanted) if valid else _invalid(problems)
+    if wanted is None or not valid:
         message = f"The job continues unchanged; the new specification is invalid: {_sentence(problems)}"
         complaint = f"The specification is invalid: {_sentence(problems)}"
         return Acceptance(accepted, "InvalidSpec", message, complaint)

@@ -73,7 +73,7 @@ class Event:
 
 
 #: Part of the API server's refusal to create objects in a namespace that is being deleted.
-ENDING: Final = "because it is being terminated"
+NAMESPACE_TERMINATING: Final = "because it is being terminated"
 
 
 @dataclass(frozen=True)

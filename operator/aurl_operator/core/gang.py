@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from aurl_operator.api.status import Role
-from aurl_operator.core.actions import ENDING, Delete, Refusal
+from aurl_operator.core.actions import NAMESPACE_TERMINATING, Delete, Refusal
 from aurl_operator.core.conditions import Blocker
 from aurl_operator.core.names import pod_name
 from aurl_operator.core.podview import PodView
@@ -187,9 +187,11 @@ def _still_passing(since: datetime | None, now: datetime) -> float:
     return left if 0 < left <= 2 * UNSCHEDULABLE_SECONDS else 0.0
 
 
-def namespace_ends(refusals: Mapping[str, Refusal]) -> bool:
+def namespace_terminating(refusals: Mapping[str, Refusal]) -> bool:
     """True if the API server refused an object because the namespace is being deleted, which is final."""
-    return any(refusal.code == 403 and ENDING in refusal.message for refusal in refusals.values())
+    return any(
+        refusal.code == 403 and NAMESPACE_TERMINATING in refusal.message for refusal in refusals.values()
+    )
 
 
 def refusal_blocker(kind: str, name: str, refusal: Refusal) -> Blocker:

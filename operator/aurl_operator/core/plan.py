@@ -18,7 +18,7 @@ from aurl_operator.core.actions import Delete, DeleteJob, Patch, Plan
 from aurl_operator.core.budget import decide, earliest_start
 from aurl_operator.core.classify import Verdict, judge
 from aurl_operator.core.conditions import Aspect, Blocker, find
-from aurl_operator.core.gang import Gang, find_gang, is_record, namespace_ends, pod_blocker, size_of
+from aurl_operator.core.gang import Gang, find_gang, is_record, namespace_terminating, pod_blocker, size_of
 from aurl_operator.core.hang import detect_hang, hang_deadline, last_advance
 from aurl_operator.core.names import LABEL_JOB_UID, LABEL_ROLE
 from aurl_operator.core.objects import accepted_spec, config_data, dataset_hash, spec_hash
@@ -48,7 +48,7 @@ def plan(observed: Observed) -> Plan:
     job = observed.job
     if job.deleting or job.managed_by not in (None, MANAGED_BY):
         return Plan()
-    if namespace_ends(observed.refusals):
+    if namespace_terminating(observed.refusals):
         return Plan()  # the job is about to go as well: no failures to report on the way
     if job.finished:
         return clean_up_finished_job(observed)
@@ -528,7 +528,7 @@ def end(
 
 
 def clean_up_finished_job(observed: Observed) -> Plan:
-    """Clean up, and delete the job when its time to live is over. Nothing is ever created here."""
+    """Clean up, and delete the job after ttlSecondsAfterFinished. Nothing is ever created here."""
     job = observed.job
     builder = PlanBuilder(observed, job.spec)
     failed = find(job.status.conditions, "Failed")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from aurl_operator.api.base import API_VERSION, KIND, format_time
-from aurl_operator.core.actions import ENDING, Event
+from aurl_operator.core.actions import NAMESPACE_TERMINATING, Event
 from aurl_operator.core.names import MANAGER, JobRef
 from aurl_operator.kube.client import ApiError, Client, Unreachable
 
@@ -63,7 +63,7 @@ class EventRecorder:
             try:
                 await self._write_patiently(job, resource_version, event)
             except (ApiError, Unreachable) as error:
-                if isinstance(error, ApiError) and ENDING in error.message:
+                if isinstance(error, ApiError) and NAMESPACE_TERMINATING in error.message:
                     continue
                 log.warning(
                     "failed to write event %s: %s",
