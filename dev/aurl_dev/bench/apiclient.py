@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +19,7 @@ import aiohttp
 
 from aurl_dev import kubeconfig as kubeconfigs
 from aurl_dev.kube import ApiError
+from aurl_dev.waiting import DeadlineExceeded
 
 CONNECTIONS = 32
 
@@ -66,6 +67,23 @@ class ApiClient:
         answer = await self._watching.get(f"{self._server}{path}?watch=true", read_bufsize=2**20)
         answer.raise_for_status()
         return answer
+
+
+async def until(
+    what: str, look: Callable[[], Awaitable[Any]], seconds: float = 60, every: float = 0.05
+) -> Any:
+    """Await `look` until it returns something true, as `wait_for` does; refused requests are repeated."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if found := await look():
+                return found
+        except ApiError:
+            if time.monotonic() > deadline:
+                raise
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(f"waited {seconds:.0f} s for {what}")
+        await asyncio.sleep(every)
 
 
 class PodWatch:

@@ -21,18 +21,20 @@ from aurl_trainer.optim.choice import make_optimizer
 from aurl_trainer.optim.config import OptimizerConfig
 
 MODEL = ModelConfig(d_model=768, layers=14, heads=12)
+SMALLEST = ModelConfig(d_model=16, layers=1, heads=2)
 VOCABULARY = 774
 BATCH, LENGTH = 4, 64
 
 
-def measure_checkpoint(root: Path, repeats: int) -> dict[str, Any]:
-    """Save the same state by both writers, turn about; medians in milliseconds and seconds."""
-    model = Transformer(MODEL, VOCABULARY)
+def measure_checkpoint(root: Path, repeats: int, model_config: ModelConfig = MODEL) -> dict[str, Any]:
+    """Save the same state with both writers in turn; medians in milliseconds and seconds."""
+    model = Transformer(model_config, VOCABULARY)
     model.initialise(0)
     optimizer = make_optimizer(dict(model.named_parameters()), OptimizerConfig())
     for moment in optimizer.tensors().values():  # as after a step: pages of zeros would be copied for nothing
         moment.copy_(torch.rand_like(moment))
-    contents = Contents(dict(model.named_parameters()), optimizer.tensors(), {}, {}, ["{}"])
+    state: dict[str, Any] = {"progress": {}}  # without evaluations: retention goes by age alone
+    contents = Contents(dict(model.named_parameters()), optimizer.tensors(), state, {}, ["{}"])
     manager = CheckpointManager(root, keep_last=1)
     tokens = torch.randint(0, VOCABULARY, (BATCH, LENGTH), generator=torch.Generator().manual_seed(0))
     writers = {

@@ -5,7 +5,6 @@ Files of about 1,700 notes, as POP909's are: three tracks, velocities, tempo and
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -13,7 +12,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,17 +20,15 @@ import numpy as np
 from symusic import Score
 
 from aurl_dev.bench import result
-from aurl_dev.bench.memory import memory_mib
+from aurl_dev.bench.process import memory_mib
 from aurl_dev.bench.stopwatch import best_of
-from aurl_trainer.data.config import AugmentationConfig, DatasetConfig, TokenizerConfig
+from aurl_trainer.data.config import AugmentationConfig, TokenizerConfig
 from aurl_trainer.data.loader import Loader
 from aurl_trainer.data.midi import read_with_mido, read_with_symusic, write_midi
 from aurl_trainer.data.music import Music
-from aurl_trainer.data.prepare import prepare
 from aurl_trainer.data.shards import TOKEN_TYPE
 from aurl_trainer.data.tokenizer import encode
 from aurl_trainer.data.vocabulary import Vocabulary
-from aurl_trainer.launcher.processes import descendants
 
 NOTES = 1700
 PIECES = 500
@@ -92,14 +88,10 @@ def corpus(directory: Path, files: list[bytes], count: int) -> None:
 
 
 def preparation(root: Path, count: int, workers: int, number: int = 0) -> dict[str, Any]:
-    """A whole preparation of so many files, in a process of its own, with its peak memory."""
-    code = (
-        "import sys; sys.path.insert(0, 'dev')\n"
-        "from aurl_dev.bench.data import prepare_and_tell\n"
-        "if __name__ == '__main__':\n"
-        f"    prepare_and_tell({str(root)!r}, {count}, {workers}, {number})"
-    )
-    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    """Prepare `count` files in a process of its own, so that its peak memory is known."""
+    words = [str(root), str(count), str(workers), str(number)]
+    command = [sys.executable, "-m", "aurl_dev.bench.preparation", *words]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
     return found
 
@@ -121,34 +113,6 @@ def scaling(root: Path, count: int, workers: int, repeats: int) -> dict[str, Any
         "peak_rss_mib": max(many["peak_rss_mib"] for _, many in pairs),
         "peak_rss_mib_of_all_processes": max(many["peak_rss_mib_of_all_processes"] for _, many in pairs),
     }
-
-
-def prepare_and_tell(root: str, count: int, workers: int, number: int) -> None:
-    """Prepare the files of a corpus below `root` and print speed and memory as JSON."""
-    config = DatasetConfig.model_validate(
-        {"source": {"directory": {"path": "midi", "pattern": f"{count}/*"}}, "workers": workers}
-    )
-    ended, most = threading.Event(), [0.0]
-
-    def watch() -> None:
-        while not ended.wait(0.05):
-            most[0] = max(most[0], sum(memory_mib("VmRSS", pid) for pid in (os.getpid(), *descendants())))
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    begin = time.perf_counter()
-    prepared = prepare(config, Path(root) / f"job-{count}-{workers}-{number}", Path(root), lambda *_: None)
-    seconds = time.perf_counter() - begin
-    ended.set()
-    watcher.join()
-    figures = {
-        "files": prepared.files,
-        "workers": workers,
-        "files_per_second": round(prepared.files / seconds, 1),
-        "peak_rss_mib": round(memory_mib("VmHWM"), 1),
-        "peak_rss_mib_of_all_processes": round(most[0], 1),
-    }
-    print(json.dumps(figures))
 
 
 def loading(dataset: Path, seconds: float) -> dict[str, Any]:
@@ -195,12 +159,14 @@ def streaming(root: Path, mib: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=4000)
+    parser = result.parser("data", __doc__)
+    parser.add_argument("--files", type=int, default=4000, help="size of the corpus")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--stream-mib", type=int, default=1024)
+    parser.add_argument("--stream-mib", type=int, default=1024, help="length of the stream that is read")
     options = parser.parse_args()
-    results: dict[str, Any] = {"machine": result.machine()}
+    if options.smallest:
+        options.files, options.repeats, options.stream_mib = 12, 1, 4
+    results = result.start(options)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         counts = [options.files // 4, options.files]
@@ -213,10 +179,9 @@ def main() -> None:
         if cpus > 1:
             results["scaling"] = scaling(root, options.files, cpus, options.repeats)
         dataset = next((root / f"job-{options.files}-1-0/dataset").iterdir())
-        results["loader"] = loading(dataset, 3.0)
+        results["loader"] = loading(dataset, 0.1 if options.smallest else 3.0)
         results["streaming"] = streaming(root, options.stream_mib)
-    print(json.dumps(results, indent=2))
-    print(f"written to {result.write('data', results)}")
+    result.show(results, options)
 
 
 if __name__ == "__main__":

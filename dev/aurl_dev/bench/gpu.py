@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +20,53 @@ DATASET: dict[str, Any] = {
     "split": {"validationFraction": 0.05, "testFraction": 0.0},
 }
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "125m_1024": {"model": {"dModel": 768, "layers": 12, "heads": 12}, "contextLength": 1024, "batch": 64},
-    "350m_2048": {"model": {"dModel": 1024, "layers": 24, "heads": 16}, "contextLength": 2048, "batch": 16},
-    "music_2048": {"model": {"dModel": 512, "layers": 8, "heads": 8}, "contextLength": 2048, "batch": 64},
+
+@dataclass(frozen=True)
+class GpuShape:
+    """A model and its batch of `samples` × `length` tokens."""
+
+    model: dict[str, int]
+    length: int
+    samples: int
+    steps: int = 120
+    settings: tuple[tuple[str, Any], ...] = (("device", "cuda"), ("precision", "bf16"), ("compile", True))
+
+    def training(self) -> dict[str, Any]:
+        """Return the training section of the job."""
+        return {
+            "steps": self.steps,
+            **dict(self.settings),
+            "contextLength": self.length,
+            "model": self.model,
+            "batch": {"globalBatchSize": self.samples, "microBatchSize": self.samples},
+            "checkpoint": {"everySteps": self.steps // 2, "keepLast": 1},
+            "evaluation": {"everySteps": 0, "batches": 1},
+            "logging": {"everySteps": self.steps // 6, "tensorboard": False},
+            "sample": {"count": 0},
+        }
+
+
+SHAPES = {
+    "125m_1024": GpuShape({"dModel": 768, "layers": 12, "heads": 12}, 1024, 64),
+    "350m_2048": GpuShape({"dModel": 1024, "layers": 24, "heads": 16}, 2048, 16),
+    "music_2048": GpuShape({"dModel": 512, "layers": 8, "heads": 8}, 2048, 64),
 }
+SMALLEST = {
+    "smallest": GpuShape(
+        {"dModel": 16, "layers": 1, "heads": 2}, 32, 2, 6, (("device", "cpu"), ("threads", 1))
+    )
+}
+"""On a CPU: everything but the device, bf16 and compilation. There MFU and device memory do not exist."""
 
-STEPS, CHECKPOINT_EVERY = 120, 60
 
-
-def measure(root: Path) -> dict[str, Any]:
-    """Train each shape in a process of its own, as a rank does, and read what it reported."""
+def measure(root: Path, shapes: dict[str, GpuShape]) -> dict[str, Any]:
+    """Train each shape in a process of its own, as a rank does, and collect what it reported."""
     write_music(root / "midi", pieces=200)
-    return {name: _train(root / name, root, shape) for name, shape in SHAPES.items()}
+    return {name: _train(root / name, root, shape) for name, shape in shapes.items()}
 
 
-def _train(place: Path, volume: Path, shape: dict[str, Any]) -> dict[str, Any]:
-    training = {
-        "steps": STEPS,
-        "device": "cuda",
-        "precision": "bf16",
-        "compile": True,
-        "contextLength": shape["contextLength"],
-        "model": shape["model"],
-        "batch": {"globalBatchSize": shape["batch"], "microBatchSize": shape["batch"]},
-        "checkpoint": {"everySteps": CHECKPOINT_EVERY, "keepLast": 1},
-        "evaluation": {"everySteps": 0, "batches": 1},
-        "logging": {"everySteps": 20, "tensorboard": False},
-        "sample": {"count": 0},
-    }
+def _train(place: Path, volume: Path, shape: GpuShape) -> dict[str, Any]:
+    training = shape.training()
     run = place / "run"
     run.mkdir(parents=True)
     (place / "job.yaml").write_text(yaml.safe_dump({"dataset": DATASET, "training": training}))
@@ -66,14 +85,13 @@ def _train(place: Path, volume: Path, shape: dict[str, Any]) -> dict[str, Any]:
         return {"error": done.stderr[-2000:]}
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     steps = [line for line in lines if line["message"] == "step"][2:]  # the first intervals warm up
+    end = next(line for line in lines if line["message"] == "training ended")
     best = max(steps, key=lambda line: line["tokens_per_second"])
-    job = json.loads((run / "rank-0.json").read_text())
+    memory = json.loads((run / "rank-0.json").read_text())["memory"]
     return {
         "tokens_per_second": round(best["tokens_per_second"]),
-        "mfu": round(best["mfu"], 4),
-        "device_peak_mib": round(job["memory"]["device_peak"] / 2**20),
-        "recompiled_graphs": next(line for line in lines if line["message"] == "training ended")[
-            "recompiled_graphs"
-        ],
+        "mfu": round(best["mfu"], 4) if best.get("mfu") is not None else None,
+        "device_peak_mib": round(memory["device_peak"] / 2**20) if "device_peak" in memory else None,
+        "recompiled_graphs": end.get("recompiled_graphs"),  # absent unless compiled
         "configuration": training,
     }

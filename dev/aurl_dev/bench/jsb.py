@@ -6,8 +6,6 @@ JSB-Chorales-dataset: 229, 76 and 77 pieces); it is not part of this checkout, s
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
 import time
 from pathlib import Path
@@ -26,6 +24,18 @@ from aurl_trainer.export.saved_model import from_checkpoint
 from aurl_trainer.system.device import choose_device
 
 JOB = Path("configs/training/jsb.yaml")
+SMALLEST = (
+    "training.steps=3",
+    "training.contextLength=64",
+    "training.threads=1",
+    "training.model={dModel: 16, layers: 1, heads: 2}",
+    "training.batch={globalBatchSize: 4, microBatchSize: 4}",
+    "training.curriculum={kind: none}",
+    "training.schedule={warmupSteps: 1}",
+    "training.checkpoint={everySteps: 3}",
+    "training.evaluation={everySteps: 0}",
+    "dataset.workers=1",
+)
 # Nats per token on the test split, padding left out (arXiv 2509.10534; the 5-gram is of this checkout).
 PUBLISHED = {"NoPE": 1.163, "RoPE, 6 layers of 256": 0.5081, "PoPE": 0.4889, "best known": 0.4547}
 
@@ -71,14 +81,13 @@ def run(data: Path, output: Path, changes: list[str]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = result.parser("jsb", __doc__)
     parser.add_argument("--data", type=Path, required=True, help="Jsb16thSeparated.json")
-    parser.add_argument("--output", type=Path, default=Path("build/bench/jsb"))
+    parser.add_argument("--job-dir", type=Path, default=result.FOLDER / "jsb", help="default: %(default)s")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
-    results = {"machine": result.machine()} | run(options.data, options.output, options.changes)
-    print(json.dumps({key: value for key, value in results.items() if key != "configuration"}, indent=2))
-    print(f"written to {result.write('jsb', results)}")
+    changes = [*(SMALLEST if options.smallest else ()), *options.changes]
+    result.show(result.start(options) | run(options.data, options.job_dir, changes), options)
 
 
 if __name__ == "__main__":

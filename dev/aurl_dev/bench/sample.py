@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 from typing import Any
 
 import torch
@@ -24,7 +22,7 @@ CONTEXT = 1024
 def measure(
     model: Transformer, vocabulary: Vocabulary, batch: int, tokens: int, repeats: int
 ) -> dict[str, Any]:
-    """The best of some runs; each samples `batch` pieces of `tokens` tokens under the grammar."""
+    """Return the best of several runs; each samples `batch` pieces of `tokens` tokens under the grammar."""
     config = SamplingConfig(count=batch, batch_size=batch, max_tokens=tokens)
 
     def run() -> int:
@@ -40,25 +38,24 @@ def measure(
 
 def main() -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=512)
+    parser = result.parser("sample", __doc__)
+    parser.add_argument("--tokens", type=int, default=512, help="length of each piece")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    tokens, repeats = (16, 1) if options.smallest else (options.tokens, options.repeats)
     torch.set_num_threads(1)
     vocabulary = Vocabulary(TokenizerConfig())
     model = Transformer(SHAPE, vocabulary.size)
     model.initialise(0)
-    results: dict[str, Any] = {
-        "machine": result.machine(),
+    results = result.start(options) | {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "shape": SHAPE.model_dump(mode="json", by_alias=True),
         "vocabulary": vocabulary.size,
-        "tokens": options.tokens,
+        "tokens": tokens,
         "threads": 1,
-        "runs": [measure(model, vocabulary, batch, options.tokens, options.repeats) for batch in (1, 16)],
+        "runs": [measure(model, vocabulary, batch, tokens, repeats) for batch in (1, 16)],
     }
-    print(json.dumps(results, indent=2))
-    print(f"written to {result.write('sample', results)}")
+    result.show(results, options)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ CPU seconds are those of the process itself; they hardly depend on what else the
 
 from __future__ import annotations
 
-import argparse
 import http.client
-import json
 import os
 import statistics
 import subprocess
@@ -25,7 +23,8 @@ from typing import Any, Final
 
 from aurl_dev import crd
 from aurl_dev.bench import result
-from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.bench.process import cpu_seconds
+from aurl_dev.cluster.api_server import ApiServer
 from aurl_dev.jobs import small
 from aurl_dev.kube import Kube, jobs_path
 from aurl_dev.ports import free_port
@@ -33,11 +32,6 @@ from aurl_dev.ports import free_port
 ROOT: Final = Path(__file__).resolve().parents[3]
 PATIENCE: Final = 60.0
 """Seconds after which a start has failed."""
-
-
-def cpu_seconds(pid: int) -> float:
-    """Processor time of all threads of a process so far, those that have ended included."""
-    return time.clock_gettime(~pid << 3 | 2)  # what clock_getcpuclockid(3) would give on Linux
 
 
 def start(
@@ -129,23 +123,23 @@ def median(runs: list[dict[str, float]]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = result.parser("startup", __doc__)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--only", choices=("launcher", "operator"))
     options = parser.parse_args()
-    results: dict[str, Any] = {"machine": result.machine()}
+    repeats = 1 if options.smallest else options.repeats
+    results = result.start(options)
     if options.only != "operator":
-        launcher()  # compiles what has not been compiled yet
-        results["launcher"] = median([launcher() for _ in range(options.repeats)])
+        launcher()  # compiles bytecode that is missing
+        results["launcher"] = median([launcher() for _ in range(repeats)])
     if options.only != "launcher":
-        python = operator_python()
+        python = Path(sys.executable) if options.smallest else operator_python()
         with ApiServer(echo=print) as server:
             api = Kube(server.kubeconfig)
             crd.create(api, crd.load())
             operator(python, server, api)
-            results["operator"] = median([operator(python, server, api) for _ in range(options.repeats)])
-    print(json.dumps(results, indent=2))
-    print(f"written to {result.write('startup', results)}")
+            results["operator"] = median([operator(python, server, api) for _ in range(repeats)])
+    result.show(results, options)
 
 
 if __name__ == "__main__":

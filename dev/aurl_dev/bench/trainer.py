@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import yaml
 
-from aurl_dev.bench import gpu, result
+from aurl_dev.bench import checkpoint, gpu, result
 from aurl_dev.bench.checkpoint import measure_checkpoint
 from aurl_dev.bench.plain import PlainLoop
 from aurl_dev.cluster.paths import CHECKOUT
@@ -77,6 +77,8 @@ SHAPES = {
     "headline": Shape({"dModel": 64, "layers": 1, "heads": 8}, 16, 64, 200),
     "medium": Shape({"dModel": 256, "layers": 4, "heads": 8}, 8, 512, 20),
 }
+SMALLEST = Shape({"dModel": 16, "layers": 1, "heads": 2}, 2, 32, 2)
+PHASES = (*SHAPES, "checkpoint", "gpu")
 
 
 class Trainer:
@@ -154,28 +156,39 @@ def against_plain(root: Path, shape: Shape, repeats: int, threads: int) -> dict[
     }
 
 
+def measure(name: str, root: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Run one phase in an empty directory."""
+    smallest, repeats = options.smallest, 1 if options.smallest else options.repeats
+    if name in SHAPES:
+        return against_plain(root, SMALLEST if smallest else SHAPES[name], repeats, options.threads)
+    if name == "checkpoint":
+        return measure_checkpoint(root, repeats, checkpoint.SMALLEST if smallest else checkpoint.MODEL)
+    return gpu.measure(root, gpu.SMALLEST if smallest else gpu.SHAPES)
+
+
 def main() -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = result.parser("trainer", __doc__)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all")
-    parser.add_argument("--only", choices=[*SHAPES, "checkpoint", "gpu"], action="append", default=[])
+    parser.add_argument(
+        "--only",
+        choices=PHASES,
+        action="append",
+        help="one phase; repeatable (default: all that can run here)",
+    )
     options = parser.parse_args()
-    wanted = options.only or [*SHAPES, "checkpoint", *(["gpu"] if torch.cuda.is_available() else [])]
-    results: dict[str, Any] = {"machine": result.machine()}
-    for name in wanted:
-        with tempfile.TemporaryDirectory() as place:
-            root = Path(place)
-            # Log lines cost the same as in a pod, and go where they disturb nobody.
-            with (root / "log").open("w") as log, contextlib.redirect_stderr(log):
-                logs.setup({"AURL_LOG_FORMAT": "json"})
-                if name in SHAPES:
-                    results[name] = against_plain(root / name, SHAPES[name], options.repeats, options.threads)
-                elif name == "checkpoint":
-                    results[name] = measure_checkpoint(root / name, options.repeats)
-                else:
-                    results[name] = gpu.measure(root / name)
-        result.write("trainer", results)
+    possible = [name for name in PHASES if name != "gpu" or options.smallest or torch.cuda.is_available()]
+    results = result.start(options)
+    for name in options.only or possible:
+        with (
+            tempfile.TemporaryDirectory() as place,
+            (Path(place) / "log").open("w") as log,
+            contextlib.redirect_stderr(log),  # log lines cost as much as in a pod
+        ):
+            logs.setup({"AURL_LOG_FORMAT": "json"})
+            results[name] = measure(name, Path(place) / name, options)
+        result.write(results, options)
         shown = {key: value for key, value in results[name].items() if key != "configuration"}
         print(json.dumps({name: shown}, indent=2), flush=True)
 
