@@ -1,4 +1,4 @@
-"""Debian's Prometheus, scraping the pods of a cluster that ask for it by annotation."""
+"""Debian's Prometheus: on recorded data, or scraping the pods of a cluster that are annotated for it."""
 
 from __future__ import annotations
 
@@ -29,32 +29,30 @@ class Prometheus:
     url: str
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series of an instant query, each with `metric` (labels) and `value` (time, text)."""
-        answer = requests.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=10).json()
-        if answer["status"] != "success":
-            raise ValueError(f"{expression}: {answer}")
-        found: list[dict[str, Any]] = answer["data"]["result"]
-        return found
+        """Return the series of an instant query, each with `metric` (labels) and `value` (time, text)."""
+        return self._ask("query", query=expression)
 
     def over(self, expression: str, begin: float, end: float, step: float = 2.0) -> list[dict[str, Any]]:
-        """The series of a range query, each with `metric` and `values` ((time, text) by `step` seconds)."""
-        # A server answers at most 11,000 points per series.
+        """Return the series of a range query, each with `metric` and `values` ((time, text) per `step` s)."""
+        # A server returns at most 11,000 points per series.
         step = max(step, (end - begin) / 10_000)
-        query: dict[str, str | float] = {"query": expression, "start": begin, "end": end, "step": step}
-        answer = requests.get(f"{self.url}/api/v1/query_range", params=query, timeout=30).json()
+        return self._ask("query_range", query=expression, start=begin, end=end, step=step)
+
+    def _ask(self, path: str, **parameters: str | float) -> list[dict[str, Any]]:
+        answer = requests.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30).json()
         if answer["status"] != "success":
-            raise ValueError(f"{expression}: {answer}")
+            raise ValueError(f"{parameters['query']}: {answer}")
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
 
     def value(self, expression: str) -> float | None:
-        """The value of the first series, or None where there is none."""
+        """Return the value of the first series, or None."""
         found = self.query(expression)
         return float(found[0]["value"][1]) if found else None
 
 
 def targets(pods: list[Object]) -> list[dict[str, Any]]:
-    """The pods that ask to be scraped, by annotation, as Prometheus' file discovery wants them."""
+    """Return the pods annotated for scraping, in the format of Prometheus' file discovery."""
     found = []
     for pod in pods:
         annotations = pod["metadata"].get("annotations") or {}
@@ -72,7 +70,7 @@ def targets(pods: list[Object]) -> list[dict[str, Any]]:
 
 
 def keep_discovering(kube: Kube, file: Path, stop: threading.Event) -> None:
-    """Write the targets anew every second. Debian's Prometheus is built without Kubernetes discovery."""
+    """Rewrite the targets every second. Debian's Prometheus is built without Kubernetes discovery."""
     while not stop.wait(1):
         partial = file.with_suffix(".tmp")
         partial.write_text(json.dumps(targets(kube.items("/api/v1/pods"))))
@@ -80,40 +78,46 @@ def keep_discovering(kube: Kube, file: Path, stop: threading.Event) -> None:
 
 
 @contextmanager
-def running(kubeconfig: Path, directory: Path) -> Iterator[Prometheus]:
-    """Start Prometheus on a free port with its state in `directory`; stop exactly it in the end."""
-    system.ensure(("prometheus",), print)
-    address = f"127.0.0.1:{free_port()}"
-    config = directory / "prometheus.yml"
+def scraping(kubeconfig: Path, directory: Path) -> Iterator[Prometheus]:
+    """Run a server that scrapes a cluster's pods, with its data in `directory`."""
     discovered = directory / "pods.json"
     discovered.write_text("[]")
     every = f"{SCRAPE_SECONDS}s"
     pods = {"job_name": "pods", "file_sd_configs": [{"files": [str(discovered)], "refresh_interval": "1s"}]}
     timing = {"scrape_interval": every, "scrape_timeout": every}
-    config.write_text(yaml.safe_dump({"global": timing, "scrape_configs": [pods]}))
     stop = threading.Event()
-    discovery = threading.Thread(
-        target=keep_discovering, args=(Kube(kubeconfig, retries=3), discovered, stop)
-    )
+    kube = Kube(kubeconfig, retries=3)
+    discovery = threading.Thread(target=keep_discovering, args=(kube, discovered, stop))
     discovery.start()
+    try:
+        with serving(directory, {"global": timing, "scrape_configs": [pods]}) as prometheus:
+            yield prometheus
+    finally:
+        stop.set()
+        discovery.join()
+
+
+@contextmanager
+def serving(directory: Path, config: dict[str, Any], *flags: str) -> Iterator[Prometheus]:
+    """Run a server on a free port, with its data in `directory`/data."""
+    system.ensure(("prometheus",), print)
+    address = f"127.0.0.1:{free_port()}"
+    config_file = directory / "prometheus.yml"
+    config_file.write_text(yaml.safe_dump(config))
+    command = [
+        str(system.program("prometheus")),
+        f"--config.file={config_file}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        f"--web.listen-address={address}",
+        *flags,
+    ]
     with (directory / "prometheus.log").open("wb") as log:
-        server = subprocess.Popen(
-            [
-                str(system.program("prometheus")),
-                f"--config.file={config}",
-                f"--storage.tsdb.path={directory / 'data'}",
-                f"--web.listen-address={address}",
-            ],
-            stdout=log,
-            stderr=log,
-        )
+        server = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         prometheus = Prometheus(f"http://{address}")
         wait_for("Prometheus to be ready", lambda: _ready(prometheus.url))
         yield prometheus
     finally:
-        stop.set()
-        discovery.join()
         server.terminate()
         server.wait(timeout=30)
 

@@ -13,7 +13,7 @@ from aurl_dev.cluster.images import Image
 from aurl_dev.cluster.provider import Cluster
 from aurl_dev.demo import install
 from aurl_dev.kube import Kube
-from aurl_dev.prometheus import Prometheus, running
+from aurl_dev.prometheus import Prometheus, scraping
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> It
     kept = os.environ.get("AURL_KEEP_PROMETHEUS")
     directory = Path(kept).resolve() if kept else tmp_path_factory.mktemp("prometheus")
     directory.mkdir(parents=True, exist_ok=True)
-    with running(cluster.kubeconfig, directory) as server:
+    with scraping(cluster.kubeconfig, directory) as server:
         yield server
 
 

@@ -13,7 +13,6 @@ import functools
 import http.server
 import json
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -23,12 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import requests
-
 from aurl_dev.chromium import FLAGS
 from aurl_dev.cluster import system
 from aurl_dev.cluster.paths import CHECKOUT
-from aurl_dev.prometheus import Prometheus
+from aurl_dev.prometheus import Prometheus, serving
 
 HERE = Path(__file__).parent
 DASHBOARDS = CHECKOUT / "charts/aurl-operator/dashboards"
@@ -39,41 +36,14 @@ WIDTH, ROW_HEIGHT, HEADING = 1592, 34, 64
 
 
 @contextmanager
-def serving(data: Path) -> Iterator[Prometheus]:
-    """A Prometheus over data that another has left."""
-    system.ensure(("prometheus",), print)
-    with socket.socket() as probe, tempfile.TemporaryDirectory() as place:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-        probe.close()
-        copy = Path(place) / "data"
-        shutil.copytree(data / "data", copy)
-        (copy / "lock").unlink(missing_ok=True)
-        config = Path(place) / "prometheus.yml"
-        config.write_text("scrape_configs: []\n")
-        command = [
-            str(system.program("prometheus")),
-            f"--config.file={config}",
-            f"--storage.tsdb.path={copy}",
-            f"--web.listen-address={address}",
-            "--storage.tsdb.retention.time=10y",
-        ]
-        with (Path(place) / "log").open("wb") as log:
-            server = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            deadline = time.monotonic() + 30
-            while True:
-                try:
-                    if requests.get(f"http://{address}/-/ready", timeout=2).ok:
-                        break
-                except requests.ConnectionError:
-                    if time.monotonic() > deadline:
-                        raise
-                time.sleep(0.1)
-            yield Prometheus(f"http://{address}")
-        finally:
-            server.terminate()
-            server.wait(timeout=30)
+def recorded(data: Path) -> Iterator[Prometheus]:
+    """Serve a copy of the data that another Prometheus has left in a directory."""
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.copytree(data / "data", Path(scratch) / "data", ignore=shutil.ignore_patterns("lock"))
+        with serving(
+            Path(scratch), {"scrape_configs": []}, "--storage.tsdb.retention.time=10y"
+        ) as prometheus:
+            yield prometheus
 
 
 def stretch(prometheus: Prometheus, series: str) -> tuple[float, float]:
@@ -162,7 +132,7 @@ def main() -> None:
     parser.add_argument("--job", default="struck", help="the job on the dashboard Job")
     options = parser.parse_args()
     system.ensure(("prometheus", "chromium"), print)
-    with serving(options.prometheus) as prometheus, tempfile.TemporaryDirectory() as scratch:
+    with recorded(options.prometheus) as prometheus, tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         bundle(place)
         for path in sorted(DASHBOARDS.glob("*.json")):
