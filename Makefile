@@ -1,4 +1,4 @@
-# The front door of the project. `make help` lists what can be done.
+# Entry point for everything: `make help` lists the targets.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -7,92 +7,94 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := tests:dev:operator:trainer
 export PYTHONUNBUFFERED := 1
-# Packages are installed without bytecode; each is compiled once, by its first import, whatever the caller's shell says.
+# Packages are installed without bytecode and compiled by their first import, whatever the caller's shell has set.
 export PYTHONDONTWRITEBYTECODE :=
 
 JOB ?= configs/jobs/chorales.yaml
-# Words after `make test`, for instance PYTEST='-k resume -x'
+# Arguments of pytest, for example PYTEST='-k resume -x'
 PYTEST ?=
-# Options of `make bench-trainer`, for instance BENCH='--repeats 3 --threads 1'
+# Options of the benchmarks, for example BENCH='--repeats 3 --threads 1'
 BENCH ?=
-# What `make images` builds: operator, trainer (for CPUs), trainer-cuda
+# What `make images` builds: operator, trainer (CPU), trainer-cuda
 IMAGES ?= operator trainer
-# The data of `make bench-jsb`: the JSON file of the public dataset with separate voices
+# Input of `make bench-jsb`: the JSON file of the public dataset with separate voices
 DATA ?=
-# What the end-to-end tests have scraped, for `make screenshots`: AURL_KEEP_PROMETHEUS=build/prometheus make e2e
+# Input of `make screenshots`, recorded by AURL_KEEP_PROMETHEUS=build/prometheus make e2e
 PROMETHEUS ?= build/prometheus
 
-##@ See it work
-demo: env  ## a real cluster, the operator, one job on Bach chorales; ends with music in build/demo/
+##@ Try it
+demo: env  ## train a model on Bach chorales on a real cluster; ends with music in build/demo/
 	$(BIN)/python -m aurl_dev.demo
-demo-down: env  ## delete the demo's job, the chart and what they stored
+demo-down: env  ## delete the demo's job, its data and the operator
 	$(BIN)/python -m aurl_dev.demo down
-train: $(VENV)/.trainer  ## the same job file without a cluster: torchrun on this machine (JOB=file.yaml)
+train: $(VENV)/.trainer  ## train the same job without a cluster: torchrun on this machine (JOB=file.yaml)
 	$(BIN)/python -m aurl_trainer train --job $(JOB)
 
-##@ Build and check
-test: env  ## lint, unit tests, tests on a real API server, end to end on a real cluster
+##@ Test
+test: env  ## run every check: lint, unit tests, tests on a real API server, end-to-end tests
 	$(MAKE) --no-print-directory lint generate-check
 	$(MAKE) --no-print-directory unit ranks api e2e
-lint: env  ## ruff and mypy
+lint: env  ## run ruff, hadolint and mypy
 	$(BIN)/ruff check operator trainer dev tests charts
 	$(BIN)/ruff format --check operator trainer dev tests charts
 	$(BIN)/hadolint images/*/Containerfile
 	$(BIN)/mypy operator/aurl_operator trainer/aurl_trainer dev/aurl_dev tests charts/dashboards
-unit: env  ## the tests that need no server
-	$(BIN)/python -m pytest tests/unit tests/launcher $(PYTEST)
-# A process of its own: ranks are forked from a server that has imported torch, which the data tests' server has not.
-ranks: env  ## the tests that run ranks: resume, breakage, the same samples at any world size
-	$(BIN)/python -m pytest tests/torchrun $(PYTEST)
-api: env  ## the tests that need an API server
-	$(BIN)/python -m pytest tests/api $(PYTEST)
-e2e: env  ## the tests that need a cluster
-	$(BIN)/python -m pytest tests/e2e $(PYTEST)
-bench-trainer: env  ## the complete trainer against a plain loop, and checkpoints, into build/bench/trainer.json (10 minutes)
-	$(BIN)/python -m aurl_dev.bench.trainer $(BENCH)
-bench-data: env  ## preparation and loading of music, into build/bench/data.json (2 minutes)
-	$(BIN)/python -m aurl_dev.bench.data $(BENCH)
-bench-sample: env  ## sampling on one CPU thread, into build/bench/sample.json (1 minute)
-	$(BIN)/python -m aurl_dev.bench.sample $(BENCH)
-bench-operator: env  ## the operator beside the Job controller, and recovery, into build/bench/operator.json (15 minutes)
-	$(BIN)/python -m aurl_dev.bench.operator $(BENCH)
-bench-startup: env  ## how long launcher and operator take to their first answer, into build/bench/startup.json (2 minutes)
-	$(BIN)/python -m aurl_dev.bench.startup $(BENCH)
-bench-jsb: env  ## the published chorale benchmark, into build/bench/jsb.json (DATA=Jsb16thSeparated.json)
-	$(BIN)/python -m aurl_dev.bench.jsb --data $(DATA) $(BENCH)
-format: env  ## let ruff rewrite what it can
+format: env  ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix operator trainer dev tests charts
 	$(BIN)/ruff format operator trainer dev tests charts
-dashboards: env  ## write the Grafana dashboards of the chart from charts/dashboards
-	$(BIN)/python charts/dashboards
-screenshots: env  ## pictures of the dashboards from what a Prometheus has scraped (PROMETHEUS=directory)
-	$(BIN)/python -m aurl_dev.screenshots --prometheus $(PROMETHEUS)
-CONTRACT := operator/aurl_operator/api/trainer_contract.py
-CONTRACT_SOURCE := { echo '\# Written by `make generate` from trainer/aurl_trainer/contract.py; do not edit.'; cat trainer/aurl_trainer/contract.py; }
+unit: env  ## run the unit tests and the launcher tests
+	$(BIN)/python -m pytest tests/unit tests/launcher $(PYTEST)
+# Separate from `unit`: ranks are forked from a server that has imported torch, unlike that of the data tests.
+ranks: env  ## run the tests that train: resume, faults, the same samples at any world size
+	$(BIN)/python -m pytest tests/torchrun $(PYTEST)
+api: env  ## run the tests that need an API server
+	$(BIN)/python -m pytest tests/api $(PYTEST)
+e2e: env  ## run the end-to-end tests on a real cluster
+	$(BIN)/python -m pytest tests/e2e $(PYTEST)
+
+##@ Measure (results in build/bench/*.json)
+bench-trainer: env  ## compare the trainer with a plain loop; time checkpoints (10 minutes)
+	$(BIN)/python -m aurl_dev.bench.trainer $(BENCH)
+bench-data: env  ## time preparation and loading of music (2 minutes)
+	$(BIN)/python -m aurl_dev.bench.data $(BENCH)
+bench-sample: env  ## time sampling on one CPU thread (1 minute)
+	$(BIN)/python -m aurl_dev.bench.sample $(BENCH)
+bench-operator: env  ## compare the operator with the Job controller; time recovery (15 minutes)
+	$(BIN)/python -m aurl_dev.bench.operator $(BENCH)
+bench-startup: env  ## time launcher and operator from start to first answer (2 minutes)
+	$(BIN)/python -m aurl_dev.bench.startup $(BENCH)
+bench-jsb: env  ## run the published chorale benchmark (DATA=Jsb16thSeparated.json)
+	$(BIN)/python -m aurl_dev.bench.jsb --data $(DATA) $(BENCH)
+
+##@ Generate and build
 generate: env  ## write the CRD, the job reference and the operator's copies of schema and contract
 	$(BIN)/python -m aurl_trainer schema > operator/aurl_operator/schema/job.json.tmp
 	mv operator/aurl_operator/schema/job.json.tmp operator/aurl_operator/schema/job.json
 	$(CONTRACT_SOURCE) > $(CONTRACT)
 	$(BIN)/python -m aurl_operator.crd
-generate-check: env  ## fail when a generated file is stale
+generate-check: env  ## fail if a generated file is stale
 	diff -u operator/aurl_operator/schema/job.json <($(BIN)/python -m aurl_trainer schema) || { echo 'operator/aurl_operator/schema/job.json is stale: run `make generate`'; exit 1; }
 	diff -u $(CONTRACT) <($(CONTRACT_SOURCE)) || { echo '$(CONTRACT) is stale: run `make generate`'; exit 1; }
 	$(BIN)/python -m aurl_operator.crd --check
 	$(BIN)/python charts/dashboards --check
-images: env  ## build the operator and trainer images from images/ (IMAGES=trainer-cuda: that with PyTorch for CUDA)
+dashboards: env  ## write the chart's Grafana dashboards from charts/dashboards
+	$(BIN)/python charts/dashboards
+screenshots: env  ## draw the dashboards from recorded Prometheus data (PROMETHEUS=directory)
+	$(BIN)/python -m aurl_dev.screenshots --prometheus $(PROMETHEUS)
+images: env  ## build the operator and trainer images (IMAGES=trainer-cuda: with PyTorch for CUDA)
 	$(BIN)/python -m aurl_dev.cluster images $(IMAGES)
 
-##@ The local cluster
-cluster-up: env  ## the cluster of $KUBECONFIG, else kind, else a real single-node Kubernetes on this machine
+##@ Local cluster
+cluster-up: env  ## use the cluster of $KUBECONFIG, or kind, or start a single-node Kubernetes on this machine
 	$(BIN)/python -m aurl_dev.cluster up
 cluster-down: env  ## stop and delete the local cluster
 	$(BIN)/python -m aurl_dev.cluster down
-install: env  ## images, then the chart, into the cluster
+install: env  ## build the images and install the chart into the cluster
 	$(BIN)/python -m aurl_dev.demo install
 
-##@ Set-up
-env: $(VENV)/.ready
-# Debian's python3 comes without venv; everything else is installed by the commands that need it.
+##@ Set up
+env: $(VENV)/.ready  ## create .venv with every package; the other targets do this themselves
+# Debian's python3 has no venv; other Debian packages are installed by the commands that need them.
 $(VENV)/.trainer: trainer/requirements.lock
 	@python3 -c 'import ensurepip, venv' 2>/dev/null || { echo "Installing python3-venv"; apt-get update -q; DEBIAN_FRONTEND=noninteractive apt-get install -qy python3-venv; }
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Aurl needs Python 3.11 or newer; python3 here is $$(python3 --version)"; exit 1; }
@@ -106,7 +108,7 @@ $(VENV)/.ready: $(VENV)/.trainer operator/requirements.lock tests/requirements.l
 	@touch $@
 PIP_INSTALL := $(BIN)/pip install --disable-pip-version-check --no-compile --progress-bar off
 PIP_PROGRESS := sed -un 's/^\(Collecting [^ ]*\).*/  \1/p; s/^\(Installing\) collected packages.*/  \1 (a minute)/p'
-lock: env  ## resolve the lock files anew
+lock: env  ## resolve the lock files again
 	$(BIN)/pip-compile $(LOCK) -o $(CURDIR)/build/trainer.lock trainer/pyproject.toml
 	$(BIN)/pip-compile $(LOCK) -c build/trainer.lock -o build/operator.lock operator/pyproject.toml
 	$(BIN)/pip-compile $(LOCK) --allow-unsafe -c build/trainer.lock -c build/operator.lock -o build/tests.lock tests/requirements.in
@@ -114,11 +116,11 @@ lock: env  ## resolve the lock files anew
 	  { sed -n 1p $$part/requirements.lock; grep -vE '^(#|$$|pip==)' build/$$part.lock | sed 's/+cpu$$//'; } > build/$$part.new; \
 	  mv build/$$part.new $$part/requirements.lock; done
 LOCK := -q --strip-extras --no-emit-index-url --no-emit-find-links --no-annotate --no-header
-clean:  ## delete build products (not the cluster, not the caches)
+clean:  ## delete build products, but neither the cluster nor the caches
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-help:  ## this list
+help:  ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Every target that `make help` lists is a word, not a file.
-.PHONY: env lock $(shell sed -n 's/^\([a-z0-9-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
+# No target that `make help` lists is a file.
+.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
