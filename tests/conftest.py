@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from aurl_dev.cluster import images, provider
-from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.cluster.api_server import ApiServer
 from aurl_dev.cluster.images import Image
 from aurl_dev.cluster.paths import CHECKOUT
 from aurl_dev.cluster.provider import Cluster

@@ -14,7 +14,7 @@ import pytest
 from api.api_harness import JobNamespace
 from aurl_dev import crd
 from aurl_dev.cluster import system
-from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.cluster.api_server import ApiServer
 from aurl_dev.kube import Kube
 from aurl_dev.operator_process import OperatorProcess
 

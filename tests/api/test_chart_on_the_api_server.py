@@ -13,8 +13,8 @@ from kubernetes import client, config
 from kubernetes.client import ApiException
 
 from aurl_dev.cluster import helm, system
+from aurl_dev.cluster.api_server import ApiServer
 from aurl_dev.cluster.chart import CHART, switches
-from aurl_dev.cluster.control_plane import ApiServer
 from aurl_dev.waiting import wait_for
 
 pytestmark = pytest.mark.api

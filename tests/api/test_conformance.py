@@ -16,7 +16,7 @@ import pytest
 from api.api_harness import JOB, TRAINED, JobNamespace, environment
 from api.launcher import launcher
 from aurl_dev import crd
-from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.cluster.api_server import ApiServer
 from aurl_dev.kube import ApiError
 from aurl_dev.operator_process import OperatorProcess
 from aurl_dev.waiting import wait_for

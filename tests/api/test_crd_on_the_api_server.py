@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from api.conftest import Kubectl
-from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.cluster.api_server import ApiServer
 from aurl_operator.crd import resource
 
 pytestmark = pytest.mark.api

@@ -10,7 +10,7 @@ import pytest
 
 from api.api_harness import JobNamespace
 from api.fault_proxy import FaultProxy
-from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.cluster.api_server import ApiServer
 from aurl_dev.operator_process import OperatorProcess
 from aurl_dev.waiting import wait_for
 

@@ -23,7 +23,7 @@ from helm_python import Chart
 from api.api_harness import JOB, JobNamespace
 from api.conftest import Kubectl, defined, loose_definition
 from aurl_dev.cluster import pki
-from aurl_dev.cluster.control_plane import ApiServer
+from aurl_dev.cluster.api_server import ApiServer
 from aurl_dev.kube import ApiError, Kube
 from aurl_dev.operator_process import OperatorProcess
 from aurl_dev.ports import free_port

@@ -39,13 +39,17 @@ def one_line_as_source(text: str) -> str:
     return "".join(lines)
 
 
+def source_files(etc: Path) -> list[Path]:
+    """Return the files below `etc` in which apt's sources are configured."""
+    files = [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]
+    return [file for file in files if file.suffix in {".list", ".sources"} and file.is_file()]
+
+
 def write_source_entries(etc: Path, parts: Path) -> int:
     """Write source entries for every binary entry under `etc` into `parts`; return how many files."""
     parts.mkdir(parents=True, exist_ok=True)
     count = 0
-    for file in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
-        if file.suffix not in {".list", ".sources"} or not file.is_file():
-            continue
+    for file in source_files(etc):
         convert = deb822_as_source if file.suffix == ".sources" else one_line_as_source
         text = convert(file.read_text())
         if text:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
-import time
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 
-from aurl_dev.cluster import binaries, pki, system
-from aurl_dev.cluster.paths import Echo, state_dir
+from aurl_dev.cluster import system
+from aurl_dev.cluster.paths import Echo
 from aurl_dev.cluster.pki import Pki
-from aurl_dev.cluster.processes import Processes, identity_of
-from aurl_dev.errors import StartError
+from aurl_dev.cluster.processes import Processes
 from aurl_dev.kube import Kube
-from aurl_dev.ports import free_ports
 
 # Without nodes: what makes namespaces usable and deletes what is owned. Above all not `podgc`, which tidies
 # away pods that a test has bound to a node that does not exist.
@@ -92,7 +86,7 @@ class ControlPlane:
         self.start_api()
         self.wait_ready(echo)
         self.start_controllers()
-        self.wait_for_accounts()
+        self.wait_for_accounts(echo)
 
     def start_api(self) -> None:
         """Start etcd and the API server where they do not run."""
@@ -122,35 +116,35 @@ class ControlPlane:
         running = all(self.processes.alive(name) for name in self.names())
         return running and self.kubeconfig.exists() and self._ask("/readyz") == 200
 
-    def wait_ready(self, echo: Echo, timeout: float = 120) -> None:
-        """Wait until the API server calls itself ready."""
-        began = said = time.monotonic()
-        while (status := self._ask("/readyz")) != 200:
-            self.processes.check("etcd")
-            self.processes.check("kube-apiserver")
-            now = time.monotonic()
-            if now - began > timeout:
-                reason = f"not ready after {timeout:.0f} s (last answer: {status or 'none'})"
-                raise StartError("kube-apiserver", reason, self.processes.log("kube-apiserver"))
-            if now - said > 8:
-                said = now
-                echo(f"API server: starting, {now - began:.0f} s")
-            time.sleep(0.1)
+    def wait_ready(self, echo: Echo) -> None:
+        """Wait until the API server reports ready."""
+        self.processes.wait(
+            "kube-apiserver",
+            lambda: self._ask("/readyz") == 200,
+            "is not ready",
+            seconds=120,
+            needs=("etcd",),
+            echo=echo,
+        )
 
-    def wait_for_accounts(self, timeout: float = 60) -> None:
-        """Wait for the controllers' first work: without its service account a namespace takes no pods."""
-        if not self.with_controller_manager:
-            return
-        deadline = time.monotonic() + timeout
-        while self._ask("/api/v1/namespaces/default/serviceaccounts/default") != 200:
-            self.processes.check("kube-controller-manager")
-            if time.monotonic() > deadline:
-                log = self.processes.log("kube-controller-manager")
-                raise StartError("kube-controller-manager", f"no service account after {timeout:.0f} s", log)
-            time.sleep(0.1)
+    def wait_for_accounts(self, echo: Echo) -> None:
+        """Wait for the controllers to start work: a namespace without its service account takes no pods."""
+        if self.with_controller_manager:
+            account = "/api/v1/namespaces/default/serviceaccounts/default"
+            self.processes.wait(
+                "kube-controller-manager",
+                lambda: self._ask(account) == 200,
+                "has made no service account",
+                seconds=60,
+                echo=echo,
+            )
 
     def _ask(self, path: str) -> int:
-        return Kube(self.kubeconfig).status(path)
+        return self._kube.status(path)
+
+    @functools.cached_property
+    def _kube(self) -> Kube:
+        return Kube(self.kubeconfig)
 
     def _start(self, name: str, argv: Sequence[str | Path]) -> None:
         self.processes.start(name, [*self.enter, *argv], cgroup=self.cgroup)
@@ -229,104 +223,3 @@ class ControlPlane:
             "--leader-elect=false",
             "--port=0",
         ]
-
-
-class ApiServer:
-    """A real API server with etcd (and controller-manager) on free loopback ports, for the time of a `with`.
-
-    No kubelet, no scheduler: the test plays them, by patching the status of pods.
-    """
-
-    def __init__(
-        self,
-        *,
-        with_controller_manager: bool = True,
-        controller_flags: Sequence[str] = (),
-        echo: Echo = print,
-    ) -> None:
-        self._with_controller_manager, self._controller_flags = with_controller_manager, controller_flags
-        self._echo = echo
-        self._plane: ControlPlane | None = None
-
-    def __enter__(self) -> ApiServer:
-        system.ensure(system.CONTROL_PLANE, self._echo)
-        built = binaries.ensure(self._echo)
-        parent = state_dir() / "api"
-        remove_abandoned(parent)
-        home = parent / secrets.token_hex(4)
-        home.mkdir(parents=True, mode=0o700)
-        owner = identity_of(os.getpid())
-        (home / "owner").write_text(f"{owner.pid} {owner.start_ticks}" if owner else "")
-        keys = pki.ensure(home / "pki", ["127.0.0.1", "localhost", "10.96.0.1", "kubernetes"], "none")
-        for attempt in range(3):
-            # Somebody may take a port between the choice and the start; then all daemons move.
-            api, etcd, peer = free_ports(3)
-            self._plane = ControlPlane(
-                home=home,
-                processes=Processes(home),
-                binaries=built,
-                pki=keys,
-                ports=Ports(api=api, etcd=etcd, etcd_peer=peer),
-                with_controller_manager=self._with_controller_manager,
-                controller_flags=self._controller_flags,
-            )
-            try:
-                self._plane.start(self._echo)
-                return self
-            except StartError as error:
-                self._plane.stop()
-                if attempt == 2 or "address already in use" not in str(error):
-                    shutil.rmtree(home, ignore_errors=True)
-                    raise
-            except BaseException:
-                self._plane.stop()
-                shutil.rmtree(home, ignore_errors=True)
-                raise
-        raise AssertionError("unreachable")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        plane = self._running()
-        plane.stop()
-        shutil.rmtree(plane.home, ignore_errors=True)
-        self._plane = None
-
-    @property
-    def kubeconfig(self) -> Path:
-        """The administrator's kubeconfig."""
-        return self._running().kubeconfig
-
-    @property
-    def url(self) -> str:
-        """Where the API server listens."""
-        return self._running().url
-
-    def stop_api(self) -> None:
-        """Stop the API server alone, as in an outage; etcd keeps the data."""
-        # It would wait for its open watches to end.
-        self._running().processes.stop(["kube-apiserver"], grace_seconds=1)
-
-    def start_api(self) -> None:
-        """Start the API server again, at the same address."""
-        self._running().start(self._echo)
-
-    def _running(self) -> ControlPlane:
-        if self._plane is None:
-            raise StartError("API server", "is not running: use it as a context manager")
-        return self._plane
-
-
-def remove_abandoned(parent: Path) -> None:
-    """Stop and delete API servers whose owner died without saying good-bye."""
-    for home in parent.iterdir() if parent.is_dir() else ():
-        try:
-            pid, start = (home / "owner").read_text().split()
-        except (FileNotFoundError, ValueError):
-            continue
-        owner = identity_of(int(pid))
-        if owner is not None and owner.start_ticks == int(start):
-            continue
-        processes = Processes(home)
-        processes.stop(processes.names())
-        shutil.rmtree(home, ignore_errors=True)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aurl_dev.cluster import system
-from aurl_dev.cluster.paths import CHECKOUT, Echo, lock, state_dir
+from aurl_dev.cluster import provisioner, system
+from aurl_dev.cluster.paths import Echo, lock, state_dir
 from aurl_dev.cluster.processes import Processes
-from aurl_dev.cluster.provisioner import STORAGE_CLASS
 from aurl_dev.cluster.shell import run, run_long, succeeds
-
-_PROVISIONER = "provisioner"
 
 
 @dataclass
@@ -118,18 +114,11 @@ class KindCluster:
         # kind's own class provisions ReadWriteOnce only; ours serves all access modes on the one node.
         off = '{"metadata":{"annotations":{"storageclass.kubernetes.io/is-default-class":"false"}}}'
         succeeds([*self._kubectl(), "patch", "storageclass", "standard", "--type=merge", "-p", off])
-        run([*self._kubectl(), "apply", "-f", "-"], stdin=json.dumps(STORAGE_CLASS))
+        run([*self._kubectl(), "apply", "-f", "-"], stdin=json.dumps(provisioner.STORAGE_CLASS))
         config = self.home / "provisioner.kubeconfig"
         config.write_text(run([*self._kubectl(), "config", "view", "--raw", "--minify", "-o", "json"]))
         config.chmod(0o600)
-        self.processes.start(
-            _PROVISIONER,
-            [
-                *(sys.executable, "-m", "aurl_dev.cluster.provisioner"),
-                *("--kubeconfig", config, "--root", volumes),
-            ],
-            env={"PYTHONPATH": str(CHECKOUT / "dev")},
-        )
+        provisioner.start(self.processes, config, volumes)
 
     def _kubectl(self) -> list[str | Path]:
         return ["kubectl", "--kubeconfig", self.kubeconfig]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from aurl_dev.cluster.paths import Echo
 from aurl_dev.cluster.pki import Pki
 from aurl_dev.cluster.processes import Processes
 from aurl_dev.cluster.shell import run, succeeds
-from aurl_dev.errors import StartError
 
 CNI_PLUGINS = Path("/usr/lib/cni")
 PAUSE_IMAGE = "localhost/aurl-pause:1"
@@ -50,10 +48,16 @@ class Node:
         cni.mkdir(exist_ok=True)
         (cni / "10-aurl.conflist").write_text(json.dumps(self._cni(), indent=1))
         self._start("containerd", [system.program("containerd"), "--config", config])
-        self._wait("containerd", "does not answer", lambda: succeeds([*self.ctr(), "version"], 5), echo)
+        self.processes.wait(
+            "containerd",
+            lambda: succeeds([*self.ctr(), "version"], 5),
+            "does not answer",
+            seconds=60,
+            echo=echo,
+        )
 
-    def start(self, echo: Echo) -> None:
-        """Start kubelet and kube-proxy and wait for the kubelet to answer."""
+    def start(self) -> None:
+        """Start kubelet and kube-proxy."""
         config = self.home / "kubelet.json"
         config.write_text(json.dumps(self._kubelet(), indent=1))
         kubeconfig = self.pki.write_kubeconfig(self.home / "kubelet.kubeconfig", self.url, "node")
@@ -103,19 +107,6 @@ class Node:
 
     def _start(self, name: str, argv: Sequence[str | Path]) -> None:
         self.processes.start(name, [*self.enter, *argv], cgroup=self.cgroups.daemons)
-
-    def _wait(self, name: str, trouble: str, done: object, echo: Echo, timeout: float = 60) -> None:
-        assert callable(done)
-        began = said = time.monotonic()
-        while not done():
-            self.processes.check(name)
-            now = time.monotonic()
-            if now - began > timeout:
-                raise StartError(name, f"{trouble} after {timeout:.0f} s", self.processes.log(name))
-            if now - said > 8:
-                said = now
-                echo(f"{name}: starting, {now - began:.0f} s")
-            time.sleep(0.1)
 
     def _containerd(self) -> str:
         # overlay cannot be stacked on overlay, which is what a machine that is itself a container has.

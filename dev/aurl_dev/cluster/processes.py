@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aurl_dev.cluster.paths import Echo
 from aurl_dev.errors import StartError
 
 # The daemon's own shell writes the record before it becomes the daemon, so that there is no moment in which
@@ -145,6 +146,33 @@ class Processes:
         """Raise `StartError` with the end of the log when a daemon is gone."""
         if not self.alive(name):
             raise StartError(name, "ended unexpectedly", self.log(name))
+
+    def wait(
+        self,
+        name: str,
+        done: Callable[[], bool],
+        trouble: str,
+        *,
+        seconds: float,
+        echo: Echo,
+        needs: Sequence[str] = (),
+    ) -> None:
+        """Wait until a daemon is usable, with a line of progress every few seconds.
+
+        Raises:
+            StartError: the daemon, or one that it `needs`, has terminated, or `trouble` lasted for `seconds`.
+        """
+        began = said = time.monotonic()
+        while not done():
+            for each in (*needs, name):
+                self.check(each)
+            now = time.monotonic()
+            if now - began > seconds:
+                raise StartError(name, f"{trouble} after {seconds:.0f} s", self.log(name))
+            if now - said > 8:
+                said = now
+                echo(f"{name}: starting, {now - began:.0f} s")
+            time.sleep(0.1)
 
     def stop(self, names: Iterable[str], grace_seconds: float = 10.0) -> None:
         """Stop daemons together: SIGTERM, and SIGKILL for those that have not gone within the grace."""

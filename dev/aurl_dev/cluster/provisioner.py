@@ -9,8 +9,11 @@ import threading
 import time
 from pathlib import Path
 
+from aurl_dev.cluster.paths import CHECKOUT
+from aurl_dev.cluster.processes import Processes
 from aurl_dev.kube import ApiError, Kube, Object
 
+DAEMON = "provisioner"
 CLASS = "aurl-local"
 PROVISIONER = "aurl.ai/local"
 _CLAIMS = "/api/v1/persistentvolumeclaims"
@@ -24,6 +27,18 @@ STORAGE_CLASS: Object = {
     "reclaimPolicy": "Delete",
     "volumeBindingMode": "Immediate",
 }
+
+
+def start(processes: Processes, kubeconfig: Path, volumes: Path, cgroup: Path | None = None) -> None:
+    """Start the provisioner as a daemon of a cluster, with its directories below `volumes`."""
+    volumes.mkdir(parents=True, exist_ok=True)
+    module = (sys.executable, "-m", "aurl_dev.cluster.provisioner")
+    processes.start(
+        DAEMON,
+        [*module, "--kubeconfig", kubeconfig, "--root", volumes],
+        env={"PYTHONPATH": str(CHECKOUT / "dev")},
+        cgroup=cgroup,
+    )
 
 
 def wants_volume(claim: Object) -> bool:

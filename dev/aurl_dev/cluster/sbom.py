@@ -17,7 +17,7 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from aurl_dev.cluster import provenance
-from aurl_dev.cluster.images import distribution
+from aurl_dev.cluster.image_sources import distribution
 from aurl_dev.cluster.paths import CHECKOUT
 from aurl_dev.errors import ClusterError
 

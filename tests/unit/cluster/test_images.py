@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from aurl_dev.cluster.images import content_hash, requirements, tree_hash
+from aurl_dev.cluster.image_sources import requirements, tree_hash
+from aurl_dev.cluster.images import content_hash
 
 
 @pytest.fixture

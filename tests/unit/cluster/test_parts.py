@@ -95,9 +95,9 @@ def test_two_state_directories_may_hold_clusters_of_one_name(
     first = LocalCluster("same")
     monkeypatch.setenv("AURL_STATE", str(tmp_path / "b"))
     second = LocalCluster("same")
-    assert first.namespace.name != second.namespace.name
-    assert first.run_dir != second.run_dir
-    assert first.cgroups.path != second.cgroups.path
+    assert first.sandbox.namespace.name != second.sandbox.namespace.name
+    assert first.sandbox.run_dir != second.sandbox.run_dir
+    assert first.sandbox.cgroups.path != second.sandbox.cgroups.path
 
 
 def test_a_failed_command_tells_what_it_was_and_what_it_said() -> None:
