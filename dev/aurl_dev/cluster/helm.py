@@ -27,112 +27,64 @@ class HelmError(ClusterError):
 
 
 def install(
-    cluster_kubeconfig: Path,
+    kubeconfig: Path,
     release: str,
     chart: Path,
     namespace: str,
     values: Values | None = None,
     wait_seconds: int = 120,
 ) -> None:
-    """Install a release, or upgrade it when it is there; waits until its workloads are ready."""
-    _call(
-        "install",
-        release,
-        timeout=wait_seconds + 60,
-        kubeconfig=str(cluster_kubeconfig),
-        chart=str(chart),
-        namespace=namespace,
-        values=values or {},
-        wait_seconds=wait_seconds,
-    )
+    """Install a release, or upgrade it if it exists; waits until its workloads are ready."""
+    place = {"kubeconfig": kubeconfig, "namespace": namespace}
+    _call("install", release, wait_seconds, chart=chart, values=values or {}, **place)
 
 
-def uninstall(cluster_kubeconfig: Path, release: str, namespace: str, wait_seconds: int = 120) -> None:
-    """Uninstall a release, unless it is gone already."""
-    _call(
-        "uninstall",
-        release,
-        timeout=wait_seconds + 60,
-        kubeconfig=str(cluster_kubeconfig),
-        namespace=namespace,
-        wait_seconds=wait_seconds,
-    )
+def uninstall(kubeconfig: Path, release: str, namespace: str, wait_seconds: int = 120) -> None:
+    """Uninstall a release unless it is gone."""
+    _call("uninstall", release, wait_seconds, kubeconfig=kubeconfig, namespace=namespace)
 
 
-def rollback(
-    cluster_kubeconfig: Path, release: str, namespace: str, revision: int, wait_seconds: int = 120
-) -> None:
-    """Bring a release back to what it was in an earlier revision; waits until its workloads are ready."""
-    _call(
-        "rollback",
-        release,
-        timeout=wait_seconds + 60,
-        kubeconfig=str(cluster_kubeconfig),
-        namespace=namespace,
-        revision=revision,
-        wait_seconds=wait_seconds,
-    )
+def rollback(kubeconfig: Path, release: str, namespace: str, revision: int, wait_seconds: int = 120) -> None:
+    """Roll a release back to an earlier revision; waits until its workloads are ready."""
+    place = {"kubeconfig": kubeconfig, "namespace": namespace}
+    _call("rollback", release, wait_seconds, revision=revision, **place)
 
 
-def test(cluster_kubeconfig: Path, release: str, namespace: str, wait_seconds: int = 120) -> str:
-    """Run the release's own tests and return what their pods have logged; raises when one fails."""
-    logs = _call(
-        "test",
-        release,
-        timeout=wait_seconds + 60,
-        kubeconfig=str(cluster_kubeconfig),
-        namespace=namespace,
-        wait_seconds=wait_seconds,
-    )
-    return str(logs)
+def test(kubeconfig: Path, release: str, namespace: str, wait_seconds: int = 120) -> str:
+    """Run the release's own tests and return the logs of their pods; raises when one fails."""
+    return str(_call("test", release, wait_seconds, kubeconfig=kubeconfig, namespace=namespace))
 
 
-def would_install(
-    cluster_kubeconfig: Path, chart: Path, namespace: str, many: dict[str, Values]
-) -> dict[str, str]:
-    """Return what Helm would send to this very cluster, for each of several sets of values: its manifest.
+def would_install(kubeconfig: Path, chart: Path, namespace: str, many: dict[str, Values]) -> dict[str, str]:
+    """Return the manifest that Helm would send to this cluster, for each of several sets of values.
 
     Unlike `render`, this asks the cluster for its version and for the kinds it knows.
     """
-    found = _call(
-        "would_install",
-        str(chart),
-        timeout=180,
-        kubeconfig=str(cluster_kubeconfig),
-        chart=str(chart),
-        namespace=namespace,
-        many=many,
-    )
-    return dict(found)
+    place = {"kubeconfig": kubeconfig, "namespace": namespace}
+    return dict(_call("would_install", str(chart), 120, chart=chart, many=many, **place))
 
 
 def lint(chart: Path, values: Values | None = None) -> None:
     """Check a chart strictly; raise with what is wrong."""
-    _call("lint", str(chart), timeout=120, chart=str(chart), values=values or {})
+    _call("lint", str(chart), chart=chart, values=values or {})
 
 
 def render(
     chart: Path, values: Values | None = None, release: str = "aurl", namespace: str = "default"
 ) -> str:
     """Return the manifests of a chart as YAML."""
-    text = _call(
-        "render",
-        str(chart),
-        timeout=120,
-        chart=str(chart),
-        release=release,
-        namespace=namespace,
-        values=values or {},
-    )
-    return str(text)
+    given = values or {}
+    return str(_call("render", str(chart), chart=chart, values=given, release=release, namespace=namespace))
 
 
-def _call(action: str, subject: str, timeout: float, **arguments: Any) -> Any:
+def _call(action: str, subject: str, wait_seconds: int = 60, **arguments: Any) -> Any:
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "dev")}
+    timeout = wait_seconds + 60
+    arguments = {"release": subject, "wait_seconds": wait_seconds, **arguments}
     try:
         done = subprocess.run(
             [sys.executable, "-m", "aurl_dev.cluster.helm", action],
-            input=json.dumps({"release": subject, **arguments}),
+            input=json.dumps(arguments, default=str),
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -140,7 +92,7 @@ def _call(action: str, subject: str, timeout: float, **arguments: Any) -> Any:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise HelmError(action, subject, f"no answer after {timeout:.0f} s") from error
+        raise HelmError(action, subject, f"no answer after {timeout} s") from error
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise HelmError(action, subject, "\n".join(lines[-15:]))

@@ -101,19 +101,25 @@ class Story:
         if self.checkpoint is None or checkpoint["step"] > self.checkpoint["step"]:
             self.checkpoint = checkpoint
 
-    def line(self) -> str:
-        """The present state in one line."""
-        words = [self.state]
-        if self.state == "Preparing" and self.prepared.get("filesTotal"):
-            words.append(f"{self.prepared.get('filesDone', 0)}/{self.prepared['filesTotal']} pieces")
-        if self.total_steps:
-            words.append(f"step {self.step}/{self.total_steps}")
+    def figures(self) -> list[str]:
+        """Return loss, speed and newest checkpoint, as far as they are known."""
+        words = []
         if self.loss is not None:
             words.append(f"loss {self.loss:.3f}")
         if self.tokens_per_second:
             words.append(f"{self.tokens_per_second:,.0f} tok/s")
         if self.checkpoint:
             words.append(f"checkpoint {self.checkpoint['step']}")
+        return words
+
+    def line(self) -> str:
+        """Return the state in one line."""
+        words = [self.state]
+        if self.state == "Preparing" and self.prepared.get("filesTotal"):
+            words.append(f"{self.prepared.get('filesDone', 0)}/{self.prepared['filesTotal']} pieces")
+        if self.total_steps:
+            words.append(f"step {self.step}/{self.total_steps}")
+        words += self.figures()
         if self.restarts:
             words.append(f"restarts {self.restarts}")
         words.append("pods " + (", ".join(f"{name} {word}" for name, word in self.pods.items()) or "none"))
@@ -173,12 +179,13 @@ def follow(
         while story.finished is None:
             look(kube, namespace, name, story)
             preparing = story.state == "Preparing" and story.prepared.get("filesTotal")
+            running = sum(word == "Running" for word in story.pods.values())
             bar.update(
                 task,
                 state=story.state,
                 completed=story.prepared.get("filesDone", 0) if preparing else story.step,
                 total=(story.prepared["filesTotal"] if preparing else story.total_steps) or 1,
-                values=_values(story),
+                values=" · ".join([*story.figures(), f"pods {running}"]),
             )
             # Where nobody sees a bar: a line at each change of state, and one every five seconds.
             if not console.is_terminal and (story.state != told or time.monotonic() - told_at > 5):
@@ -191,15 +198,3 @@ def follow(
             time.sleep(0.3)
     look(kube, namespace, name, story)
     return story
-
-
-def _values(story: Story) -> str:
-    words = []
-    if story.loss is not None:
-        words.append(f"loss {story.loss:.3f}")
-    if story.tokens_per_second:
-        words.append(f"{story.tokens_per_second:,.0f} tok/s")
-    if story.checkpoint:
-        words.append(f"ckpt {story.checkpoint['step']}")
-    words.append(f"pods {sum(word == 'Running' for word in story.pods.values())}")
-    return " · ".join(words)
