@@ -1,4 +1,4 @@
-"""What can go wrong while a cluster is brought up, each with the context needed to act on it."""
+"""Errors of the development tools, each with the context needed to act on it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 
 class ClusterError(Exception):
-    """Base of everything this package raises on purpose; the message is meant for a person."""
+    """Base of the errors that a command prints without a traceback."""
 
 
 class MachineError(ClusterError):
-    """The machine lacks something that cannot be put right from here (not root, no apt, no free address)."""
+    """The machine lacks something that this tool cannot provide (root, apt, a free address)."""
 
 
 class CommandError(ClusterError):
-    """A command failed; carries what was run, how it ended and the end of what it said."""
+    """A command failed; holds the command, its exit code and its output."""
 
     def __init__(self, argv: Sequence[str], code: int, output: str) -> None:
         self.argv = list(argv)
@@ -26,7 +26,7 @@ class CommandError(ClusterError):
 
 
 class StartError(ClusterError):
-    """A component did not become healthy; carries its log file and the end of it."""
+    """A component did not become healthy; the message ends with the tail of its log."""
 
     def __init__(self, component: str, reason: str, log: Path | None = None) -> None:
         self.component = component

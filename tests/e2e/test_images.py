@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aurl_dev.cluster import sbom
-from aurl_dev.cluster.images import Image, digest_when_built_anew
+from aurl_dev.cluster.images import Image, digest_when_rebuilt
 
 pytestmark = pytest.mark.cluster
 
@@ -38,7 +38,7 @@ def test_an_image_is_small_labelled_and_runs_without_root(name: str, images: dic
 
 
 def test_the_same_inputs_give_the_same_digest(images: dict[str, Image]) -> None:
-    first, second = digest_when_built_anew("operator")
+    first, second = digest_when_rebuilt("operator")
     assert first.startswith("sha256:")
     assert first == second
 

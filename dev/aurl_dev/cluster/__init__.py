@@ -1,1 +1,1 @@
-"""A real Kubernetes for demos and tests: the user's own, kind, or one from Debian's packages."""
+"""A real Kubernetes for demos and tests: the user's own, kind, or one built from Debian packages."""

@@ -1,4 +1,4 @@
-"""The command line: `python -m aurl_dev.cluster {up,down,status,kubeconfig,images,load,exec,build,purge}`."""
+"""Manage local clusters and images: `python -m aurl_dev.cluster COMMAND`."""
 
 from __future__ import annotations
 
@@ -29,28 +29,30 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, text: str, *, named: bool = True) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         if named:
-            added.add_argument("--name", default="aurl", help="which cluster (default: aurl)")
+            added.add_argument("--name", default="aurl", help="name of the cluster (default: %(default)s)")
         return added
 
-    up = command("up", "bring a cluster up: that of $KUBECONFIG, else kind, else a local one")
-    up.add_argument("--kind", choices=("external", "kind", "local"), help="instead of choosing by itself")
+    up = command("up", "use the cluster of $KUBECONFIG, or start one")
+    up.add_argument("--kind", choices=("external", "kind", "local"), help="default: what this machine has")
     command("down", "delete a cluster")
-    command("status", "show what runs, as JSON; exit 1 unless healthy")
+    command("status", "print the cluster's state as JSON; exit 1 unless it is healthy")
     command("kubeconfig", "print the path of the kubeconfig")
     made = command("images", "build the images", named=False)
     made.add_argument("images", nargs="*", default=list(images.NAMES), metavar="IMAGE")
     loaded = command("load", "build the images and load them into a cluster")
     loaded.add_argument("images", nargs="*", default=list(images.NAMES), metavar="IMAGE")
-    inside = command("exec", "run a program of this machine in a cluster's network")
+    inside = command("exec", "run a program of this machine in the network of a cluster")
     inside.add_argument("argv", nargs=argparse.REMAINDER)
-    command("build", "build the Kubernetes daemons into the cache", named=False)
-    purge = command("purge", "delete every cluster of ours; with --cache also what was built", named=False)
-    purge.add_argument("--cache", action="store_true", help="delete the cache too (next start: many minutes)")
+    command("build", "build the Kubernetes daemons in the cache", named=False)
+    purge = command("purge", "delete every cluster that this tool has created", named=False)
+    purge.add_argument(
+        "--cache", action="store_true", help="also delete the cache (the next start takes minutes)"
+    )
     return parser
 
 
 def main() -> int:
-    """Do what the command line says; return the exit status."""
+    """Run one command; return the exit status."""
     options = _parser().parse_args()
     try:
         return _run(options)
@@ -58,7 +60,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; run it again to go on, or `down` to clean up", file=sys.stderr)
+        print("interrupted; run the command again to continue, or `down` to clean up", file=sys.stderr)
         return 130
 
 
@@ -78,7 +80,7 @@ def _run(options: argparse.Namespace) -> int:
         case "images":
             for image in images.build(options.images, _echo).values():
                 print(image.reference)
-                print(f"  holds: {sbom.write(image.name, image.reference, image.archive)}")
+                print(f"  bill of materials: {sbom.write(image.name, image.reference, image.archive)}")
         case "load":
             cluster = _existing(options.name)
             for image in images.load(cluster, images.build(options.images, _echo), _echo).values():
@@ -99,7 +101,7 @@ def _kubeconfig(name: str) -> Path:
         return provider.ensure(name, _echo).kubeconfig
     path = provider.find(name).kubeconfig
     if not path.exists():
-        raise ClusterError(f"the cluster {name} is not up: python -m aurl_dev.cluster up --name {name}")
+        raise _not_running(name)
     return path
 
 
@@ -108,9 +110,14 @@ def _existing(name: str) -> Cluster:
         return provider.ensure(name, _echo)
     backend = provider.find(name, _echo)
     if not backend.exists():
-        raise ClusterError(f"the cluster {name} is not up: python -m aurl_dev.cluster up --name {name}")
+        raise _not_running(name)
     kind = backend.status()["kind"]
     return Cluster(name, kind, backend.kubeconfig, _echo, backend)
+
+
+def _not_running(name: str) -> ClusterError:
+    start = f"python -m aurl_dev.cluster up --name {name}"
+    return ClusterError(f"cluster {name} is not running; start it with: {start}")
 
 
 def _purge(cache: bool) -> None:

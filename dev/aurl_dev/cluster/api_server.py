@@ -18,9 +18,9 @@ from aurl_dev.ports import free_ports
 
 
 class ApiServer:
-    """A real API server with etcd (and controller-manager) on free loopback ports, for the time of a `with`.
+    """A real API server with etcd (and controller-manager) on free loopback ports, as a context manager.
 
-    No kubelet, no scheduler: the test plays them, by patching the status of pods.
+    Without kubelet and scheduler: tests play both by patching the status of pods.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ApiServer:
         (home / "owner").write_text(f"{owner.pid} {owner.start_ticks}" if owner else "")
         keys = pki.ensure(home / "pki", ["127.0.0.1", "localhost", "10.96.0.1", "kubernetes"], "none")
         for attempt in range(3):
-            # Somebody may take a port between the choice and the start; then all daemons move.
+            # Another process may take a port before the daemon binds it; then choose again for all.
             api, etcd, peer = free_ports(3)
             self._plane = ControlPlane(
                 home=home,
@@ -85,17 +85,17 @@ class ApiServer:
 
     @property
     def url(self) -> str:
-        """Where the API server listens."""
+        """Address of the API server."""
         return self._running().url
 
     def _running(self) -> ControlPlane:
         if self._plane is None:
-            raise StartError("API server", "is not running: use it as a context manager")
+            raise StartError("API server", "is not running; use it in a `with` statement")
         return self._plane
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Stop and delete API servers whose owner died without saying good-bye."""
+    """Stop and delete API servers whose owner was killed."""
     for home in parent.iterdir() if parent.is_dir() else ():
         try:
             pid, start = (home / "owner").read_text().split()

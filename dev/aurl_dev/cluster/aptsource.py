@@ -1,4 +1,4 @@
-"""Downloads a Debian source package with a private apt configuration; /etc/apt stays as it is."""
+"""Download a Debian source package with a private apt configuration; /etc/apt is not changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ APT_ETC = Path("/etc/apt")
 def deb822_as_source(text: str) -> str:
     """Turn the binary stanzas of a deb822 sources file into source stanzas.
 
-    Other options (mirrors, keys, components) are kept: they are what makes this machine's apt work.
+    Keeps all other options: this machine's mirrors, keys and components.
     """
     stanzas = []
     for stanza in re.split(r"\n\s*\n", text.strip("\n")):
@@ -62,13 +62,13 @@ def download(package: str, into: Path, echo: Echo) -> Path:
     """Download the source of `package` into the directory `into` and return its upstream tarball."""
     parts = into / "apt" / "parts"
     if write_source_entries(APT_ETC, parts) == 0:
-        raise MachineError(f"apt has no sources under {APT_ETC} from which to take the source of {package}")
+        raise MachineError(f"cannot download the source of {package}: {APT_ETC} configures no apt sources")
     private = [
         *("-o", "Dir::Etc::sourcelist=/dev/null"),
         *("-o", f"Dir::Etc::sourceparts={parts}"),
         *("-o", f"Dir::State::lists={into / 'apt' / 'lists'}"),
         *("-o", f"Dir::Cache={into / 'apt' / 'cache'}"),
-        # The cache is in root's home, where apt's own user may not go.
+        # The cache is in root's home, which apt's own user cannot read.
         *("-o", "APT::Sandbox::User=root"),
     ]
     (into / "apt" / "lists" / "partial").mkdir(parents=True, exist_ok=True)
@@ -83,5 +83,5 @@ def download(package: str, into: Path, echo: Echo) -> Path:
     )
     tarballs = sorted(into.glob(f"{package}_*.orig.tar.*"))
     if not tarballs:
-        raise ClusterError(f"apt downloaded no upstream tarball of {package} into {into}")
+        raise ClusterError(f"apt left no upstream tarball of {package} in {into}")
     return tarballs[-1]

@@ -38,7 +38,7 @@ def ensure(echo: Echo) -> str:
     rootfs = folder() / "base.tar"
     settings = folder() / "base-apt.conf"
     settings.write_text(_apt_acquire_settings())
-    # Nothing is configured, as no package manager is to run in it: half the size of a minimal system.
+    # Packages are extracted but not configured, since no package manager runs in the image: half the size.
     argv: list[str | Path] = [
         *("mmdebstrap", "--mode=root", "--variant=extract", f"--include={','.join(packages)}"),
         *("--format=tar", f"--aptopt={settings}"),
@@ -50,7 +50,7 @@ def ensure(echo: Echo) -> str:
     ]
     run_long(
         argv,
-        "base image: from Debian's packages",
+        "base image: building from Debian packages",
         echo,
         log=folder() / "base.log",
         env={"SOURCE_DATE_EPOCH": str(provenance.timestamp())},
@@ -68,10 +68,10 @@ def ensure(echo: Echo) -> str:
     return reference
 
 
-# Extracted packages are not configured; this is the little of it that matters here.
+# The parts of configuration that matter here.
 _HOOKS = (
     'echo "root:x:0:0:root:/root:/bin/sh" > "$1/etc/passwd"; echo "root:x:0:" > "$1/etc/group"',
-    # What is in it, for scanners: extracted packages are not in dpkg's database by themselves.
+    # Scanners read dpkg's database, which extraction does not fill.
     'for deb in "$1"/var/cache/apt/archives/*.deb; do dpkg-deb --field "$deb"; '
     'printf "Status: install ok unpacked\\n\\n"; done >> "$1/var/lib/dpkg/status"',
     # Documentation, and what only a package manager reads.
@@ -83,7 +83,7 @@ _HOOKS = (
 
 
 def _apt_acquire_settings() -> str:
-    # mmdebstrap reads nothing of the machine's apt configuration, and a proxy may be the only way out.
+    # mmdebstrap ignores the machine's apt configuration, but a proxy may be the only way out.
     kept = ("Acquire::http", "Acquire::https", "Acquire::Retries")
     lines = run(["apt-config", "dump"]).splitlines()
     return "".join(f"{line}\n" for line in lines if line.startswith(kept))

@@ -1,4 +1,4 @@
-"""Builds the Kubernetes daemons from Debian's source package, once, into the cache."""
+"""Build the Kubernetes daemons from Debian's source package, once, in the cache."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "ku
 GO = Path("/usr/lib/go-1.19/bin/go")
 REFLECT2 = Path("/usr/share/gocode/src/github.com/modern-go/reflect2")
 
-# Vendored packages are stamped at their vendored path. `--version` comes from component-base, what the API
-# server answers at /version from client-go; unstamped it says v0.0.0, and Helm's check of kubeVersion fails.
+# Packages are stamped at their vendored path. `--version` comes from component-base, the API server's
+# /version from client-go; unstamped it is v0.0.0, and Helm's check of kubeVersion fails.
 _VERSION_PACKAGES = ("component-base/version", "client-go/pkg/version")
 _STAMPS = {
     "gitVersion": f"v{VERSION}",
@@ -40,7 +40,7 @@ LDFLAGS = " ".join(
     ]
 )
 
-# Everything that decides what comes out. Raise `revision` after a change of the steps below.
+# Everything that affects the result. Increase `revision` when the steps below change.
 RECIPE = {
     "version": VERSION,
     "components": COMPONENTS,
@@ -52,12 +52,12 @@ RECIPE = {
 
 
 def recipe_hash() -> str:
-    """Return the short hash that names this recipe's results in the cache."""
+    """Return the short hash under which the cache keeps this recipe's results."""
     return hashlib.sha256(json.dumps(RECIPE, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def ensure(echo: Echo) -> Path:
-    """Return the directory of the daemons; builds them when the cache has none."""
+    """Return the directory of the daemons; builds them if the cache has none."""
     home = cache_dir() / "kubernetes"
     target = home / f"{VERSION}-{recipe_hash()}"
     if target.is_dir():
@@ -76,7 +76,7 @@ def _build(home: Path, target: Path, echo: Echo) -> None:
     tree = _unpack(work, echo)
     env = {
         "GOPATH": str(work / "gopath"),
-        # Go's own cache survives an interruption, so that a second attempt goes on where the first stopped.
+        # Go's own cache survives an interruption, so a second attempt continues where the first stopped.
         "GOCACHE": str(home / "gocache"),
         "GO111MODULE": "off",
         "CGO_ENABLED": "0",
@@ -99,7 +99,7 @@ def _build(home: Path, target: Path, echo: Echo) -> None:
     for name in COMPONENTS:
         said = run([out / name, "--version"]).strip()
         if said != f"Kubernetes v{VERSION}":
-            raise ClusterError(f"the freshly built {name} calls itself {said!r}, not v{VERSION}")
+            raise ClusterError(f"{name} was built, but reports version {said!r} instead of v{VERSION}")
     out.replace(target)
     shutil.rmtree(work)
     shutil.rmtree(home / "gocache", ignore_errors=True)
@@ -107,7 +107,7 @@ def _build(home: Path, target: Path, echo: Echo) -> None:
 
 
 def _unpack(work: Path, echo: Echo) -> Path:
-    # The tree has to be at its import path below GOPATH: module mode refuses its old go.mod.
+    # The tree must be at its import path below GOPATH: module mode rejects its old go.mod.
     tree = work / "gopath" / "src" / "k8s.io" / "kubernetes"
     if (tree / ".unpacked").exists():
         return tree
@@ -117,7 +117,7 @@ def _unpack(work: Path, echo: Echo) -> Path:
     found = re.search(r"_(?:.*\+really)?([0-9.]+)\.orig\.", tarball.name)
     if found is None or found[1] != VERSION:
         raise ClusterError(
-            f"apt offers {tarball.name}, but this recipe was made for Kubernetes {VERSION} (Debian 12)"
+            f"apt offers {tarball.name}, but this build needs Kubernetes {VERSION} (Debian 12)"
         )
     tree.mkdir(parents=True)
     run_long(
@@ -125,8 +125,8 @@ def _unpack(work: Path, echo: Echo) -> Path:
         "Kubernetes source: unpacking",
         echo,
     )
-    # 1.0.1 reads the runtime's maps in a way that Go ≥ 1.18 breaks: the API server dies with SIGSEGV at the
-    # first custom resource. Debian ships the fixed release.
+    # reflect2 1.0.1 reads the runtime's maps in a way that Go ≥ 1.18 breaks: the API server crashes with
+    # SIGSEGV at the first custom resource. Debian ships the fixed release.
     vendored = tree / "vendor" / "github.com" / "modern-go" / "reflect2"
     shutil.rmtree(vendored)
     shutil.copytree(REFLECT2, vendored, ignore=shutil.ignore_patterns("*_test.go"))
@@ -135,7 +135,7 @@ def _unpack(work: Path, echo: Echo) -> Path:
 
 
 def _generate_openapi(tree: Path, env: dict[str, str], echo: Echo) -> None:
-    """Write the OpenAPI definitions, which the API server compiles in but the tarball leaves out."""
+    """Write the OpenAPI definitions that the API server compiles in and the tarball lacks."""
     generated = tree / "pkg" / "generated" / "openapi" / "zz_generated.openapi.go"
     if generated.exists():
         return

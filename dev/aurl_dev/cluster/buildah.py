@@ -1,4 +1,4 @@
-"""buildah with a storage of its own, and the folder of finished images, both in the cache."""
+"""buildah with its own storage, and the directory of finished images, both in the cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def folder() -> Path:
 def buildah() -> list[str | Path]:
     """Return the start of a buildah command.
 
-    The system's storage may be used by somebody else, and this one can be deleted with the cache.
+    It does not use the system's storage, which others may use; this one can be deleted with the cache.
     """
     home = cache_dir() / "buildah"
     home.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A cgroup subtree per cluster, in version 1 and 2: keeps kubelets apart and finds every last process."""
+"""A cgroup subtree per cluster (v1 and v2): separates kubelets and finds every process of a cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _V2_WANTED = ("cpuset", "cpu", "io", "memory", "pids")
 
 
 def unified() -> bool:
-    """Say whether the machine has cgroup v2 alone."""
+    """Return whether the machine has cgroup v2 only."""
     return (ROOT / "cgroup.controllers").exists()
 
 
@@ -36,27 +36,27 @@ def hierarchies(mountinfo: str) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Cgroups:
-    """The subtree `/aurl/<ident>`: `daemons` for the cluster's own processes, `kubepods` by the kubelet."""
+    """The subtree `/aurl/<ident>`: `daemons` holds the cluster's processes, the kubelet adds `kubepods`."""
 
     ident: str
 
     @property
     def path(self) -> str:
-        """The subtree as the kubelet's `--cgroup-root` wants it."""
+        """The subtree as the kubelet's `cgroupRoot`."""
         return f"/aurl/{self.ident}"
 
     @property
     def daemons(self) -> Path:
-        """Where the daemons go.
+        """The cgroup of the daemons.
 
-        In version 1 only in the freezer hierarchy, which limits and accounts nothing: what the machine has
-        set for whoever starts the cluster stays in force for the daemons.
+        In v1 only in the freezer hierarchy, which limits and accounts nothing: the daemons keep the limits of
+        the process that starts the cluster.
         """
         base = ROOT if unified() else _version1()["freezer"]
         return base / "aurl" / self.ident / "daemons"
 
     def create(self) -> None:
-        """Make the subtree in every hierarchy."""
+        """Create the subtree in every hierarchy."""
         for base in _bases():
             here = base
             for part in ("aurl", self.ident):
@@ -65,7 +65,7 @@ class Cgroups:
                 here = here / part
                 here.mkdir(exist_ok=True)
                 if (here / "cpuset.cpus").exists() and not unified():
-                    # A cpuset without processors and memory nodes takes no processes.
+                    # A cpuset without processors and memory nodes accepts no processes.
                     for name in ("cpuset.cpus", "cpuset.mems"):
                         if not (here / name).read_text().strip():
                             (here / name).write_text((here.parent / name).read_text())
@@ -82,9 +82,9 @@ class Cgroups:
         deadline = time.monotonic() + patience
         while pids := self.processes():
             if time.monotonic() > deadline:
-                raise MachineError(f"processes of the cluster could not be killed: {sorted(pids)}")
+                raise MachineError(f"cannot kill processes of the cluster: {sorted(pids)}")
             for pid in pids:
-                # Membership was read a moment ago, and a PID is not handed out again that fast.
+                # The PIDs were read a moment ago; the kernel does not reuse one that fast.
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
@@ -97,7 +97,7 @@ class Cgroups:
             time.sleep(0.05)
 
     def remove(self) -> None:
-        """Delete the subtree, and the common parent when this was the last cluster."""
+        """Delete the subtree, and the common parent after the last cluster."""
         for top in self._tops():
             for folder in reversed(list(_subtree(top))):
                 _rmdir(folder)
@@ -111,7 +111,7 @@ class Cgroups:
         return list(self._tops())
 
     def _tops(self) -> Iterator[Path]:
-        # In the hybrid layout runc makes empty directories in the version 2 mount too.
+        # In the hybrid layout runc creates empty directories in the v2 mount too.
         for base in (*_bases(), ROOT / "unified"):
             top = base / "aurl" / self.ident
             if top.is_dir():
@@ -125,7 +125,9 @@ def _bases() -> list[Path]:
 def _version1() -> dict[str, Path]:
     found = hierarchies(Path("/proc/self/mountinfo").read_text())
     if not {"cpu", "memory", "freezer", "pids"} <= set(found):
-        raise MachineError(f"this machine's cgroup controllers do not suffice for a kubelet: {sorted(found)}")
+        raise MachineError(
+            f"a kubelet needs the cgroups cpu, memory, freezer and pids; found: {sorted(found)}"
+        )
     return found
 
 
@@ -135,7 +137,7 @@ def _delegate(folder: Path) -> None:
     try:
         (folder / "cgroup.subtree_control").write_text(" ".join(wanted))
     except OSError as error:
-        raise MachineError(f"cgroup controllers cannot be delegated below {folder}: {error}") from error
+        raise MachineError(f"cannot delegate cgroup controllers below {folder}: {error}") from error
 
 
 def _subtree(top: Path) -> Iterator[Path]:
@@ -160,6 +162,6 @@ def _rmdir(folder: Path) -> None:
         except FileNotFoundError:
             return
         except OSError:
-            # The kernel counts the last process as there for a moment after its end.
+            # The kernel counts a process for a moment after it has terminated.
             time.sleep(0.05)
-    raise MachineError(f"the cgroup {folder} could not be deleted")
+    raise MachineError(f"cannot delete the cgroup {folder}")

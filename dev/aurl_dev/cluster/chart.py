@@ -1,4 +1,4 @@
-"""The chart as its own files describe it: where it lies, and every switch that it has."""
+"""The chart's location and all its switches, read from its values and schema."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Values = dict[str, Any]
 
 CHART = CHECKOUT / "charts/aurl-operator"
 
-#: What a switch needs beside it.
+#: Other values that a switch needs.
 _COMPANIONS: dict[str, Values] = {
     "serviceAccount.create=False": {"serviceAccount": {"name": "mine"}},
     "webhook.failurePolicy=Fail": {"webhook": {"enabled": True}},
 }
-#: Values for what is empty by default and opens a block of a template when it is not.
+#: Samples for values that are empty by default and enable a block of a template.
 _SAMPLES: Values = {
     "nameOverride": "trainer",
     "fullnameOverride": "trainer",
@@ -51,7 +51,7 @@ _SAMPLES: Values = {
     "webhook.caBundle": {"webhook": {"enabled": True, "secretName": "mine", "caBundle": "Y2E="}},
     "global": {"imageRegistry": "example.org"},
 }
-#: A parent of what these switch on.
+#: The switch that enables the block in which these are used.
 _PARENTS = {
     "networkPolicy.ingressFrom": "networkPolicy.enabled",
     "metrics.prometheusRule.runbookBaseUrl": "metrics.prometheusRule.enabled",
@@ -61,9 +61,9 @@ _PARENTS = {
 
 
 def switches() -> dict[str, Values]:
-    """Values that turn one switch away from its default, by the name and setting of the switch.
+    """Return values that each change one switch from its default, by name and setting of the switch.
 
-    Switches are booleans, words of an enumeration, and whatever is empty by default.
+    Switches are booleans, enumerations, and values that are empty by default.
     """
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = json.loads((CHART / "values.schema.json").read_text())
@@ -88,7 +88,7 @@ def switches() -> dict[str, Values]:
 
 
 def unsampled() -> list[str]:
-    """Values that are empty by default and of which `switches` has no sample."""
+    """Return the values that are empty by default and have no sample in `switches`."""
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = json.loads((CHART / "values.schema.json").read_text())
     empty = [path for path, default, rule in _leaves(defaults, schema, schema) if default in ("", [], {})]

@@ -1,4 +1,4 @@
-"""etcd, kube-apiserver, controller-manager and scheduler, alone (API-only) or as part of a cluster."""
+"""etcd, kube-apiserver, controller-manager and scheduler, for an API server alone or a whole cluster."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from aurl_dev.cluster.pki import Pki
 from aurl_dev.cluster.processes import Processes
 from aurl_dev.kube import Kube
 
-# Without nodes: what makes namespaces usable and deletes what is owned. Above all not `podgc`, which tidies
-# away pods that a test has bound to a node that does not exist.
+# Controllers that work without nodes: they make namespaces usable and delete owned objects. `podgc` must not
+# run: it deletes pods that a test has bound to a node that does not exist.
 _CONTROLLERS_WITHOUT_NODES = (
     "clusterrole-aggregation",
     "deployment",
@@ -56,15 +56,15 @@ class ControlPlane:
     ports: Ports = field(default_factory=Ports)
     enter: Sequence[str | Path] = ()
     cgroup: Path | None = None
-    # With a kubelet there is a scheduler, and the node controllers have something to look at.
+    # Whether there is a kubelet, which needs the scheduler and the node controllers.
     with_nodes: bool = False
     with_controller_manager: bool = True
-    # More flags of the controller-manager; a benchmark lifts its limits.
+    # Extra flags of the controller-manager; a benchmark lifts its rate limits.
     controller_flags: Sequence[str] = ()
 
     @property
     def url(self) -> str:
-        """Where the API server listens."""
+        """Address of the API server."""
         return f"https://{self.address}:{self.ports.api}"
 
     @property
@@ -73,7 +73,7 @@ class ControlPlane:
         return self.home / "kubeconfig"
 
     def names(self) -> list[str]:
-        """Return the daemons in the order in which they start."""
+        """Return the daemons in start order."""
         names = ["etcd", "kube-apiserver"]
         if self.with_controller_manager:
             names.append("kube-controller-manager")
@@ -82,37 +82,37 @@ class ControlPlane:
         return names
 
     def start(self, echo: Echo) -> None:
-        """Start what does not run and wait until all of it is of use."""
+        """Start daemons that do not run, and wait until all are usable."""
         self.start_api()
         self.wait_ready(echo)
         self.start_controllers()
         self.wait_for_accounts(echo)
 
     def start_api(self) -> None:
-        """Start etcd and the API server where they do not run."""
+        """Start etcd and the API server unless they run."""
         self.pki.write_kubeconfig(self.kubeconfig, self.url, "admin")
         if not self.processes.alive("etcd"):
-            # An API server that lost its etcd waits up to two minutes before it tries each connection again.
+            # An API server that lost its etcd waits up to two minutes before it reconnects.
             self.processes.stop(["kube-apiserver"], grace_seconds=1)
         self._start("etcd", self._etcd())
         self._start("kube-apiserver", self._apiserver())
 
     def start_controllers(self) -> None:
-        """Start the controllers and the scheduler; before the API is ready they would only fail and retry."""
+        """Start the controllers and the scheduler, which need an API server that is ready."""
         if self.with_controller_manager:
             self._start("kube-controller-manager", self._controller_manager())
         if self.with_nodes:
             self._start("kube-scheduler", self._scheduler())
 
     def stop(self) -> None:
-        """Stop the daemons, those that need the API first."""
+        """Stop the daemons, clients of the API server first."""
         etcd, api, *others = self.names()
         self.processes.stop(others)
         self.processes.stop([api])
         self.processes.stop([etcd])
 
     def healthy(self) -> bool:
-        """Say whether every daemon runs and the API server calls itself ready."""
+        """Return whether every daemon runs and the API server reports ready."""
         running = all(self.processes.alive(name) for name in self.names())
         return running and self.kubeconfig.exists() and self._ask("/readyz") == 200
 
@@ -128,7 +128,7 @@ class ControlPlane:
         )
 
     def wait_for_accounts(self, echo: Echo) -> None:
-        """Wait for the controllers to start work: a namespace without its service account takes no pods."""
+        """Wait until the controllers have made the default service account; pods are refused without it."""
         if self.with_controller_manager:
             account = "/api/v1/namespaces/default/serviceaccounts/default"
             self.processes.wait(
@@ -183,7 +183,7 @@ class ControlPlane:
             f"--tls-private-key-file={keys.key('apiserver')}",
             f"--kubelet-client-certificate={keys.certificate('apiserver-kubelet')}",
             f"--kubelet-client-key={keys.key('apiserver-kubelet')}",
-            # Node names do not resolve here, and `kubectl logs` must not need them to.
+            # Node names do not resolve here; `kubectl logs` uses the address.
             "--kubelet-preferred-address-types=InternalIP",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={keys.service_account_public}",
@@ -193,8 +193,8 @@ class ControlPlane:
         ]
 
     def _controller_manager(self) -> list[str | Path]:
-        # Without nodes one identity serves all controllers (thirty accounts take seconds to make), and
-        # system:kube-controller-manager alone may do none of their work.
+        # Without nodes all controllers share one identity: creating thirty accounts takes seconds. It is the
+        # administrator's, because system:kube-controller-manager lacks the controllers' rights.
         identity = "controller-manager" if self.with_nodes else "admin"
         config = self.pki.write_kubeconfig(self.home / "controller-manager.kubeconfig", self.url, identity)
         if self.with_nodes:
@@ -208,7 +208,7 @@ class ControlPlane:
             f"--service-account-private-key-file={self.pki.service_account_key}",
             f"--root-ca-file={self.pki.ca}",
             "--port=0",
-            # A dead node is to be noticed within a test's patience.
+            # Notice a dead node within the timeout of a test.
             "--node-monitor-grace-period=20s",
             "--node-monitor-period=2s",
             *scope,

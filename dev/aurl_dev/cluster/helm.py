@@ -1,6 +1,6 @@
-"""Helm without its command line: PyPI's helm-python-sdk, each call in a process of its own.
+"""Helm through PyPI's helm-python-sdk, each call in a separate process.
 
-The library is Go inside; its network calls hang in a process that has forked, as test runners do.
+The library is written in Go; its network calls hang in a process that has forked, as test runners do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Values = dict[str, Any]
 
 
 class HelmError(ClusterError):
-    """Helm refused or failed."""
+    """A Helm action failed."""
 
     def __init__(self, action: str, subject: str, message: str) -> None:
         super().__init__(f"helm {action} {subject}: {message}")
@@ -103,7 +103,7 @@ def _call(action: str, subject: str, wait_seconds: int = 60, **arguments: Any) -
 
 
 def _config(arguments: Values) -> Any:
-    """Helm at work in one namespace of the cluster."""
+    """Return Helm's configuration for one namespace of the cluster."""
     from helm_python import Config
 
     return Config(kubeconfig_path=arguments["kubeconfig"], namespace=arguments["namespace"])
@@ -120,7 +120,7 @@ def _install(arguments: Values) -> None:
     except HelmNotFoundError:
         state = None
     if state is not None and state != "deployed" and not _ever_deployed(config.history(release)):
-        # The first install failed or was interrupted; Helm would refuse to upgrade what never was.
+        # The first install failed or was interrupted; Helm refuses to upgrade a release never deployed.
         config.uninstall(release, ignore_not_found=True)
         state = None
     elif state is not None and state.startswith("pending"):

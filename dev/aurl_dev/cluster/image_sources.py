@@ -30,12 +30,12 @@ def requirements(name: str, checkout: Path = CHECKOUT) -> str:
     locked = (checkout / distribution(name) / "requirements.lock").read_text()
     if VARIANTS.get(name) != "cuda":
         return locked
-    # Equal to the letter: a build for the CPU has the same version with a suffix, which counts as newer.
+    # === compares literally: the CPU build has the same version with a suffix, which pip counts as newer.
     return locked.replace("\ntorch==", "\ntorch===")
 
 
 def tree_hash(paths: Iterable[Path], relative_to: Path) -> str:
-    """Return a hash of the names and contents of files and of all files below directories."""
+    """Return a hash of the names and contents of files, and of all files below directories."""
     digest = hashlib.sha256()
     for path in sorted(file for given in paths for file in _files(given)):
         content = path.read_bytes()
@@ -62,6 +62,6 @@ def copy_inputs(name: str, context: Path, checkout: Path) -> None:
             copy = context / file.relative_to(checkout)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
-            # Layers are cached by content and mode; dates of a fresh checkout must not matter.
+            # Layers are cached by content and mode; the dates of a checkout must not matter.
             os.utime(copy, (0, 0))
             copy.chmod(0o644)

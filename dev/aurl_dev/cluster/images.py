@@ -1,4 +1,4 @@
-"""Builds the images with buildah, once per content, and brings them to a cluster."""
+"""Build the images with buildah, once per content, and load them into a cluster."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = ("operator", "trainer")
 
 @dataclass(frozen=True)
 class Image:
-    """One built image: the name that pods use, and the archive that holds it."""
+    """A built image: the reference that pods use, and the archive that holds it."""
 
     name: str
     reference: str
@@ -35,22 +35,22 @@ class Image:
 
     @property
     def dev_reference(self) -> str:
-        """The same image under a name that does not change with its content."""
+        """The same image under a tag that does not change with its content."""
         return self.reference.rpartition(":")[0] + ":dev"
 
 
 def build(names: Sequence[str] = NAMES, echo: Echo = print, checkout: Path = CHECKOUT) -> dict[str, Image]:
-    """Build images, or take them from the cache when nothing that goes into them has changed."""
+    """Build images, or take them from the cache if none of their inputs has changed."""
     return {name: _build(name, echo, checkout) for name in names}
 
 
 def load(cluster: Cluster, images: Mapping[str, Image], echo: Echo = print) -> dict[str, Image]:
-    """Bring images to a cluster; returns them with the references that its pods use."""
+    """Load images into a cluster; returns them with the references that its pods use."""
     return {name: _load(cluster, image, echo) for name, image in images.items()}
 
 
 def export(reference: str, archive: Path, echo: Echo = print) -> None:
-    """Write an image of our build storage to an archive."""
+    """Write an image from buildah's storage to an archive."""
     run_long(
         [*buildah(), "push", "--quiet", reference, f"docker-archive:{archive}:{reference}"],
         f"image {reference}: exporting",
@@ -59,7 +59,7 @@ def export(reference: str, archive: Path, echo: Echo = print) -> None:
 
 
 def content_hash(name: str, checkout: Path = CHECKOUT) -> str:
-    """Return the short hash of everything that decides what an image holds."""
+    """Return the short hash of everything that affects an image."""
     source = tree_hash([checkout / path for path in inputs(name)], checkout)
     made_of = f"{source}{base_image.identity()}{platform.machine()}{provenance.timestamp()}"
     return hashlib.sha256(made_of.encode()).hexdigest()[:12]
@@ -96,8 +96,8 @@ def _build(name: str, echo: Echo, checkout: Path) -> Image:
     return image
 
 
-def digest_when_built_anew(name: str, echo: Echo = print, checkout: Path = CHECKOUT) -> tuple[str, str]:
-    """Build an image a second time, without a cache of layers; return both digests."""
+def digest_when_rebuilt(name: str, echo: Echo = print, checkout: Path = CHECKOUT) -> tuple[str, str]:
+    """Build an image again without cached layers; return both digests."""
     first = build([name], echo, checkout)[name]
     second = f"localhost/aurl-{name}:again"
     base, wheelhouse = base_image.ensure(echo), wheels.ensure(name, checkout, echo)
@@ -153,7 +153,7 @@ def _bud(
 
 
 def _forget_old(name: str, keep: Path, count: int = 2) -> None:
-    """Delete archives of older contents, and the image names that go with them."""
+    """Delete the archives and tags of older builds."""
     archives = sorted(folder().glob(f"{name}-*.tar"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in archives[count:]:
         if old != keep:
@@ -171,7 +171,7 @@ def _load(cluster: Cluster, image: Image, echo: Echo) -> Image:
         registry = os.environ.get("AURL_REGISTRY", "").rstrip("/")
         if not registry:
             raise ClusterError(
-                f"images cannot be loaded straight into the cluster of {cluster.kubeconfig}: set "
+                f"cannot load images into the nodes of the cluster of {cluster.kubeconfig}: set "
                 "AURL_REGISTRY to a registry that you can push to and the cluster can pull from (for example "
                 "AURL_REGISTRY=registry.example.com/team)"
             )
@@ -183,7 +183,7 @@ def _load(cluster: Cluster, image: Image, echo: Echo) -> Image:
         )
         return pushed
     if cluster.has_image(image.reference):
-        cluster.tag(image)  # `:dev` may stand for another content by now
+        cluster.tag(image)  # `:dev` may name another build by now
         return image
     cluster.load(image)
     echo(f"image {image.name}: loaded in {time.monotonic() - began:.0f} s")

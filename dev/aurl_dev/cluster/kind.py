@@ -1,4 +1,4 @@
-"""A kind cluster, for machines where Docker runs; volumes are provisioned as on the local one."""
+"""A kind cluster, for machines with Docker; volumes are provisioned as on a local cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aurl_dev.cluster.shell import run, run_long, succeeds
 
 @dataclass
 class KindCluster:
-    """One named kind cluster with a single node."""
+    """A named kind cluster with a single node."""
 
     name: str
     echo: Echo = print
@@ -33,7 +33,7 @@ class KindCluster:
 
     @property
     def kind_name(self) -> str:
-        """The name as kind knows it."""
+        """kind's name of the cluster."""
         return f"aurl-{self.name}"
 
     @property
@@ -42,11 +42,11 @@ class KindCluster:
         return f"{self.kind_name}-control-plane"
 
     def exists(self) -> bool:
-        """Say whether there is anything of this cluster."""
+        """Return whether the cluster exists, running or not."""
         return self.home.is_dir()
 
     def up(self) -> None:
-        """Create the cluster, unless it is there and answers."""
+        """Create the cluster unless it exists and answers."""
         system.ensure(system.KUBECTL, self.echo)
         with self._lock():
             volumes = self.home / "volumes"
@@ -72,18 +72,18 @@ class KindCluster:
             self.echo(f"cluster {self.name}: up with kind ({self.kubeconfig})")
 
     def down(self) -> None:
-        """Delete the cluster and what it stored."""
+        """Delete the cluster and its data."""
         with self._lock():
             self.processes.stop(self.processes.names())
-            # Pods wrote the volumes with UIDs of their own; inside the node one may delete them.
+            # Pods wrote the volumes with their own UIDs; inside the node they can be deleted.
             wipe = f"rm -rf '{self.home}/volumes/'*"
             succeeds(["docker", "exec", self.node, "sh", "-c", wipe], timeout=120)
             self._kind("delete", "cluster", "--name", self.kind_name)
             run(["rm", "-rf", self.home])
-        self.echo(f"cluster {self.name}: gone")
+        self.echo(f"cluster {self.name}: deleted")
 
     def status(self) -> dict[str, Any]:
-        """Return what a person asks: where it is, whether it is well."""
+        """Return the cluster's state for people and scripts."""
         healthy = self.exists() and succeeds([*self._kubectl(), "get", "--raw", "/readyz"])
         return {
             "name": self.name,
@@ -94,7 +94,7 @@ class KindCluster:
         }
 
     def has_image(self, reference: str) -> bool:
-        """Say whether the node has an image of this name."""
+        """Return whether the node has an image of this name."""
         return bool(run([*self._ctr(), "images", "list", "-q", f"name=={reference}"]).strip())
 
     def import_image(self, archive: Path) -> None:
@@ -111,7 +111,7 @@ class KindCluster:
         return ["nsenter", f"--net=/proc/{pid}/ns/net", "--", *map(str, argv)]
 
     def _storage(self, volumes: Path) -> None:
-        # kind's own class provisions ReadWriteOnce only; ours serves all access modes on the one node.
+        # kind's own class provisions ReadWriteOnce only; ours serves all access modes on the single node.
         off = '{"metadata":{"annotations":{"storageclass.kubernetes.io/is-default-class":"false"}}}'
         succeeds([*self._kubectl(), "patch", "storageclass", "standard", "--type=merge", "-p", off])
         run([*self._kubectl(), "apply", "-f", "-"], stdin=json.dumps(provisioner.STORAGE_CLASS))

@@ -1,4 +1,4 @@
-"""A whole single-node Kubernetes on this machine, in namespaces and cgroups of its own."""
+"""A complete single-node Kubernetes on this machine, in its own namespaces and cgroups."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from aurl_dev.errors import ClusterError, MachineError, StartError
 from aurl_dev.kube import ApiError, Kube
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
-# An API server waits for its watches; nothing here is lost when it is not let.
+# An API server waits for its watches to end; nothing is lost by killing it earlier.
 _GRACE_SECONDS = 4
 
 
 @dataclass
 class LocalCluster:
-    """One named cluster, with its data below `home`."""
+    """A named cluster, with its data below `home`."""
 
     name: str
     echo: Echo = print
@@ -38,9 +38,11 @@ class LocalCluster:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise ClusterError(f"{self.name!r} cannot name a cluster: lower-case letters, digits and dashes")
+            raise ClusterError(
+                f"{self.name!r} cannot name a cluster: use lower-case letters, digits and dashes"
+            )
         self.home = state_dir() / "clusters" / self.name
-        # Two checkouts with state directories of their own may use one name.
+        # Two checkouts with different state directories may use the same name.
         place = hashlib.sha256(str(self.home).encode()).hexdigest()[:6]
         self.sandbox = Sandbox(f"{self.name}-{place}", self.home)
         self.processes = Processes(self.home)
@@ -56,11 +58,11 @@ class LocalCluster:
         return f"aurl-{self.name}"
 
     def exists(self) -> bool:
-        """Say whether there is anything of this cluster."""
+        """Return whether the cluster exists, running or not."""
         return self.home.is_dir()
 
     def up(self) -> None:
-        """Bring the cluster up: return at once when it is, repair what is broken, start what is not there."""
+        """Start the cluster, or repair it, or do nothing if it is healthy."""
         system.require_root("a local cluster")
         with self._lock():
             if self.exists() and self.healthy():
@@ -76,21 +78,21 @@ class LocalCluster:
             except (StartError, ApiError) as error:
                 if not found:
                     raise
-                # Repairing in place did not do. All daemons anew, on the same data, is the second remedy.
-                self.echo(f"cluster {self.name}: {str(error).splitlines()[0]}; restarting all of it")
+                # Repairing in place failed: restart all daemons on the same data.
+                self.echo(f"cluster {self.name}: {str(error).splitlines()[0]}; restarting all daemons")
                 self._stop()
                 self._start(built, image)
             self.echo(f"cluster {self.name}: ready after {time.monotonic() - began:.0f} s")
 
     def down(self) -> None:
-        """Stop the cluster and delete everything of it, also when it is only half there."""
+        """Stop the cluster and delete everything that belongs to it, even if it is incomplete."""
         system.require_root("a local cluster")
         with self._lock():
             self._delete()
-        self.echo(f"cluster {self.name}: gone")
+        self.echo(f"cluster {self.name}: deleted")
 
     def healthy(self) -> bool:
-        """Say whether all daemons run, the API is ready and the node is."""
+        """Return whether all daemons run, and API server and node are ready."""
         daemons = self._daemons()
         if daemons is None:
             return False
@@ -103,7 +105,7 @@ class LocalCluster:
         )
 
     def status(self) -> dict[str, Any]:
-        """Return what a person asks: where it is, what runs, whether it is well."""
+        """Return the cluster's state for people and scripts."""
         addresses = self.sandbox.addresses()
         running = {name: self.processes.alive(name) for name in self._names()} if self.exists() else {}
         return {
@@ -124,7 +126,7 @@ class LocalCluster:
         return self.sandbox.namespace.command(argv)
 
     def has_image(self, reference: str) -> bool:
-        """Say whether the node has an image of this name."""
+        """Return whether the node has an image of this name."""
         return self._running_node().has_image(reference)
 
     def import_image(self, archive: Path) -> None:
@@ -140,7 +142,7 @@ class LocalCluster:
         """Give an image of the node a second name."""
         run([*self._running_node().ctr(), "images", "tag", "--force", reference, name])
 
-    # -- making -------------------------------------------------------------------------------------------
+    # -- starting -----------------------------------------------------------------------------------------
 
     def _start(self, built: Path, pause_image: Path) -> None:
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -155,7 +157,7 @@ class LocalCluster:
         )
         plane, node = self._make(built, keys, addresses)
         plane.start_api()
-        node.start_containerd(self.echo)  # while the API server reads its certificates and fills etcd
+        node.start_containerd(self.echo)  # while the API server starts
         if not node.has_image(PAUSE_IMAGE):
             self.import_image(pause_image)
         plane.wait_ready(self.echo)
@@ -176,7 +178,7 @@ class LocalCluster:
         )
 
     def _surroundings(self) -> Addresses:
-        """Return the addresses of the cluster's sandbox; makes the sandbox if it is not complete."""
+        """Return the addresses of the cluster; creates its sandbox unless that is complete."""
         addresses = self.sandbox.complete()
         if addresses is None:
             self._stop()
@@ -226,7 +228,7 @@ class LocalCluster:
         conditions = {c["type"]: c["status"] for c in node.get("status", {}).get("conditions", [])}
         return conditions.get("Ready") == "True" and not node["spec"].get("taints")
 
-    # -- unmaking -----------------------------------------------------------------------------------------
+    # -- stopping -----------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
         """Stop every process of the cluster; data and images stay."""
@@ -236,7 +238,7 @@ class LocalCluster:
         self.processes.stop(first, _GRACE_SECONDS)
         self.processes.stop([name for name in names if name not in {*first, *last}], _GRACE_SECONDS)
         self.processes.stop(last, _GRACE_SECONDS)
-        # Shims and containers outlive containerd, and a run that was killed may have left anything.
+        # Shims and containers outlive containerd, and a killed run may have left other processes.
         self.sandbox.cgroups.kill()
 
     def _delete(self) -> None:
@@ -244,9 +246,9 @@ class LocalCluster:
         self.sandbox.remove()
         shutil.rmtree(self.home, ignore_errors=True)
         if self.home.exists():
-            raise MachineError(f"{self.home} could not be deleted")
+            raise MachineError(f"cannot delete {self.home}")
 
-    # -- asking -------------------------------------------------------------------------------------------
+    # -- state --------------------------------------------------------------------------------------------
 
     def _names(self) -> list[str]:
         plane = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]
@@ -256,13 +258,13 @@ class LocalCluster:
         addresses = self.sandbox.addresses()
         if addresses is None or not (self.home / "pki").is_dir():
             return None
-        # Only asked, not started: where the binaries are does not matter here.
+        # Only queried, not started: the location of the binaries does not matter.
         return self._make(Path("/nonexistent"), pki.Pki(self.home / "pki"), addresses)
 
     def _running_node(self) -> Node:
         daemons = self._daemons()
         if daemons is None:
-            raise ClusterError(f"the cluster {self.name} is not up")
+            raise ClusterError(f"cluster {self.name} is not running")
         return daemons[1]
 
     def _lock(self) -> Any:

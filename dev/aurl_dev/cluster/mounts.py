@@ -1,4 +1,4 @@
-"""A mount namespace per cluster: what the node mounts is nobody else's and vanishes with its last process."""
+"""A mount namespace per cluster: the node's mounts are private and vanish with its last process."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class MountNamespace:
 
     @property
     def file(self) -> Path:
-        """The file that stands for the namespace."""
+        """The file that the namespace is bound to."""
         return self.folder / "mnt"
 
     def exists(self) -> bool:
-        """Say whether the namespace is there."""
+        """Return whether the namespace exists."""
         return str(self.file) in _mount_points()
 
     def create(self, binds: Mapping[Path, Path], empty: Sequence[Path]) -> None:
-        """Make the namespace; inside, each key of `binds` shows its value, and `empty` are private."""
+        """Create the namespace; each key of `binds` shows its value there, `empty` are private and empty."""
         self.remove()
         self.folder.mkdir(parents=True)
-        # A namespace can only be bound to a file below a mount that propagates to nobody.
+        # A namespace can only be bound to a file below a private mount.
         run(["mount", "--bind", self.folder, self.folder])
         run(["mount", "--make-private", self.folder])
         self.file.touch()
@@ -44,13 +44,13 @@ class MountNamespace:
         for at in empty:
             at.mkdir(parents=True, exist_ok=True)
             script.append(f"mount -t tmpfs -o mode=755 tmpfs '{at}'")
-        # `slave`: the host may still unmount what it had mounted before; nothing comes back out.
+        # `slave`: the host can still unmount its own mounts; mounts made inside do not propagate out.
         self._unshare("\n".join(script))
 
     def _unshare(self, script: str) -> None:
-        # A namespace can only be bound in an older one, and recent kernels (seen: 6.18) tell age by a number
-        # that each CPU draws from a block of its own. Where we run in a namespace ourselves, in a container
-        # say, one made on another CPU may look older than ours (EINVAL); on the CPU of ours it never does.
+        # A namespace can only be bound in an older one. Recent kernels (seen: 6.18) compare age by a number
+        # that each CPU takes from its own block. If this process is in a namespace itself (a container), one
+        # created on another CPU may look older than ours (EINVAL); one created on our CPU never does.
         failure: CommandError | None = None
         for cpu in sorted(os.sched_getaffinity(0)):
             unshare = ["unshare", f"--mount={self.file}", "--propagation=slave", "sh", "-c", script]
@@ -60,10 +60,10 @@ class MountNamespace:
                 failure = error
             else:
                 return
-        raise failure or MachineError("this process may run on no CPU")
+        raise failure or MachineError("this process has no CPU to run on")
 
     def remove(self) -> None:
-        """Let go of the namespace, and delete the folder."""
+        """Unmount the namespace and delete the folder."""
         for _ in range(40):
             mounted = [point for point in (self.file, self.folder) if str(point) in _mount_points()]
             if not mounted:
@@ -73,7 +73,7 @@ class MountNamespace:
             except CommandError:
                 time.sleep(0.1)
         else:
-            raise MachineError(f"{self.folder} could not be unmounted")
+            raise MachineError(f"cannot unmount {self.folder}")
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""A network namespace per cluster: chooses free addresses, makes the namespace and takes it away again."""
+"""A network namespace per cluster, with addresses that are free on this machine."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from aurl_dev.cluster.paths import Echo, lock
 from aurl_dev.cluster.shell import run
 from aurl_dev.errors import CommandError, MachineError
 
-# One lock for the machine, not for a state directory: the addresses are the machine's.
+# One lock per machine, not per state directory: addresses belong to the machine.
 _LOCK = Path("/run/lock/aurl-network.lock")
 _NETNS = Path("/run/netns")
 BLOCK_PREFIX = 22
-# Private ranges that home routers and clouds seldom use, and the benchmarking range as the last resort.
+# Private ranges that home routers and clouds seldom use; the benchmarking range (RFC 2544) comes last.
 POOLS = (IPv4Network("10.192.0.0/12"), IPv4Network("172.24.0.0/14"), IPv4Network("198.18.0.0/15"))
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """What one cluster makes of its block: a link to the host, a range of services, a range of pods."""
+    """How a cluster divides its block: a link to the host, a range for Services, a range for pods."""
 
     block: IPv4Network
 
@@ -34,7 +34,7 @@ class Addresses:
 
     @property
     def node(self) -> IPv4Address:
-        """The cluster's end of the link, where its API server and node ports are."""
+        """The cluster's end of the link, with its API server and node ports."""
         return self.block[2]
 
     @property
@@ -44,32 +44,32 @@ class Addresses:
 
     @property
     def services(self) -> IPv4Network:
-        """Where Services get their ClusterIPs."""
+        """The range of ClusterIPs."""
         return list(self.block.subnets(new_prefix=24))[1]
 
     @property
     def pods(self) -> IPv4Network:
-        """Where pods get their addresses."""
+        """The range of pod addresses."""
         return list(self.block.subnets(new_prefix=23))[1]
 
 
 def candidates() -> Iterator[IPv4Network]:
-    """Yield every block that a cluster may have, the preferred ones first."""
+    """Yield every block that a cluster may have, preferred ones first."""
     for pool in POOLS:
         yield from pool.subnets(new_prefix=BLOCK_PREFIX)
 
 
 def choose_block(taken: Iterable[IPv4Network]) -> IPv4Network:
-    """Return the first block that overlaps nothing that is taken."""
+    """Return the first block that overlaps no network in `taken`."""
     used = list(taken)
     for block in candidates():
         if not any(block.overlaps(other) for other in used):
             return block
-    raise MachineError("no free block of private addresses is left on this machine for another cluster")
+    raise MachineError("no block of private addresses is free on this machine; delete another cluster first")
 
 
 def networks_in(routes: Sequence[dict[str, object]]) -> list[IPv4Network]:
-    """Return the networks of `ip -json route`'s answer; the default route claims nothing."""
+    """Return the networks in the output of `ip -json route`, without the default route."""
     found = []
     for route in routes:
         destination = str(route.get("dst", "default"))
@@ -90,12 +90,12 @@ class Namespace:
 
     @property
     def name(self) -> str:
-        """The name, as in `ip netns list`."""
+        """The name in `ip netns list`."""
         return f"aurl-{self.ident}"
 
     @property
     def path(self) -> Path:
-        """The file that stands for the namespace."""
+        """The file that the namespace is bound to."""
         return _NETNS / self.name
 
     @property
@@ -104,15 +104,15 @@ class Namespace:
         return f"aurl-{self.ident[-6:]}"
 
     def command(self, argv: Sequence[str | Path]) -> list[str]:
-        """Return the command that runs `argv` in this network, with the host's files."""
+        """Return the command that runs `argv` in this network but with the host's files."""
         return ["nsenter", f"--net={self.path}", "--", *map(str, argv)]
 
     def exists(self) -> bool:
-        """Say whether the namespace is there (a plain file left over by a crash is not)."""
+        """Return whether the namespace exists (not a plain file that a crash left)."""
         return self.path.exists() and self.name in run(["ip", "netns", "list"]).split()
 
     def create(self, file: Path, echo: Echo) -> Addresses:
-        """Make the namespace, anew, with the block noted in `file` or else with a free one."""
+        """Create the namespace again, with the block recorded in `file` or with a free one."""
         self.remove()
         with lock(_LOCK, "network addresses", echo):
             routes = json.loads(run(["ip", "-json", "-4", "route", "show", "table", "all"]) or "[]")
@@ -136,17 +136,17 @@ class Namespace:
         run([*inside, "address", "add", f"{addresses.node}/30", "dev", "eth0"])
         run([*inside, "link", "set", "eth0", "up"])
         run([*inside, "route", "add", "default", "via", str(addresses.host)])
-        # The host reaches pods and Services straight, through the cluster's own forwarding and kube-proxy.
+        # The host reaches pods and Services directly, through the cluster's own forwarding and kube-proxy.
         for network in (addresses.services, addresses.pods):
             run(["ip", "route", "add", str(network), "via", str(addresses.node), "dev", self.link])
         self.sysctl("net/ipv4/ip_forward", "1")
 
     def sysctl(self, key: str, value: str) -> None:
-        """Set a network setting of the namespace (`/proc/sys/net` shows the caller's own network)."""
+        """Write a setting below /proc/sys, which shows the network of the process that opens it."""
         run(self.command(["sh", "-c", f"echo {value} > /proc/sys/{key}"]))
 
     def remove(self) -> None:
-        """Delete the namespace with all that is in it; the host's end and its routes go with it."""
+        """Delete the namespace and the host's end of the link, with its routes."""
         if (Path("/sys/class/net") / self.link).exists():
             run(["ip", "link", "delete", self.link])
         if self.path.exists():
@@ -155,16 +155,16 @@ class Namespace:
                     run(["ip", "netns", "delete", self.name])
                     return
                 except CommandError:
-                    # Killed between making the file and mounting the namespace on it.
+                    # An earlier run was killed before it mounted the namespace on the file.
                     if not self.exists():
                         self.path.unlink(missing_ok=True)
                         return
                     time.sleep(0.1)
-            raise MachineError(f"the network namespace {self.name} could not be deleted")
+            raise MachineError(f"cannot delete the network namespace {self.name}")
 
 
 def read_addresses(file: Path) -> Addresses | None:
-    """Return the addresses noted in `file`."""
+    """Return the addresses recorded in `file`."""
     try:
         return Addresses(IPv4Network(file.read_text().strip()))
     except (FileNotFoundError, ValueError):

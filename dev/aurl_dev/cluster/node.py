@@ -1,4 +1,4 @@
-"""containerd, CNI, kubelet and kube-proxy: the node of a local cluster."""
+"""The node of a local cluster: containerd, CNI, kubelet and kube-proxy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Node:
 
     @property
     def socket(self) -> Path:
-        """containerd's socket; below /run because a socket's path may only have 107 characters."""
+        """containerd's socket; below /run because a socket's path is limited to 107 characters."""
         return self.run_dir / "containerd.sock"
 
     def start_containerd(self, echo: Echo) -> None:
@@ -71,7 +71,7 @@ class Node:
                 f"--container-runtime-endpoint=unix://{self.socket}",
                 f"--hostname-override={self.name}",
                 f"--node-ip={self.addresses.node}",
-                # The pause image is loaded by hand and must not be collected.
+                # The pause image is loaded by this tool; the kubelet must not delete it.
                 f"--pod-infra-container-image={PAUSE_IMAGE}",
             ],
         )
@@ -84,11 +84,11 @@ class Node:
                 f"--hostname-override={self.name}",
                 "--proxy-mode=iptables",
                 f"--cluster-cidr={self.addresses.pods}",
-                # These are settings of the machine, not of the namespace.
+                # 0: these are settings of the machine, not of the namespace.
                 "--conntrack-max-per-core=0",
                 "--conntrack-tcp-timeout-established=0s",
                 "--conntrack-tcp-timeout-close-wait=0s",
-                # A new endpoint is to be reachable soon; a rank waits for it.
+                # Ranks wait for new endpoints, so they must be reachable soon.
                 "--iptables-min-sync-period=250ms",
             ],
         )
@@ -98,18 +98,18 @@ class Node:
         return [str(system.program("ctr")), "--address", str(self.socket), "--namespace", "k8s.io"]
 
     def has_image(self, reference: str) -> bool:
-        """Say whether containerd has an image of this name."""
+        """Return whether containerd has an image of this name."""
         return bool(run([*self.ctr(), "images", "list", "-q", f"name=={reference}"]).strip())
 
     def healthy(self) -> bool:
-        """Say whether the daemons run."""
+        """Return whether the daemons run."""
         return all(self.processes.alive(name) for name in NAMES)
 
     def _start(self, name: str, argv: Sequence[str | Path]) -> None:
         self.processes.start(name, [*self.enter, *argv], cgroup=self.cgroups.daemons)
 
     def _containerd(self) -> str:
-        # overlay cannot be stacked on overlay, which is what a machine that is itself a container has.
+        # overlay cannot be stacked on overlay, the file system of a machine that is itself a container.
         on_overlay = run(["stat", "-f", "-c", "%T", self.home]).strip() == "overlayfs"
         return f"""version = 2
 root = "{self.home / "containerd"}"
@@ -119,7 +119,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.devmapper", "io.containerd.sna
   address = "{self.socket}"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{PAUSE_IMAGE}"
-  # Without CAP_SYS_RESOURCE, as in many sandboxes, a lower score than the parent's cannot be set.
+  # Without CAP_SYS_RESOURCE, as in many sandboxes, no process can lower its score below its parent's.
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "{"native" if on_overlay else "overlayfs"}"
@@ -164,15 +164,15 @@ disabled_plugins = ["io.containerd.snapshotter.v1.devmapper", "io.containerd.sna
             },
             "authorization": {"mode": "Webhook"},
             "cgroupDriver": "cgroupfs",
-            # Two kubelets with one root would kill each other's pods as orphans.
+            # Two kubelets with the same root would kill each other's pods as orphans.
             "cgroupRoot": self.cgroups.path,
             "failSwapOn": False,
             "clusterDomain": "cluster.local",
-            # There is no name server. Where nobody listens a question fails at once, instead of timing out.
+            # No name server: where nobody listens, a query fails immediately instead of timing out.
             "clusterDNS": [str(self.addresses.node)],
             "resolvConf": str(self.home / "resolv.conf"),
             "healthzPort": 10248,
-            # The disk is the machine's; its filling up is not this cluster's to cure by deleting images.
+            # The disk belongs to the machine: the kubelet must not delete images when it fills up.
             "imageGCHighThresholdPercent": 100,
             "evictionHard": {"memory.available": "100Mi"},
             "enableControllerAttachDetach": False,
@@ -180,7 +180,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.devmapper", "io.containerd.sna
             "syncFrequency": "10s",
             "volumeStatsAggPeriod": "1m0s",
             "shutdownGracePeriod": "0s",
-            # Many short-lived pods in a test are normal here.
+            # Tests create many short-lived pods.
             "maxPods": 250,
             "registryPullQPS": 0,
             "eventRecordQPS": 50,

@@ -1,4 +1,4 @@
-"""Where things live outside the checkout: the cache, the state, and the locks that guard them."""
+"""Directories outside the checkout: the cache, the state, and locks for both."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def cache_dir() -> Path:
-    """Return the directory for what is slow to make and safe to delete."""
+    """Return the directory for files that are slow to build and safe to delete."""
     path = Path(os.environ.get("AURL_CACHE") or Path.home() / ".cache" / "aurl").resolve()
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def state_dir() -> Path:
-    """Return the directory for what describes running clusters."""
+    """Return the directory for the state of running clusters."""
     path = Path(os.environ.get("AURL_STATE") or Path.home() / ".local" / "state" / "aurl").resolve()
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -30,7 +30,7 @@ def state_dir() -> Path:
 
 @contextmanager
 def lock(path: Path, what: str, echo: Echo) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; the kernel drops it when the holder dies, however it dies."""
+    """Hold an exclusive lock on `path`; the kernel releases it when the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as handle:
         waited = time.monotonic()
@@ -43,6 +43,6 @@ def lock(path: Path, what: str, echo: Echo) -> Iterator[None]:
                 now = time.monotonic()
                 if now - said >= 10:
                     said = now
-                    echo(f"{what}: another run is at it, waiting ({now - waited:.0f} s)")
+                    echo(f"{what}: waiting for another process ({now - waited:.0f} s)")
                 time.sleep(0.2)
         yield

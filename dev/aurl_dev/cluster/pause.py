@@ -1,4 +1,4 @@
-"""Compiles the pause program and packs it as an image archive, without any image builder."""
+"""Compile the pause program and pack it as an image archive, without an image builder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def ensure(echo: Echo) -> Path:
-    """Return the archive of the pause image; makes it when the cache has none for this source."""
+    """Return the archive of the pause image; builds it if the cache has none for this source."""
     digest = hashlib.sha256(SOURCE.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:12]
     folder = cache_dir() / "images"
     target = folder / f"pause-{digest}.tar"
@@ -36,7 +36,7 @@ def ensure(echo: Echo) -> Path:
 
 
 def archive(program: bytes, reference: str) -> bytes:
-    """Return a docker-archive of an image that holds nothing but one program, `/pause`."""
+    """Return a docker-archive of an image that holds one program, `/pause`."""
     layer = _tar({"pause": program}, mode=0o755)
     config = {
         "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
@@ -55,7 +55,7 @@ def _tar(files: dict[str, bytes], mode: int) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as out:
         for name, content in files.items():
-            entry = tarfile.TarInfo(name)  # no times, no owners: the same input gives the same bytes
+            entry = tarfile.TarInfo(name)  # no times or owners: the same input gives the same bytes
             entry.size, entry.mode = len(content), mode
             out.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()

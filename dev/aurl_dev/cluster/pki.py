@@ -1,4 +1,4 @@
-"""Makes a cluster's certificates, keys and kubeconfigs with openssl."""
+"""Create a cluster's certificates, keys and kubeconfigs with openssl."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ DAYS = "3650"
 
 @dataclass(frozen=True)
 class Pki:
-    """The files of one cluster's trust, complete once the directory exists."""
+    """The certificates and keys of a cluster, complete once the directory exists."""
 
     home: Path
 
     @property
     def ca(self) -> Path:
-        """The certificate that everything is signed with."""
+        """The certificate of the cluster's certificate authority."""
         return self.home / "ca.crt"
 
     def certificate(self, name: str) -> Path:
@@ -35,16 +35,16 @@ class Pki:
 
     @property
     def service_account_key(self) -> Path:
-        """The key that signs service account tokens (private)."""
+        """The private key that signs service account tokens."""
         return self.home / "service-account.key"
 
     @property
     def service_account_public(self) -> Path:
-        """The key that verifies service account tokens."""
+        """The public key that verifies service account tokens."""
         return self.home / "service-account.pub"
 
     def write_kubeconfig(self, path: Path, server: str, name: str) -> Path:
-        """Write a kubeconfig for the client certificate `name`; it holds everything, so it can be copied."""
+        """Write a self-contained kubeconfig for the client certificate `name`."""
         cluster = {"server": server, "certificate-authority-data": _base64(self.ca)}
         document = {
             "apiVersion": "v1",
@@ -62,7 +62,7 @@ class Pki:
             "contexts": [{"name": "aurl", "context": {"cluster": "aurl", "user": name}}],
             "current-context": "aurl",
         }
-        # JSON is YAML; written whole and moved, because others may be reading.
+        # JSON is YAML; written to a temporary file and moved, because others may be reading.
         scratch = path.with_name(path.name + ".tmp")
         scratch.write_text(json.dumps(document, indent=1) + "\n")
         scratch.chmod(0o600)
@@ -75,7 +75,7 @@ def _base64(file: Path) -> str:
 
 
 def ensure(home: Path, server_names: Sequence[str], node: str) -> Pki:
-    """Return the PKI in `home`; makes all of it or, when interrupted, nothing."""
+    """Return the PKI in `home`; creates all of it or, if interrupted, nothing."""
     if home.is_dir():
         return Pki(home)
     scratch = home.with_name(home.name + ".making")

@@ -1,4 +1,4 @@
-"""Starts daemons in process groups of their own and stops exactly those, never a recycled PID."""
+"""Start daemons in their own process groups and stop exactly those, never a reused PID."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from aurl_dev.cluster.paths import Echo
 from aurl_dev.errors import StartError
 
-# The daemon's own shell writes the record before it becomes the daemon, so that there is no moment in which
-# a process runs that nobody has noted down, even when the starting Python is killed.
+# The shell writes the record before it becomes the daemon, so that no daemon ever runs unrecorded, even if
+# the starting Python is killed.
 _BECOME = """
 record=$1; cgroup=$2; shift 2
 [ -z "$cgroup" ] || echo $$ > "$cgroup" || exit 125
@@ -25,14 +25,14 @@ exec "$@"
 
 @dataclass(frozen=True)
 class Identity:
-    """One process for all time: a PID alone comes back, with its start time and the boot it does not."""
+    """A process, identified by PID, start time and boot: the kernel reuses a PID alone."""
 
     pid: int
     start_ticks: int
     boot: str
 
     def alive(self) -> bool:
-        """Say whether this very process still runs (a zombie does not)."""
+        """Return whether this process still runs (a zombie does not)."""
         try:
             stat = Path(f"/proc/{self.pid}/stat").read_text()
         except (FileNotFoundError, ProcessLookupError):
@@ -40,7 +40,7 @@ class Identity:
         return state_of(stat) not in "ZX" and parse_record(f"{stat}\n{_boot_id()}") == self
 
     def signal_group(self, number: int) -> None:
-        """Send a signal to the process and its group, if it is still the same process."""
+        """Send a signal to the process group, if the process still runs."""
         if self.alive():
             try:
                 os.killpg(self.pid, number)
@@ -49,9 +49,9 @@ class Identity:
 
 
 def parse_record(text: str) -> Identity | None:
-    """Read an identity from `/proc/<pid>/stat` followed by the boot id; None when it is not that."""
+    """Parse `/proc/<pid>/stat` followed by the boot id; None if the text is something else."""
     stat, _, boot = text.strip().rpartition("\n")
-    # The name is in parentheses and may hold spaces and parentheses itself.
+    # The name is in parentheses and may contain spaces and parentheses.
     pid, _, rest = stat.partition(" (")
     fields = rest.rpartition(")")[2].split()
     if not pid.strip().isdigit() or len(fields) < 20 or not fields[19].isdigit():
@@ -60,7 +60,7 @@ def parse_record(text: str) -> Identity | None:
 
 
 def state_of(stat: str) -> str:
-    """Return the state letter of a `/proc/<pid>/stat` line."""
+    """Return the state letter in a `/proc/<pid>/stat` line."""
     return stat.rpartition(")")[2].split()[0]
 
 
@@ -92,7 +92,7 @@ class Processes:
         env: Mapping[str, str] | None = None,
         cgroup: Path | None = None,
     ) -> None:
-        """Start a daemon under `name`, unless it runs already."""
+        """Start a daemon under `name` unless it runs."""
         if self.alive(name):
             return
         self.records.mkdir(parents=True, exist_ok=True)
@@ -108,13 +108,13 @@ class Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # Daemons outlive this run; a checkout that is deleted meanwhile must not be their cwd.
+                # Daemons outlive this process, and the checkout may be deleted.
                 cwd="/",
             )
         deadline = time.monotonic() + 10
         while not record.exists():
             if child.poll() is not None or time.monotonic() > deadline:
-                raise StartError(name, "could not be started", self.log(name))
+                raise StartError(name, "did not start", self.log(name))
             time.sleep(0.01)
 
     def log(self, name: str) -> Path:
@@ -122,7 +122,7 @@ class Processes:
         return self.logs / f"{name}.log"
 
     def names(self) -> list[str]:
-        """Return the names that have a record, dead or alive."""
+        """Return the names that have a record, running or not."""
         if not self.records.is_dir():
             return []
         return sorted(file.name for file in self.records.iterdir() if file.suffix != ".tmp")
@@ -135,7 +135,7 @@ class Processes:
             return None
 
     def alive(self, name: str) -> bool:
-        """Say whether the recorded process of this name runs."""
+        """Return whether the recorded process of this name runs."""
         identity = self.identity(name)
         if identity is None:
             return False
@@ -143,9 +143,9 @@ class Processes:
         return identity.alive()
 
     def check(self, name: str) -> None:
-        """Raise `StartError` with the end of the log when a daemon is gone."""
+        """Raise `StartError` with the tail of the log if a daemon has terminated."""
         if not self.alive(name):
-            raise StartError(name, "ended unexpectedly", self.log(name))
+            raise StartError(name, "terminated unexpectedly", self.log(name))
 
     def wait(
         self,
@@ -175,7 +175,7 @@ class Processes:
             time.sleep(0.1)
 
     def stop(self, names: Iterable[str], grace_seconds: float = 10.0) -> None:
-        """Stop daemons together: SIGTERM, and SIGKILL for those that have not gone within the grace."""
+        """Stop daemons together: SIGTERM, and SIGKILL for those that still run after `grace_seconds`."""
         chosen = list(names)
         waiting = {name: found for name in chosen if (found := self.identity(name)) is not None}
         for number, patience in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 10.0)):
@@ -190,13 +190,13 @@ class Processes:
                 if waiting:
                     time.sleep(0.05)
         for name in waiting:
-            raise StartError(name, "could not be stopped, even with SIGKILL", self.log(name))
+            raise StartError(name, "still runs after SIGKILL", self.log(name))
         for name in chosen:
             (self.records / name).unlink(missing_ok=True)
 
 
 def _reap(pid: int) -> None:
-    # A child of this very Python stays a zombie until it is waited for; other people's children are not ours.
+    # A child of this process stays a zombie until it is waited for.
     try:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:

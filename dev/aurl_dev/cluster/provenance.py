@@ -1,4 +1,4 @@
-"""Where an image comes from: the commit that last changed what goes into it, as labels that do not vary."""
+"""The origin of an image as reproducible labels: the commit that last changed its inputs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-#: Date of all files and of the image itself, unless $SOURCE_DATE_EPOCH says otherwise: 2000-01-01. That of a
-#: commit would give layers that did not change a new digest; zip files know nothing before 1980.
+#: Date of all files and of the image, unless $SOURCE_DATE_EPOCH is set: 2000-01-01. The date of a commit
+#: would change the digest of unchanged layers, and zip files cannot hold dates before 1980.
 _EPOCH = 946684800
 
 
 def timestamp() -> int:
-    """Seconds since 1970 that everything in an image is dated to."""
+    """Return the date of everything in an image, in seconds since 1970."""
     return int(os.environ.get("SOURCE_DATE_EPOCH", _EPOCH))
 
 
 def labels(checkout: Path, inputs: Sequence[str], version: str) -> dict[str, str]:
-    """Build arguments for the labels of an image that is made of some paths of a checkout.
+    """Return build arguments for the labels of an image built from `inputs`, paths of the checkout.
 
-    The same content at another commit has the same labels, so the same digest. Without git: `unknown`.
+    The same content at another commit has the same labels and digest. Without git the values are `unknown`.
     """
     revision, _, seconds = _git(checkout, "log", "-1", "--format=%H %ct", "--", *inputs).partition(" ")
     if revision and _git(checkout, "status", "--porcelain", "--", *inputs):
@@ -33,13 +33,13 @@ def labels(checkout: Path, inputs: Sequence[str], version: str) -> dict[str, str
 
 
 def source(checkout: Path) -> str:
-    """The public address of the repository, without credentials; empty where there is none."""
+    """Return the public URL of the repository without credentials, or an empty string."""
     url = _git(checkout, "config", "--get", "remote.origin.url")
     return re.sub(r"^https://[^/@]*@", "https://", url) if url.startswith("https://") else ""
 
 
 def version(checkout: Path, name: str) -> str:
-    """The version of the distribution that an image holds."""
+    """Return the version of the distribution in an image."""
     text = (checkout / name / f"aurl_{name}" / "__init__.py").read_text()
     found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
     return found[1] if found else "0"

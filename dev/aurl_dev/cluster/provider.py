@@ -1,4 +1,4 @@
-"""Chooses a cluster: the user's own, else kind where Docker runs, else a local one; and hides which it is."""
+"""Choose a cluster (the user's own, kind if Docker runs, or a local one) and give all the same interface."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Kind = Literal["external", "kind", "local"]
 
 @dataclass
 class Cluster:
-    """A running cluster, whatever it is made of."""
+    """A running cluster of any kind."""
 
     name: str
     kind: Kind
@@ -32,9 +32,9 @@ class Cluster:
     backend: LocalCluster | KindCluster | None = field(default=None, repr=False)
 
     def load(self, image: Image | Path | str) -> None:
-        """Bring an image, an image archive, or an image of our own build storage to the nodes."""
+        """Load an image, an image archive, or a reference in buildah's storage into the nodes."""
         if self.backend is None:
-            raise ClusterError("images are pushed to a registry for this cluster: see cluster.images.load")
+            raise ClusterError("this cluster pulls images from a registry: use cluster.images.load")
         if isinstance(image, str) and not Path(image).exists():
             with tempfile.TemporaryDirectory(prefix="aurl-image-") as scratch:
                 archive = Path(scratch) / "image.tar"
@@ -49,23 +49,23 @@ class Cluster:
             self.tag(image)
 
     def tag(self, image: Image) -> None:
-        """Let the constant name of an image stand for this content on the nodes."""
+        """Point the `:dev` tag of an image at this build on the nodes."""
         if self.backend is not None:
             self.backend.tag_image(image.reference, image.dev_reference)
 
     def has_image(self, reference: str) -> bool:
-        """Say whether the nodes have an image of this name."""
+        """Return whether the nodes have an image of this name."""
         return self.backend is not None and self.backend.has_image(reference)
 
     def down(self) -> None:
-        """Delete the cluster, if it is ours to delete."""
+        """Delete the cluster if this tool has created it."""
         if self.backend is None:
-            self.echo(f"cluster of {self.kubeconfig}: yours, left as it is")
+            self.echo(f"cluster of {self.kubeconfig}: not created by this tool, left unchanged")
         else:
             self.backend.down()
 
     def netns_command(self, argv: Sequence[str | Path]) -> list[str]:
-        """Return the command that runs `argv`, a program of this machine, where pods can be reached."""
+        """Return the command that runs `argv`, a program of this machine, in a network that reaches pods."""
         if isinstance(self.backend, LocalCluster):
             return self.backend.netns_command(argv)
         if isinstance(self.backend, KindCluster):
@@ -74,7 +74,7 @@ class Cluster:
 
 
 def choose() -> Kind:
-    """Say which kind of cluster this machine would get."""
+    """Return the kind of cluster that `ensure` would use."""
     if (own := _own()) is not None:
         return own[0]
     if os.environ.get("KUBECONFIG"):
@@ -85,7 +85,7 @@ def choose() -> Kind:
 
 
 def ensure(name: str, echo: Echo = print, kind: Kind | None = None) -> Cluster:
-    """Return a running cluster; brings one up where there is none."""
+    """Return a running cluster; starts one if there is none."""
     kind = kind or choose()
     if kind == "external":
         return _external(name, echo)
@@ -98,13 +98,13 @@ def ensure(name: str, echo: Echo = print, kind: Kind | None = None) -> Cluster:
 
 
 def find(name: str, echo: Echo = print) -> LocalCluster | KindCluster:
-    """Return the cluster of ours that has this name, running or not, without touching it."""
+    """Return the kind or local cluster of this name, running or not."""
     kind = KindCluster(name, echo)
     return kind if kind.exists() else LocalCluster(name, echo)
 
 
 def _own() -> tuple[Kind, str] | None:
-    """Return kind and name of the cluster of ours that KUBECONFIG names: `up` tells people to set it."""
+    """Return kind and name if KUBECONFIG names a cluster of this tool; `up` asks people to set it so."""
     given = os.environ.get("KUBECONFIG")
     if not given:
         return None
@@ -115,16 +115,16 @@ def _own() -> tuple[Kind, str] | None:
 
 
 def _external(name: str, echo: Echo) -> Cluster:
-    # KUBECONFIG may list several files; kubectl merges them, others want one.
+    # KUBECONFIG may list several files; kubectl merges them, other clients accept one.
     given = os.environ["KUBECONFIG"]
     files = [Path(part).expanduser() for part in given.split(os.pathsep) if part]
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
-        raise ClusterError(f"KUBECONFIG names {', '.join(missing)}, which is not there")
+        raise ClusterError(f"KUBECONFIG names {', '.join(missing)}, which does not exist")
     if len(files) != 1:
-        raise ClusterError(f"KUBECONFIG must name one file here, and names {len(files)}: {given}")
+        raise ClusterError(f"KUBECONFIG must name one file, but names {len(files)}: {given}")
     system.ensure(system.KUBECTL, echo)
     version = run(["kubectl", "--kubeconfig", files[0], "get", "--raw", "/version"], timeout=60)
     if "gitVersion" not in version:
-        raise ClusterError(f"the API server of {files[0]} did not tell its version: {version[:200]}")
+        raise ClusterError(f"the API server of {files[0]} did not report its version: {version[:200]}")
     return Cluster(name, "external", files[0].resolve(), echo)

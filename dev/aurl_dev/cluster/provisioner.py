@@ -1,4 +1,4 @@
-"""Provisions directories that every UID may write for claims of the local storage class, and deletes them."""
+"""Provision world-writable directories for claims of the local storage class, and delete them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def start(processes: Processes, kubeconfig: Path, volumes: Path, cgroup: Path | 
 
 
 def wants_volume(claim: Object) -> bool:
-    """Say whether a claim waits for a volume of ours."""
+    """Return whether a claim waits for this provisioner."""
     spec = claim["spec"]
     return (
         spec.get("storageClassName") == CLASS
@@ -54,13 +54,13 @@ def wants_volume(claim: Object) -> bool:
 
 
 def volume_for(claim: Object, root: Path) -> Object:
-    """Return the volume that satisfies a claim."""
+    """Return the PersistentVolume for a claim."""
     meta, spec = claim["metadata"], claim["spec"]
     name = f"pvc-{meta['uid']}"
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
-        # The annotation keeps the volume controller's own deleter away: the volume is ours to delete.
+        # With the annotation the volume controller leaves the deletion to this provisioner.
         "metadata": {"name": name, "annotations": {"pv.kubernetes.io/provisioned-by": PROVISIONER}},
         "spec": {
             "accessModes": spec["accessModes"],
@@ -81,13 +81,13 @@ def volume_for(claim: Object, root: Path) -> Object:
 
 
 def released(volume: Object) -> bool:
-    """Say whether a volume of ours has lost its claim."""
+    """Return whether the claim of one of this provisioner's volumes is gone."""
     owner = (volume["metadata"].get("annotations") or {}).get("pv.kubernetes.io/provisioned-by")
     return owner == PROVISIONER and volume.get("status", {}).get("phase") in {"Released", "Failed"}
 
 
 def reconcile(api: Kube, root: Path) -> None:
-    """Provision what is claimed and delete what is released."""
+    """Create volumes for pending claims and delete released ones."""
     volumes = {volume["metadata"]["name"]: volume for volume in api.get(_VOLUMES)["items"]}
     for claim in filter(wants_volume, api.get(_CLAIMS)["items"]):
         volume = volume_for(claim, root)
@@ -95,12 +95,12 @@ def reconcile(api: Kube, root: Path) -> None:
         if name not in volumes:
             folder = root / name
             folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o777)  # hostPath volumes know no fsGroup, and pods are not root
+            folder.chmod(0o777)  # hostPath volumes ignore fsGroup, and pods are not root
             api.create(_VOLUMES, volume)
             print(f"{claim['metadata']['namespace']}/{claim['metadata']['name']}: {folder}", flush=True)
     for name, volume in volumes.items():
         if released(volume):
-            # Data first: as long as the volume object is there, an interrupted deletion is taken up again.
+            # Data first: while the volume object exists, an interrupted deletion is resumed.
             folder = root / name
             if folder.exists():
                 shutil.rmtree(folder)

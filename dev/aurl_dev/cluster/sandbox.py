@@ -1,4 +1,4 @@
-"""Everything of the machine that one local cluster has for itself: network, mounts and cgroups."""
+"""Isolate a local cluster from the machine: network and mount namespaces, cgroups."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aurl_dev.cluster.mounts import MountNamespace
 from aurl_dev.cluster.network import Addresses, Namespace, read_addresses
 from aurl_dev.cluster.paths import Echo
 
-# Paths that are compiled into the programs, and in which a kubelet deletes what it does not know.
+# Paths compiled into the programs; a kubelet deletes files there that it does not know.
 _KUBELET = Path("/var/lib/kubelet")
 _POD_LOGS = Path("/var/log/pods")
 _CONTAINER_LOGS = Path("/var/log/containers")
@@ -59,7 +59,7 @@ class Sandbox:
                 empty=[Path("/run/netns"), _CNI_CACHE],
             )
         self.cgroups.create()
-        # No name server: pods get an empty file rather than one that points to the host's loopback.
+        # No name server: pods get an empty file instead of one that points to the host's loopback.
         (self.home / "resolv.conf").write_text("")
         self._complete.touch()
 

@@ -1,4 +1,4 @@
-"""Writes what an image holds as a CycloneDX document: the Python and Debian packages that lie in it."""
+"""Write the bill of materials of an image as CycloneDX: its Python and Debian packages."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write(name: str, reference: str, archive: Path, folder: Path = FOLDER, check
 
 
 def packages(archive: Path) -> list[PackageURL]:
-    """The Python packages of an image archive, our own aside, and the Debian packages."""
+    """Return the Python packages in an image archive, except ours, and the Debian packages."""
     installed: set[tuple[str, str]] = set()
     status = ""
     with tarfile.open(archive) as image:
@@ -63,7 +63,7 @@ def packages(archive: Path) -> list[PackageURL]:
                 for member in layer:
                     if match := _PYTHON.search(member.name):
                         installed.add((match[1], match[2]))
-                    elif member.name.removeprefix("./") == _DPKG and not status:  # the base's
+                    elif member.name.removeprefix("./") == _DPKG and not status:  # that of the base image
                         content = layer.extractfile(member)
                         status = content.read().decode() if content else ""
     return [*_python(installed), *_debian(status)]
@@ -75,7 +75,7 @@ def _python(installed: set[tuple[str, str]]) -> list[PackageURL]:
 
 
 def _debian(status: str) -> list[PackageURL]:
-    """The packages of a dpkg database."""
+    """Return the packages in a dpkg database."""
     found = []
     for paragraph in filter(None, status.split("\n\n")):
         fields = dict(
@@ -94,6 +94,6 @@ def _manifest(archive: Path) -> dict[str, Any]:
         except KeyError:
             member = None
         if member is None:
-            raise ClusterError(f"{archive} is no image archive: it has no manifest.json")
+            raise ClusterError(f"{archive} is not an image archive: it has no manifest.json")
         (manifest,) = json.load(member)
     return dict(manifest)

@@ -1,4 +1,4 @@
-"""Runs commands: quietly, or for long ones with a line of progress every few seconds."""
+"""Run commands quietly, or slow ones with a line of progress every few seconds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(
     stdin: str | None = None,
     timeout: float | None = None,
 ) -> str:
-    """Run a command to its end and return its standard output; raise `CommandError` when it fails."""
+    """Run a command and return its standard output; raise `CommandError` if it fails."""
     words = [str(word) for word in argv]
     done = subprocess.run(
         words,
@@ -44,7 +44,7 @@ def run(
 
 
 def succeeds(argv: Sequence[str | Path], timeout: float = 30) -> bool:
-    """Say whether a command runs and exits with 0; a missing program or a hang counts as no."""
+    """Return whether a command exits with 0; False if the program is missing or hangs."""
     try:
         run(argv, timeout=timeout)
     except (CommandError, OSError, subprocess.TimeoutExpired):
@@ -62,10 +62,10 @@ def run_long(
     fraction: Callable[[int], float] | None = None,
     log: Path | None = None,
 ) -> str:
-    """Run a slow command and say every few seconds how long it has been at it.
+    """Run a slow command, report every few seconds how long it has run, and return its output.
 
-    `fraction` turns the number of output lines so far into a share of the work, for a percentage.
-    The output goes to `log` (kept) or to a temporary file, and is returned.
+    `fraction` maps the number of output lines so far to a share of the work, for a percentage.
+    The output goes to `log`, which stays, or to a temporary file.
     """
     words = [str(word) for word in argv]
     began = time.monotonic()

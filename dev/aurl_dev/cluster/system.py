@@ -1,4 +1,4 @@
-"""Debian packages: finds out what is missing and installs only that."""
+"""Install the Debian packages that are missing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from aurl_dev.errors import CommandError, MachineError
 APT = ["apt-get", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"]
 QUIET = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "NEEDRESTART_MODE": "l"}
 
-# A program that proves a package's purpose is served, whoever installed it. Packages that are not here
-# are asked of dpkg.
+# The program that a package is wanted for; if it is found, the package is not installed. For packages not
+# listed here, dpkg decides.
 PROGRAM_OF: Mapping[str, str] = {
     "buildah": "buildah",
     "chromium": "chromium",
@@ -55,12 +55,12 @@ def require_root(purpose: str) -> None:
     if os.geteuid() != 0:
         raise MachineError(
             f"{purpose} needs root (network namespaces, cgroups, mounts); run it with sudo, "
-            "or set KUBECONFIG to a cluster of yours"
+            "or set KUBECONFIG to an existing cluster"
         )
 
 
 def present(package: str) -> bool:
-    """Say whether a package, or the program it is wanted for, is there."""
+    """Return whether a package, or the program it is wanted for, is installed."""
     program = PROGRAM_OF.get(package)
     if program is not None and _which(program) is not None:
         return True
@@ -72,17 +72,19 @@ def present(package: str) -> bool:
 
 
 def missing(packages: Sequence[str]) -> list[str]:
-    """Return those of `packages` that are not there, in order, each once."""
+    """Return the packages that are not installed, in order, each once."""
     return [package for package in dict.fromkeys(packages) if not present(package)]
 
 
 def ensure(packages: Sequence[str], echo: Echo) -> None:
-    """Install what is missing of `packages`; updates apt's lists only when it has to."""
+    """Install the packages that are missing; updates apt's lists only if necessary."""
     wanted = missing(packages)
     if not wanted:
         return
     if shutil.which("apt-get") is None:
-        raise MachineError(f"missing {', '.join(wanted)}, and there is no apt-get to install them with")
+        raise MachineError(
+            f"cannot install {', '.join(wanted)}: this machine has no apt-get; install them by other means"
+        )
     require_root(f"installing {', '.join(wanted)}")
     with lock(cache_dir() / "apt.lock", "Debian packages", echo):
         wanted = missing(packages)
@@ -93,13 +95,13 @@ def ensure(packages: Sequence[str], echo: Echo) -> None:
         try:
             run_long(install, "Debian packages", echo, env=QUIET)
         except CommandError:
-            # Lists that are empty or older than the archive; a failure after an update is a real one.
+            # The lists may be empty or outdated; a failure after an update is a real one.
             run_long([*APT, "update"], "Debian package lists", echo, env=QUIET)
             run_long(install, "Debian packages", echo, env=QUIET)
 
 
 def _which(program: str) -> str | None:
-    # Daemons live in sbin, which is not on every PATH.
+    # Daemons are in sbin, which is not on every PATH.
     search = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin:/usr/local/sbin"
     return shutil.which(program, path=search)
 
@@ -108,5 +110,5 @@ def program(name: str) -> Path:
     """Return the full path of a program, sbin included."""
     found = _which(name)
     if found is None:
-        raise MachineError(f"the program {name} is not on this machine")
+        raise MachineError(f"the program {name} is not installed")
     return Path(found)

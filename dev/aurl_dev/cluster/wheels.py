@@ -1,4 +1,4 @@
-"""Downloads the wheels that an image build installs, once per lock file."""
+"""Download the wheels that an image build installs, once per lock file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aurl_dev.errors import MachineError
 
 
 def ensure(name: str, checkout: Path, echo: Echo) -> Path:
-    """Return a directory with every wheel that the build needs, downloaded through this machine's pip."""
+    """Return a directory with every wheel that the build needs; downloads them with this machine's pip."""
     locked = requirements(name, checkout)
     project = tomllib.loads((checkout / distribution(name) / "pyproject.toml").read_text())
     tools = ["pip", *project.get("build-system", {}).get("requires", ["setuptools"])]
@@ -30,16 +30,16 @@ def ensure(name: str, checkout: Path, echo: Echo) -> Path:
         return target
     if sys.version_info[:2] != (3, 11):
         raise MachineError(
-            f"the images hold Python 3.11, and this is {platform.python_version()}; run it with python3.11"
+            f"the images need wheels for Python 3.11, not {platform.python_version()}; run it with python3.11"
         )
     with lock(home / "wheels.lock", f"wheels of the {name}", echo):
         if target.is_dir():
             return target
-        scratch = home / f"{name}-{digest}.part"  # kept when interrupted: pip goes on with what is there
+        scratch = home / f"{name}-{digest}.part"  # kept if interrupted: pip reuses what is there
         scratch.mkdir(exist_ok=True)
         wanted = scratch.with_suffix(".txt")
         wanted.write_text(locked)
-        # `wheel`, not `download`: what exists as source only is built here, not in the image.
+        # `wheel`, not `download`: packages without a wheel are built here, not in the image.
         run_long(
             [
                 *(sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check"),

@@ -38,7 +38,7 @@ def test_a_company_network_over_all_of_ten_leads_to_the_next_pool() -> None:
 
 
 def test_nothing_left_is_an_error_that_says_so() -> None:
-    with pytest.raises(MachineError, match="no free block"):
+    with pytest.raises(MachineError, match="no block of private addresses is free"):
         choose_block(POOLS)
 
 

@@ -30,7 +30,9 @@ def test_without_docker_or_kind_it_is_local(state: Path, monkeypatch: pytest.Mon
     assert provider.choose() == "local"
 
 
-@pytest.mark.parametrize(("value", "said"), [("/nowhere/config", "not there"), ("{0}/a:{0}/b", "one file")])
+@pytest.mark.parametrize(
+    ("value", "said"), [("/nowhere/config", "does not exist"), ("{0}/a:{0}/b", "one file")]
+)
 def test_a_kubeconfig_that_cannot_serve_is_refused(
     state: Path, monkeypatch: pytest.MonkeyPatch, value: str, said: str
 ) -> None:
