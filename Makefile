@@ -21,6 +21,8 @@ IMAGES ?= operator trainer
 DATA ?=
 # Input of `make screenshots`, recorded by AURL_KEEP_PROMETHEUS=build/prometheus make e2e
 PROMETHEUS ?= build/prometheus
+CONTRACT := operator/aurl_operator/api/trainer_contract.py
+CONTRACT_SOURCE := { echo '\# Written by `make generate` from trainer/aurl_trainer/contract.py; do not edit.'; cat trainer/aurl_trainer/contract.py; }
 
 ##@ Try it
 demo: env  ## train a model on Bach chorales on a real cluster; ends with music in build/demo/
