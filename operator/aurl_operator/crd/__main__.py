@@ -15,7 +15,7 @@ from aurl_operator.crd import reference, resource
 def render(job_schema: str) -> tuple[str, dict[str, str]]:
     """Return the CRD (YAML) and the pages of the job reference (Markdown) for a job schema (JSON)."""
     roots = resource.tree(json.loads(job_schema))
-    return resource.to_yaml(resource.definition(roots)), reference.pages(roots.spec, roots.status)
+    return resource.to_yaml(resource.crd(roots)), reference.pages(roots.spec, roots.status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

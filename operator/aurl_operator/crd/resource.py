@@ -122,7 +122,7 @@ def _append(field: Field, path: list[str], sentence: str) -> Field:
     return replace(field, properties={**field.properties, name: child})
 
 
-def definition(roots: Tree) -> dict[str, Any]:
+def crd(roots: Tree) -> dict[str, Any]:
     """Return the CRD (apiextensions.k8s.io/v1)."""
     name = Field(Kind.STRING, bounds=NAME_BOUNDS)
     schema: dict[str, Any] = {
@@ -193,9 +193,9 @@ def _column(name: str, path: str, kind: str, priority: int) -> dict[str, Any]:
     return entry | {"priority": priority} if priority else entry
 
 
-def to_yaml(crd: Mapping[str, Any]) -> str:
+def to_yaml(manifest: Mapping[str, Any]) -> str:
     """Return the CRD as YAML, with the CEL rules between `CEL_BEGIN` and `CEL_END` lines."""
-    text = yaml.dump(crd, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
+    text = yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
     lines: list[str] = []
     indent: int | None = None
     for line in text.splitlines():
