@@ -107,7 +107,7 @@ def test_an_export_needs_nothing_of_its_job(
     assert pieces[0] == pieces[1]
     chosen = open_model(trained.checkpoint(12), "trained").weights
     assert chosen["norm.weight"].equal(load_file(trained.checkpoint(12) / "model.safetensors")["norm.weight"])
-    assert "holds the ema weights only" in output_of(
+    assert "has only the ema weights" in output_of(
         capsys, "sample", "--checkpoint", moved, "--weights", "trained", code=2
     )
 

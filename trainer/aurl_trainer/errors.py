@@ -1,4 +1,4 @@
-"""The errors a training job can end with; each carries the failure class that the launcher reports."""
+"""Errors that end a training job, each with the failure class that the launcher reports."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from aurl_trainer.contract import ReportedClass
 
 
 class AurlError(Exception):
-    """Base of the trainer's own errors; the message is one sentence that names the place and the cure."""
+    """Base of the trainer's errors; the message is one sentence with the place and the cure."""
 
     failure_class: ClassVar[ReportedClass] = "Unknown"
 
 
 class UserError(AurlError):
-    """The job cannot work as it was written; trying again without a change would fail again."""
+    """The job cannot work as configured; a retry without a change would fail again."""
 
     failure_class = "UserError"
 
 
 class CheckpointMismatchError(UserError):
-    """A checkpoint belongs to another model, vocabulary or dataset than the job describes."""
+    """A checkpoint has another format, or belongs to another model, vocabulary or dataset than the job."""
 
 
 class DivergenceError(AurlError):
-    """Training left the region where it makes progress, and the budget for recovering is spent."""
+    """Training diverged, and its budget for recovery is exhausted."""
 
     failure_class = "Divergence"
 
 
 class OutOfMemoryError(AurlError):
-    """Training does not fit into memory, however small its micro-batches may be."""
+    """Training does not fit into memory, even with the smallest micro-batches."""
 
     failure_class = "OutOfMemory"
 
@@ -42,13 +42,13 @@ class DamagedCheckpointError(AurlError):
 
 
 class HangError(AurlError):
-    """Other ranks did not take part in a collective within the timeout."""
+    """Other ranks did not join a collective within the timeout."""
 
     failure_class = "Hang"
 
 
 class PeerLostError(AurlError):
-    """The connection to another rank broke: it died, and its own end says why."""
+    """The connection to another rank broke because it died; its own error is the cause."""
 
     failure_class = "Infrastructure"
     peer_lost: ClassVar[bool] = True

@@ -78,7 +78,7 @@ def test_damaged_checkpoints_are_named_and_left_out(
 
 def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
     checkpoint = save(tmp_path, 1, 1.0)
-    with pytest.raises(UserError, match="has no averaged weights: it was trained without"):
+    with pytest.raises(UserError, match="has no averaged weights, because it was trained without"):
         from_checkpoint(checkpoint, "ema")
     with pytest.raises(UserError, match="neither a complete checkpoint nor an export"):
         open_model(tmp_path)
@@ -86,7 +86,7 @@ def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
 
 def test_a_vocabulary_of_another_dataset_is_refused(tmp_path: Path) -> None:
     checkpoint = save(tmp_path, 1, 1.0, vocabulary="of something else")
-    with pytest.raises(UserError, match="has another vocabulary than it was trained with"):
+    with pytest.raises(UserError, match="has a different vocabulary than it was trained with"):
         from_checkpoint(checkpoint)
 
 
@@ -96,6 +96,6 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"The export .* cannot be written: Not a directory"):
         model.write(tmp_path / "file" / "model")
     (tmp_path / "here").mkdir()
-    with pytest.raises(UserError, match="There is something at"):
+    with pytest.raises(UserError, match="already exists; choose another --output"):
         model.write(tmp_path / "here")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "dataset", "file", "here"]

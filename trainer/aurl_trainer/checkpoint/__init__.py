@@ -1,1 +1,1 @@
-"""Checkpoints that are visible only when complete, verified on load, and exact."""
+"""Checkpoints: visible only when complete, verified on load, and exact."""

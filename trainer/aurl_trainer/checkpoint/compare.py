@@ -1,4 +1,4 @@
-"""What differs between two checkpoints or exports: values of their JSON files, and tensors."""
+"""The differences between two checkpoints or exports, in JSON values and tensors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from aurl_trainer.checkpoint.state import flatten
 from aurl_trainer.errors import UserError
 
 ABOUT_FILES: Final = {"manifest.json", "export.json"}
-"""Files that only describe the others."""
+"""Files that only describe the others and are not compared."""
 
 
 @dataclass(frozen=True)
 class ValueDifference:
-    """A value of a JSON file; None where one side does not have it."""
+    """A value of a JSON file that differs; None on a side without it."""
 
     file: str
     key: str
@@ -31,9 +31,9 @@ class ValueDifference:
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """A tensor that both sides have (max |a − b| and its root mean square), or `reason` why that is not so.
+    """A tensor that differs, with the maximum and root mean square of a − b, or why it cannot be compared.
 
-    `max` and `rms` are None where they are not finite numbers.
+    `max` and `rms` are None if they are not finite or there is a `reason`.
     """
 
     file: str
@@ -45,7 +45,7 @@ class TensorDifference:
 
 @dataclass
 class Comparison:
-    """All differences, and how many tensors are equal bit by bit."""
+    """All differences, and the number of bitwise equal tensors."""
 
     values: list[ValueDifference] = field(default_factory=list)
     tensors: list[TensorDifference] = field(default_factory=list)
@@ -53,11 +53,11 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """Whether nothing differs."""
+        """True if nothing differs."""
         return not self.values and not self.tensors
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values."""
+        """Return the comparison as JSON values."""
         return {"equal": self.equal, **asdict(self)}
 
 
@@ -66,7 +66,7 @@ def compare(a: Path, b: Path) -> Comparison:
     found = Comparison()
     for folder in (a, b):
         if not folder.is_dir() or not any(folder.glob("*.safetensors")):
-            raise UserError(f"{folder} is neither a checkpoint nor an export: it holds no safetensors file.")
+            raise UserError(f"{folder} is neither a checkpoint nor an export: it has no safetensors file.")
     for name in sorted({path.name for folder in (a, b) for path in folder.glob("*.json")} - ABOUT_FILES):
         _compare_values(name, _values(a / name), _values(b / name), found)
     for name in sorted({path.name for folder in (a, b) for path in folder.glob("*.safetensors")}):

@@ -1,4 +1,4 @@
-"""What the files of a checkpoint are called; imports no torch, so that the launcher can look at them too."""
+"""File names of checkpoints. Imports no torch, for the launcher."""
 
 from __future__ import annotations
 

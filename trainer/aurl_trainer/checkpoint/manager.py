@@ -1,13 +1,12 @@
-"""Checkpoints on the volume: commit, verification, fall-back and retention.
+"""Checkpoints on the volume: commit, verification, fallback and retention.
 
-    checkpoints/step-00000200/   model.safetensors optimizer.safetensors ema.safetensors (where there is one)
+    checkpoints/step-00000200/   model.safetensors optimizer.safetensors ema.safetensors (with ema)
                                  state.json rank-*.json config.json
                                  manifest.json (sha256 and size of each)   COMMITTED (sha256 of the manifest)
 
-Everything is written to `.tmp-…`, flushed, renamed, and marked last; deletion takes the marker first. So
-whatever instant a writer dies at, a directory with a marker is whole. Tensors are written by one rank as
-safetensors and not by torch.distributed.checkpoint, because that pickles its metadata, and what is unpickled
-can run code.
+Everything is written to `.tmp-…`, flushed, renamed and marked last; deletion removes the marker first. So a
+directory with a marker is complete even if a writer dies at any point. Tensors are written by one rank as
+safetensors and not by torch.distributed.checkpoint, which pickles its metadata: unpickling can run code.
 """
 
 from __future__ import annotations
@@ -40,29 +39,29 @@ from aurl_trainer.system.durable import (
 
 MODEL_FILE, OPTIMIZER_FILE, EMA_FILE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 FORMAT = 1
-"""Version of the layout above; a checkpoint of another version is refused."""
+"""Version of the layout above; checkpoints of other versions are refused."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a checkpoint holds: tensors and JSON. Tensors may be sharded before they come to `save`."""
+    """The contents of a checkpoint: tensors and JSON. Tensors may be sharded until `save` gathers them."""
 
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     state: Mapping[str, Any]
     config: Mapping[str, Any]
     ranks: list[str]
-    """One JSON text per rank: the state of its random generators."""
+    """JSON text with the state of the random generators of each rank."""
     ema: Mapping[str, Tensor] = field(default_factory=dict)
-    """The averaged weights, under the names of the weights; empty without an average."""
+    """Averaged weights, by the names of the weights; empty without an average."""
 
     @property
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        """All tensors, by the file that they go into."""
+        """All tensors, by the name of their file."""
         return {"model": self.model, "optimizer": self.optimizer, "ema": self.ema}
 
-    def having(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> Contents:
-        """Return the same with other `tensors`, such as copies."""
+    def with_tensors(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> Contents:
+        """Return the same contents with other `tensors`, such as copies."""
         return replace(self, model=tensors["model"], optimizer=tensors["optimizer"], ema=tensors["ema"])
 
 
@@ -75,37 +74,37 @@ class Checkpoint:
 
     @property
     def saved_at(self) -> float:
-        """When it was committed, in seconds since the epoch."""
+        """Time of the commit in seconds since the epoch."""
         return (self.path / MARKER).stat().st_mtime
 
     def has(self, name: str) -> bool:
-        """Tell whether it holds a file of this name."""
+        """Return True if it has a file of this name."""
         return (self.path / name).is_file()
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing pointed to a bad stretch when it was saved; False when it cannot be read."""
+        """True if the detectors found no problem when it was saved; False if that cannot be read."""
         try:
             return bool(self.read_json(STATE_FILE)["progress"].get("healthy", True))
         except DamagedCheckpointError:
             return False
 
     def read_json(self, name: str) -> Any:
-        """Return what one of its JSON files holds. Raises DamagedCheckpointError when it cannot be read."""
+        """Load one of its JSON files. Raises DamagedCheckpointError if it cannot be read."""
         with self._reading(name, ValueError) as path:
             return json.loads(path.read_text())
 
     @contextmanager
     def open_tensors(self, name: str) -> Iterator[Any]:
-        """Open one of its files to read single tensors, or rows of them, as `safetensors.safe_open` does.
+        """Open one of its files with `safetensors.safe_open`, to read single tensors or slices.
 
-        Raises DamagedCheckpointError when it cannot be read.
+        Raises DamagedCheckpointError if it cannot be read.
         """
         with self._reading(name, SafetensorError) as path, safe_open(path, framework="pt") as file:
             yield file
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
-        """Return the tensors of one of its files. Raises DamagedCheckpointError when it cannot be read."""
+        """Load the tensors of one of its files. Raises DamagedCheckpointError if it cannot be read."""
         with self._reading(name, SafetensorError) as path:
             return load_file(path)
 
@@ -118,7 +117,7 @@ class Checkpoint:
 
 
 class CheckpointManager:
-    """The checkpoints of one job in one directory; only rank 0 writes, every rank may read."""
+    """The checkpoints of a job in one directory. Only rank 0 writes; all ranks may read."""
 
     def __init__(
         self, directory: Path, *, keep_last: int = 3, keep_every_steps: int = 0, keep_best: int = 0
@@ -166,7 +165,7 @@ class CheckpointManager:
     def latest(self, *, healthy_until: int | None = None) -> tuple[Checkpoint | None, list[str]]:
         """Return the newest checkpoint that passes verification, and a sentence for each damaged newer one.
 
-        With `healthy_until`: the newest of those that were saved in good health, up to this step.
+        With `healthy_until`, considers only healthy checkpoints up to this step.
         """
         complaints = []
         for checkpoint in reversed(self.all()):
@@ -184,17 +183,17 @@ class CheckpointManager:
         return None, complaints
 
     def at(self, step: int) -> Checkpoint:
-        """Name the checkpoint of a step, whether or not it exists."""
+        """Return the checkpoint of a step, which need not exist."""
         return Checkpoint(step, self.directory / f"step-{step:08d}")
 
     def delete_after(self, step: int) -> None:
-        """Delete all checkpoints after `step`, the newest first: what stays is the past of what went."""
+        """Delete all checkpoints after `step`, newest first, so that an interruption leaves no gap."""
         for checkpoint in reversed(self.all()):
             if checkpoint.step > step:
                 self._remove(checkpoint)
 
     def clean(self) -> None:
-        """Delete what a writer that died left behind; only rank 0, before training."""
+        """Delete what dead writers left behind. Call on rank 0 only, before training."""
         if self.directory.is_dir():
             for path in self.directory.iterdir():
                 if path.name.startswith(".tmp-") or (
@@ -203,9 +202,9 @@ class CheckpointManager:
                     remove_tree(path)
 
     def save(self, step: int, contents: Contents) -> Checkpoint:
-        """Write, commit and return a checkpoint, then delete what retention does not keep.
+        """Write, commit and return a checkpoint, then delete those that retention does not keep.
 
-        Raises OSError (a full disk) with nothing left behind and every older checkpoint intact.
+        On OSError (such as a full disk) nothing is left behind and all older checkpoints stay intact.
         """
         target = self.at(step)
         temporary = self.directory / f".tmp-{target.path.name}-{os.getpid()}"
@@ -215,7 +214,7 @@ class CheckpointManager:
             temporary.mkdir()
             marker = self._write(temporary, step, contents)
             sync_directory(temporary)
-            self._remove(target)  # of an earlier life of this job, or damaged
+            self._remove(target)  # from a previous run of this job, or damaged
             temporary.rename(target.path)
         except OSError:
             remove_tree(temporary)
@@ -230,7 +229,7 @@ class CheckpointManager:
         return target
 
     def _write(self, directory: Path, step: int, contents: Contents) -> str:
-        """Write all files and the manifest; return the manifest's sha256."""
+        """Write all files and the manifest, and return the sha256 of the manifest."""
         stamp = {"step": str(step)}
         parts = {
             MODEL_FILE: safetensors_parts(contents.model, stamp),
@@ -250,26 +249,26 @@ class CheckpointManager:
             remove_tree(checkpoint.path)
 
     def _retain(self, newest: int, progress: Mapping[str, Any]) -> None:
-        """Delete old checkpoints; `newest` was just written with `progress`.
+        """Delete old checkpoints; step `newest` was just written with `progress`.
 
-        Damaged ones do not count as kept, and those newer than `newest` are of a future that this run will
-        overwrite. The newest one of which it is known by now that all was well stays, for a roll-back, and
-        so does the best, when the end may need it.
+        Damaged checkpoints do not count towards retention, nor do those after `newest`, which this run will
+        overwrite. Also kept are the newest checkpoint up to the last healthy step, for rollbacks, and that of
+        `best_step`, if the end of training may need it.
         """
-        whole = [c for c in self.all() if c.step not in self._damaged and c.step <= newest]
-        best = {checkpoint.step for checkpoint in self.best(whole)[: self.keep_best]}
+        intact = [c for c in self.all() if c.step not in self._damaged and c.step <= newest]
+        best = {checkpoint.step for checkpoint in self.best(intact)[: self.keep_best]}
         last_healthy_step = progress.get("last_healthy_step", newest)
-        sound = next(
-            (c.step for c in reversed(whole) if c.step <= last_healthy_step and self._is_healthy(c)), None
+        healthy = next(
+            (c.step for c in reversed(intact) if c.step <= last_healthy_step and self._is_healthy(c)), None
         )
-        kept = best | {sound, progress.get("best_step")}
-        for checkpoint in whole[: -self.keep_last]:
-            for_ever = self.keep_every_steps and checkpoint.step % self.keep_every_steps == 0
-            if not for_ever and checkpoint.step not in kept:
+        kept = best | {healthy, progress.get("best_step")}
+        for checkpoint in intact[: -self.keep_last]:
+            permanent = self.keep_every_steps and checkpoint.step % self.keep_every_steps == 0
+            if not permanent and checkpoint.step not in kept:
                 self._remove(checkpoint)
 
     def best(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-        """Return those of `checkpoints` whose step was evaluated, the lowest validation loss first."""
+        """Return the `checkpoints` whose step was evaluated, by ascending validation loss."""
         losses = [(loss, c.step, c) for c in checkpoints if (loss := self._loss(c)) is not None]
         return [checkpoint for _, _, checkpoint in sorted(losses, key=lambda entry: entry[:2])]
 
@@ -277,7 +276,7 @@ class CheckpointManager:
         if checkpoint.step not in self._losses:
             try:
                 loss = evaluated_loss(checkpoint.read_json(STATE_FILE))
-            except DamagedCheckpointError:  # which is told when it is needed
+            except DamagedCheckpointError:  # reported when it is loaded
                 loss = None
             self._losses[checkpoint.step] = loss
         return self._losses[checkpoint.step]

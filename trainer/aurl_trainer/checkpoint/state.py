@@ -1,4 +1,4 @@
-"""What a checkpoint says beside its tensors: how far training is, and what the weights belong to."""
+"""The JSON state of a checkpoint: the progress of training, and the identity of the training."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from aurl_trainer.errors import CheckpointMismatchError
 
 @dataclass
 class Progress:
-    """How far training is; `samples` and `tokens` count what was drawn, skipped steps included.
+    """Progress of training. `samples` and `tokens` include those of skipped steps.
 
-    `tokens` is the place in the data's order as well, so it also counts data that a roll-back left out.
+    `tokens` is also the position in the order of the data, so it includes data skipped by rollbacks.
     """
 
     step: int = 0
     samples: int = 0
     tokens: int = 0
     initial_loss: float | None = None
-    """Loss of the very first step in nats per token."""
+    """Loss of the first step in nats per token."""
     loss: float | None = None
     """Mean loss of the last log interval."""
     validation_loss: float | None = None
-    """Loss of the newest evaluation, the same of the averaged weights, and the step it was made at."""
+    """Loss of the last evaluation, that of the averaged weights, and the step of the evaluation."""
     ema_validation_loss: float | None = None
     validation_step: int = 0
     interval_loss: float = 0.0
-    """Summed loss of all ranks since the last log line, and over how many valid tokens, steps
-    and samples."""
+    """Summed loss of all ranks since the last log line, and its number of valid tokens, steps and samples."""
     interval_tokens: int = 0
     interval_steps: int = 0
     interval_samples: int = 0
@@ -39,32 +38,32 @@ class Progress:
     skips_reported: dict[str, int] = field(default_factory=lambda: {"nonfinite": 0, "spike": 0})
     rollbacks: int = 0
     skipped_windows: list[list[int]] = field(default_factory=list)
-    """From and to which token counter data was left out by roll-backs."""
+    """Token counters [from, to) of the data skipped by rollbacks."""
     learning_rate_factor: float = 1.0
-    """What roll-backs, plateaus and other findings have multiplied the learning rate by."""
+    """Factor on the learning rate from rollbacks, plateaus and other findings."""
     stability: dict[str, Any] = field(default_factory=dict)
     """State of the detectors."""
     healthy: bool = True
-    """Whether nothing pointed to a bad stretch when this was saved."""
+    """True if the detectors found no problem when this was saved."""
     last_healthy_step: int = 0
     """Last step of the newest log interval at which nothing did."""
     best_step: int = 0
-    """Where the validation loss was lowest, when its checkpoint must be kept; else 0."""
+    """Step of the lowest validation loss if its checkpoint must be kept, else 0."""
     stopped: str | None = None
-    """Why training ended before its last step, if it did."""
+    """Reason for stopping before the last step, if any."""
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens that were drawn, without those that were left out."""
+        """Tokens drawn, without those skipped by rollbacks."""
         return self.tokens - sum(end - begin for begin, end in self.skipped_windows)
 
     def leave_out_data(self, token_counter: int) -> None:
-        """Let the data go on at `token_counter`."""
+        """Skip the data up to `token_counter`."""
         self.skipped_windows.append([self.tokens, token_counter])
         self.tokens = token_counter
 
     def advance(self, samples: int, token_counter: int, valid_tokens: int) -> None:
-        """Count a step of `samples` samples that ends at `token_counter`; `valid_tokens` had a target."""
+        """Count a step of `samples` samples that ends at `token_counter`, with `valid_tokens` targets."""
         self.step += 1
         self.samples += samples
         self.tokens = token_counter
@@ -74,7 +73,7 @@ class Progress:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Progress:
-        """Return the progress that `asdict` wrote."""
+        """Return the progress from the result of `to_json`."""
         return cls(**value)
 
     def to_json(self) -> dict[str, Any]:
@@ -83,9 +82,9 @@ class Progress:
 
 
 def evaluated_loss(state: Mapping[str, Any]) -> float | None:
-    """Return by which loss the checkpoint with this `state.json` is better or worse than others.
+    """Return the loss by which to rank the checkpoint with this `state.json`.
 
-    It is the validation loss of its average where it has one, else of its weights; None when its step was not
+    It is the validation loss of its averaged weights, or else of its weights; None if its step was not
     evaluated.
     """
     progress = state.get("progress", {})
@@ -98,7 +97,7 @@ def evaluated_loss(state: Mapping[str, Any]) -> float | None:
 
 @dataclass(frozen=True)
 class TrainingIdentity:
-    """What the weights of a checkpoint mean; training goes on only from one with the same identity."""
+    """The training that weights belong to; a checkpoint is resumed only by the same training."""
 
     mode: str
     model: Mapping[str, Any]
@@ -113,7 +112,7 @@ class TrainingIdentity:
         return asdict(self)
 
     def refuse_other(self, saved: Mapping[str, Any], checkpoint: str) -> None:
-        """Raise CheckpointMismatchError that lists what differs from the identity of `checkpoint`."""
+        """Raise CheckpointMismatchError listing the differences to `saved`, the identity of `checkpoint`."""
         mine, theirs = flatten(self.to_json()), flatten(saved)
         differences = [
             f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} in this job"

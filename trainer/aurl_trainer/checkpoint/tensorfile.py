@@ -1,8 +1,7 @@
 """Writes tensors in the safetensors format, hashing while writing.
 
-The library's own writer needs a second pass for the hash and holds Python's lock meanwhile; the format is a
-length, a JSON header and the raw bytes (https://github.com/huggingface/safetensors#format). Files are read by
-the library.
+The library's writer holds the GIL and needs a second pass for the hash. The format is a length, a JSON header
+and the raw bytes (https://github.com/huggingface/safetensors#format). Files are read with the library.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def safetensors_parts(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a safetensors file of CPU tensors, without copying them."""
-    # Alignment asks for the widest types first, as the library sorts them too.
+    # The widest types first, for alignment and as the library does.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0

@@ -1,9 +1,9 @@
-"""Saves checkpoints while training goes on: all tensors are copied aside, and a thread writes the copies.
+"""Asynchronous saving: tensors are copied to buffers that a thread writes while training continues.
 
-Weights and moments change in the optimizer's step only. So the large ones are copied while the next step
+Weights and moments change only in the optimizer's step. So the large ones are copied while the next step
 computes its gradients, and the loop waits for the copy (`settle`) just before it changes them: on a CPU a
-thread copies, on CUDA a stream of its own, for which the host never waits. Sharded tensors are gathered
-before that, one after the other, while all ranks wait.
+thread copies, on CUDA a separate stream, for which the host never waits. Sharded tensors are gathered first,
+one by one, while all ranks wait.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from aurl_trainer.checkpoint.manager import Checkpoint, CheckpointManager, Conte
 from aurl_trainer.distributed.sharding import give, host_buffer, is_sharded, to_host
 
 Pair: TypeAlias = tuple[Tensor, Tensor]
-"""A buffer and the tensor that is copied into it."""
+"""A buffer and the tensor to copy into it."""
 
 Copying: TypeAlias = "Future[None] | torch.cuda.Event"
-"""Tells when a copy is done."""
+"""Handle for the completion of a copy."""
 
 SMALL = 1 << 20
-"""Bytes up to which a tensor is copied at once: copying it costs less than keeping count of it."""
+"""Bytes up to which a tensor is copied immediately, because that costs less than scheduling it."""
 
 
 @dataclass(frozen=True)
 class SaveResult:
-    """How a save ended, `seconds` after its request; `error` is None when the checkpoint is committed."""
+    """The result of a save, `seconds` after its request; `error` is None if the checkpoint is committed."""
 
     step: int
     seconds: float
@@ -45,14 +45,14 @@ class SaveResult:
 
 
 def give_shards(contents: Contents) -> None:
-    """Take part in a `CheckpointWriter.save` of rank 0 with the shards that this rank holds."""
+    """Contribute this rank's shards to a `CheckpointWriter.save` of rank 0."""
     for tensors in contents.tensors.values():
         give(tensors.values())
 
 
 @dataclass(frozen=True)
 class _Save:
-    """What is to be written: copies in the buffers, once `copying` is done."""
+    """A save in progress: its contents are the buffers, complete once `copying` is done."""
 
     step: int
     contents: Contents
@@ -62,10 +62,10 @@ class _Save:
 
 
 class CheckpointWriter:
-    """One save at a time, through CPU buffers that are allocated once. Used on rank 0 only.
+    """Saves one checkpoint at a time, through CPU buffers that are allocated once. For rank 0 only.
 
-    A save that fails is tried again from its copy, `retries` times and `retry_seconds` apart, while training
-    goes on; a newer one takes its place.
+    A failed save is retried from its copy, `retries` times and `retry_seconds` apart, while training
+    continues; a newer save replaces it.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class CheckpointWriter:
         self.manager, self.asynchronous = manager, asynchronous
         self.retries, self.retry_seconds = retries, retry_seconds
         self._copier = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-copy")
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_step_back)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_lower_priority)
         self._pending: tuple[_Save, Future[SaveResult]] | None = None
         self._failed: _Save | None = None
         self._retry_at = 0.0
@@ -87,12 +87,12 @@ class CheckpointWriter:
         self._buffers: dict[str, Tensor] = {}
         self._stream: torch.cuda.Stream | None = None
         self.last: SaveResult | None = None
-        """The save that ended last."""
+        """The result of the last finished save."""
 
     def save(self, step: int, contents: Contents) -> list[SaveResult]:
-        """Begin to write `contents` as they are now; return the results of saves that have ended.
+        """Start to write `contents` as they are now, and return the results of finished saves.
 
-        Waits first for a save that is still being written, because its buffers are needed.
+        Waits for a save that is still being written, because it needs the same buffers.
         """
         results = self.wait()
         save = _Save(step, contents, time.monotonic(), self.retries)
@@ -101,7 +101,7 @@ class CheckpointWriter:
             return results
         self._failed = None
         sharded = any(map(is_sharded, contents.model.values()))
-        if sharded:  # others give their shards now, and will not again
+        if sharded:  # the other ranks contribute their shards only now
             save = self._copied(save)
         result = self._write(save)
         if result.error is not None:
@@ -112,7 +112,7 @@ class CheckpointWriter:
         return [*results, result]
 
     def settle(self) -> None:
-        """Wait until the tensors of a save may change; call it before they do."""
+        """Wait until the tensors of a save may change; call this before changing them."""
         copying, self._copying = self._copying, None
         if isinstance(copying, torch.cuda.Event):
             torch.cuda.current_stream().wait_event(copying)
@@ -120,9 +120,9 @@ class CheckpointWriter:
             copying.result()
 
     def poll(self) -> list[SaveResult]:
-        """Return the result of a save that has ended since the last call, without waiting.
+        """Return the result of a save that finished since the last call, without waiting.
 
-        Begins to write a failed one again once its time has come.
+        Starts the retry of a failed save when it is due.
         """
         if self._pending is not None:
             return self.wait() if self._pending[1].done() else []
@@ -131,7 +131,7 @@ class CheckpointWriter:
         return []
 
     def wait(self) -> list[SaveResult]:
-        """Wait for the save that is being written, if any, and return its result."""
+        """Wait for the save in progress, if any, and return its result."""
         if self._pending is None:
             return []
         save, future = self._pending
@@ -141,15 +141,15 @@ class CheckpointWriter:
         return [result]
 
     def abandon(self) -> list[SaveResult]:
-        """Finish what is being written, and give up a save that failed: training goes back to before it."""
+        """Finish the save in progress and drop a failed one, because training rolls back to before it."""
         results = self.wait()
         self._failed = None
         return results
 
     def close(self, *, hurry: bool = False) -> list[SaveResult]:
-        """Finish what is being written, with all its tries, and end the thread.
+        """Finish the save in progress with all its retries, and stop the threads.
 
-        In a `hurry` (this process is about to be killed) the tries follow each other at once.
+        In a `hurry` (this process is about to be killed) it retries without waiting.
         """
         self.settle()
         results = self.wait()
@@ -173,19 +173,19 @@ class CheckpointWriter:
             self._retry_at = time.monotonic() + self.retry_seconds
 
     def _copied(self, save: _Save) -> _Save:
-        """Begin to copy all tensors and return the save of the copies."""
+        """Start to copy all tensors and return the save of the copies."""
         pairs: list[Pair] = []
         copies = {}
         for kind, tensors in save.contents.tensors.items():
             more, copies[kind] = self._pair(kind, tensors)
             pairs += more
         self._copying = self._begin_copy(pairs)
-        return replace(save, contents=save.contents.having(copies), copying=self._copying)
+        return replace(save, contents=save.contents.with_tensors(copies), copying=self._copying)
 
     def _pair(self, kind: str, tensors: Mapping[str, Tensor]) -> tuple[list[Pair], dict[str, Tensor]]:
-        """Return which tensor is to be copied into which buffer, and the buffers by name.
+        """Return the pairs of buffers and tensors to copy, and the buffers by name.
 
-        Sharded tensors are gathered into theirs here, because all ranks wait for it.
+        Sharded tensors are gathered into their buffers here, because all ranks take part.
         """
         pairs, copies = [], {}
         for name, tensor in tensors.items():
@@ -200,7 +200,7 @@ class CheckpointWriter:
         return pairs, copies
 
     def _begin_copy(self, pairs: list[Pair]) -> Copying | None:
-        """Copy what is small, begin to copy what is large, and return what tells that it is done."""
+        """Copy small tensors, start to copy large ones, and return a handle for their completion."""
         if any(tensor.is_cuda for _, tensor in pairs):
             # PyTorch leaves these constructors untyped.
             self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -230,21 +230,21 @@ class CheckpointWriter:
             for kind, tensors in save.contents.tensors.items()
         }
         try:
-            checkpoint = self.manager.save(save.step, save.contents.having(on_cpu))
+            checkpoint = self.manager.save(save.step, save.contents.with_tensors(on_cpu))
         except OSError as failure:
             error = failure
         self.last = SaveResult(save.step, time.monotonic() - save.started, checkpoint, error)
         return self.last
 
 
-def _step_back() -> None:
-    """Let this thread have only the CPU time that training leaves: a slower save costs nothing."""
-    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+def _lower_priority() -> None:
+    """Give this thread only the CPU time that training leaves; slower saves cost nothing."""
+    if sys.platform == "linux":  # threads have their own priority only on Linux
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def _copy_all(pairs: list[Pair]) -> None:
-    """Copy on this thread alone: PyTorch would take the threads from the loop."""
+    """Copy with NumPy on this thread; PyTorch would take threads from the loop."""
     for buffer, tensor in pairs:
         source = tensor.contiguous().view(-1).view(torch.uint8)
         np.copyto(buffer.view(-1).view(torch.uint8).numpy(), source.numpy())

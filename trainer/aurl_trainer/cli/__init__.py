@@ -1,1 +1,1 @@
-"""The command line; each command loads only what it needs, when it runs."""
+"""The command line; each command is imported only when it runs."""

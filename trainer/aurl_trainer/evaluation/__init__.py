@@ -1,1 +1,1 @@
-"""How good a model is: likelihood of held-out music, and its own music beside the corpus."""
+"""Evaluation: likelihood of held-out music, and samples compared with the corpus."""

@@ -1,4 +1,4 @@
-"""How near sampled music comes to the corpus, feature by feature, and how much of it is copied."""
+"""The distance of sampled music to the corpus by feature, and the share of it that is copied."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ NGRAM: Final = 12
 
 
 def overlap(p: Histogram, q: Histogram) -> float:
-    """The area that two distributions share: 1 when they are equal, 0 when they have nothing in common."""
+    """Return the overlapping area of two distributions: 1 if they are equal, 0 if they are disjoint."""
     return float(np.minimum(p / p.sum(), q / q.sum()).sum())
 
 
 def jensen_shannon(p: Histogram, q: Histogram) -> float:
-    """Jensen-Shannon divergence (Lin 1991) in bits: 0 when they are equal, 1 at most."""
+    """Return the Jensen-Shannon divergence (Lin 1991) in bits: 0 if they are equal, at most 1."""
     p, q = p / p.sum(), q / q.sum()
     middle = (p + q) / 2
     return float(sum(0.5 * (a[a > 0] * np.log2(a[a > 0] / middle[a > 0])).sum() for a in (p, q)))
 
 
 def compared(samples: Sequence[Music], corpus: Sequence[Music], seed: int = 0) -> dict[str, Any]:
-    """Overlap and divergence of each feature, beside the floor: what the corpus reaches against itself.
+    """Return overlap and divergence of each feature, and their floors: those of the corpus with itself.
 
-    The floor compares as many pieces of the corpus as there are samples, at most half, with all its others.
+    A floor compares as many pieces of the corpus as there are samples, at most half of it, with all others.
     """
     order = np.random.Philox(np.random.SeedSequence([seed])).random_raw(len(corpus)).argsort()
     size = max(1, min(len(samples), len(corpus) // 2))
@@ -50,10 +50,10 @@ def compared(samples: Sequence[Music], corpus: Sequence[Music], seed: int = 0) -
 
 
 def memorised(pieces: Iterable[Music], corpus: Iterable[Music]) -> float | None:
-    """The share of the 12-grams of `pieces` that are in `corpus`; None when none is so long.
+    """Return the share of the 12-grams of `pieces` that are in `corpus`; None if `pieces` have no 12-gram.
 
-    A gram is twelve successive steps of a track: interval, and time to the next note in 24ths of a quarter.
-    Transposition and tempo do not hide a copy.
+    A 12-gram is twelve successive steps of a track: interval, and time to the next note in 24ths of a
+    quarter. So transposed copies and copies at another tempo are found, too.
     """
     known = np.unique(np.concatenate([_grams(piece) for piece in corpus] or [np.zeros(0, np.uint64)]))
     mine = np.concatenate([_grams(piece) for piece in pieces] or [np.zeros(0, np.uint64)])
@@ -61,7 +61,7 @@ def memorised(pieces: Iterable[Music], corpus: Iterable[Music]) -> float | None:
 
 
 def _grams(music: Music) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """A hash of each gram of a piece."""
+    """Return a hash of each 12-gram of a piece."""
     found = []
     for track in range(len(music.programs)):
         rows = np.flatnonzero(music.track == track)

@@ -1,7 +1,7 @@
-"""What pieces are like, as histograms: no music theory, and nothing that is learned.
+"""Features of pieces as histograms, without music theory or learned parts.
 
-The choice follows Yang and Lerch 2020 (On the evaluation of generative models in music), with features that
-notice order: transitions and self-similarity. Times are in quarter notes, so that tempo has no part in them.
+The choice follows Yang and Lerch 2020 (On the evaluation of generative models in music) and adds features of
+order: transitions and self-similarity. Times are in quarter notes, independent of tempo.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _WINDOW_QUARTERS: Final = 4
 _LAGS: Final = 8
 _SIMILARITIES: Final = 10
 SIZES: Final = {
-    "pitch": 256,  # drums after all others
+    "pitch": 256,  # drums from 128 on
     "pitchClass": 12,
     "interval": 49,  # between successive notes of a track, -24 to 24 semitones
     "pitchClassTransition": 144,
     "interOnsetInterval": _GRID * _LONGEST_QUARTERS + 1,
     "duration": _GRID * _LONGEST_QUARTERS + 1,
     "velocity": 32,
-    "polyphony": 33,  # notes that sound where one begins
+    "polyphony": 33,  # notes that sound at an onset
     "density": 65,  # notes in four quarters
-    "selfSimilarity": _LAGS * _SIMILARITIES,  # of the pitch classes of four quarters and earlier ones
+    "selfSimilarity": _LAGS * _SIMILARITIES,  # of the pitch classes of four quarters, to earlier ones
 }
 
 
 def histograms(pieces: Iterable[Music]) -> dict[str, Histogram]:
-    """The counts of each feature over all pieces; a feature that none of them has is all zeros."""
+    """Return the histogram of each feature over all pieces; all zeros if no piece has the feature."""
     total = {name: np.zeros(size) for name, size in SIZES.items()}
     for piece in pieces:
         if piece.notes:
@@ -45,7 +45,7 @@ def histograms(pieces: Iterable[Music]) -> dict[str, Histogram]:
 
 
 def _features(music: Music) -> dict[str, Ints]:
-    """The values of each feature in one piece, as numbers of its bins."""
+    """Return the values of each feature in one piece, as bin numbers."""
     order = np.lexsort((music.pitch, music.start, music.track))
     start, end = music.start[order], music.end[order]
     pitch, track = music.pitch[order], music.track[order]
@@ -75,7 +75,7 @@ def _in_grid(ticks: Ints, quarter: int) -> Ints:
 
 
 def _self_similarity(pitch_class: Ints, window: Ints) -> Ints:
-    """Cosine of the pitch classes of windows that lie 1 to _LAGS apart, with the lag."""
+    """Return the bins of lag and cosine of the pitch classes of windows that are 1 to _LAGS apart."""
     if not len(window):
         return window
     numbers = np.unique(window, return_inverse=True)[1].reshape(-1)

@@ -1,4 +1,4 @@
-"""How well a model predicts held-out music."""
+"""The likelihood of held-out music under a model."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from aurl_trainer.data.vocabulary import KINDS, Vocabulary
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Sums over a held-out split; what per-token values of other vocabularies can be compared by."""
+    """Sums over a held-out split, from which values that are comparable across vocabularies are derived."""
 
     nats: float
     tokens: int
-    """Predicted tokens: all but Bos."""
+    """Predicted tokens: all except Bos."""
     nats_of_kind: dict[str, float]
     tokens_of_kind: dict[str, int]
 
@@ -32,7 +32,7 @@ class Likelihood:
         return self.nats / max(1, self.tokens)
 
     def report(self, notes: int, seconds: float) -> dict[str, Any]:
-        """The figures under their public names, for so many notes and seconds of music."""
+        """Return the figures by their public names; `notes` and `seconds` are those of the music."""
         bits = self.nats / math.log(2)
         return {
             "nllPerToken": self.per_token,
@@ -57,9 +57,9 @@ def likelihood(
     batch_size: int = 8,
     stride: int | None = None,
 ) -> Likelihood:
-    """Predict every token of a split from those before it in its piece, at most `context_length` of them.
+    """Predict every token of a split from up to `context_length` earlier ones of its piece.
 
-    Long pieces are read in windows that begin every `stride` tokens (by default the context length).
+    Long pieces are read in windows that start every `stride` tokens (by default the context length).
     """
     device = next(model.parameters()).device
     nats = torch.zeros(len(KINDS), dtype=torch.float64)
@@ -94,7 +94,7 @@ def likelihood(
 
 
 def seconds_of(music: Music) -> float:
-    """How long a piece sounds, to the end of its last note."""
+    """Return the duration of a piece in seconds, to the end of its last note."""
     if not music.notes:
         return 0.0
     last = int(music.end.max())

@@ -1,8 +1,8 @@
-"""A 5-gram model of tokens: the floor that a trained model must be better than.
+"""A 5-gram model of tokens, a baseline that a trained model must beat.
 
 Interpolated Witten-Bell smoothing (Witten and Bell 1991; Chen and Goodman 1999, section 2.6):
-P(w | h) = (c(h, w) + T(h) · P(w | h')) / (c(h) + T(h)), T(h) the number of different tokens seen after h, h'
-the context without its oldest token, down to equal chances for all tokens of the vocabulary.
+P(w | h) = (c(h, w) + T(h) · P(w | h')) / (c(h) + T(h)), with T(h) the number of distinct tokens seen after h
+and h' the context without its oldest token, down to the uniform distribution over the vocabulary.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ORDER = 5
 
 
 def ngram_nats(train: Split, held_out: Split, vocabulary_size: int, *, most_tokens: int = 5_000_000) -> float:
-    """Nats per token of `held_out`, Bos not counted, under a model of the first tokens of `train`."""
+    """Return nats per token of `held_out`, without Bos, under a model of the first tokens of `train`."""
     end = int(train.offsets[np.searchsorted(train.offsets, most_tokens, side="right") - 1])
     end = end or int(train.offsets[-1])
     tokens = np.concatenate([train.tokens[:end], held_out.tokens]).astype(np.int64)
@@ -36,7 +36,7 @@ def ngram_nats(train: Split, held_out: Split, vocabulary_size: int, *, most_toke
 
 
 def _longer(context: Ints, tokens: Ints, begins: Bools) -> Ints:
-    """The number of each position's context, one token longer; a piece begins without any."""
+    """Return the number of each position's context, one token longer; pieces start without context."""
     pair = np.full(len(tokens), -1, np.int64)
     pair[1:] = context[:-1] * (int(tokens.max()) + 1) + tokens[:-1]
     pair[begins] = -1

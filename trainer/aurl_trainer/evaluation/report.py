@@ -1,4 +1,4 @@
-"""The whole judgement of a model, as a dictionary for JSON and as a table to read."""
+"""The evaluation report of a model, as a dictionary for JSON and as a table."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from aurl_trainer.sampling.generate import LanguageModel, generate
 from aurl_trainer.sampling.latent import sampler
 
 BATCH_SIZE: Final = 8
-"""Samples that an autoencoder sees at once; a sample is compared with the latents of the one before."""
+"""Samples per batch of an autoencoder; each is also decoded from the previous sample's latents."""
 
 MOST_PIECES: Final = 500
-"""Of a large corpus so many pieces are compared with, spread evenly over it."""
+"""Maximum number of pieces of a corpus to compare with, spread evenly over it."""
 
 
 def evaluate(
@@ -44,9 +44,9 @@ def evaluate(
     split: SplitName,
     stride: int | None = None,
 ) -> dict[str, Any]:
-    """Judge a model on a held-out split of `dataset`; `sampling.count` pieces are sampled and compared.
+    """Evaluate a model on a held-out split of `dataset`; compare `sampling.count` samples with the corpus.
 
-    The likelihood of an autoencoder is its lower bound; that by kind of token is given the latents.
+    For an autoencoder, the likelihood is a lower bound, and that by kind of token is given the latents.
     """
     train, held_out = dataset.split("train"), dataset.split(split)
     loader = Loader(dataset.path, split, context_length, 0)
@@ -65,13 +65,13 @@ def evaluate(
     if latents:
         report["latents"] = latents
     if sampling.count:
-        report["samples"] = judge_samples(
+        report["samples"] = evaluate_samples(
             sampler(model, sampling.seed), vocabulary, train, held_out, sampling, context_length
         )
     return report
 
 
-def judge_samples(
+def evaluate_samples(
     model: LanguageModel,
     vocabulary: Vocabulary,
     train: Split,
@@ -79,7 +79,7 @@ def judge_samples(
     sampling: SamplingConfig,
     context_length: int,
 ) -> dict[str, Any]:
-    """Sample `sampling.count` pieces and hold them against the corpus; also once more without the mask."""
+    """Sample `sampling.count` pieces and compare them with the corpus; sample again without the grammar."""
     corpus = list(_pieces(train, vocabulary, MOST_PIECES))
     unseen = list(_pieces(held_out, vocabulary, MOST_PIECES))
     samples = [decode(piece, vocabulary) for piece in generate(model, vocabulary, sampling, context_length)]
@@ -96,17 +96,17 @@ def judge_samples(
 def grammar_validity(
     model: LanguageModel, vocabulary: Vocabulary, sampling: SamplingConfig, context_length: int
 ) -> dict[str, float]:
-    """How often the model keeps to the grammar when nothing makes it: shares of pieces, and of tokens.
+    """Return the shares of valid pieces and tokens when the grammar is not enforced.
 
-    The share of tokens counts those before each piece's first fault.
+    Valid tokens are those before the first error of each piece.
     """
     free = sampling.model_copy(update={"grammar": False})
     pieces = generate(model, vocabulary, free, context_length)
     faults = [first_fault(piece[piece != PAD], vocabulary) for piece in pieces]
-    sound = [len(piece) if fault < 0 else fault for piece, fault in zip(pieces, faults, strict=True)]
+    valid = [len(piece) if fault < 0 else fault for piece, fault in zip(pieces, faults, strict=True)]
     return {
         "validPieces": float(np.mean([fault < 0 for fault in faults])),
-        "validTokens": sum(sound) / sum(map(len, pieces)),
+        "validTokens": sum(valid) / sum(map(len, pieces)),
     }
 
 
@@ -120,7 +120,7 @@ def _latents(model: VAE, loader: Loader, context_length: int) -> dict[str, float
 
 
 def _pieces(split: Split, vocabulary: Vocabulary, most: int) -> Iterator[Music]:
-    """At most so many pieces of a split, spread evenly over it."""
+    """Yield at most `most` pieces of a split, spread evenly over it."""
     count = len(split.offsets) - 1
     for piece in np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64)).tolist():
         yield decode(
@@ -129,7 +129,7 @@ def _pieces(split: Split, vocabulary: Vocabulary, most: int) -> Iterator[Music]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report for a person."""
+    """Return the report as text."""
     found, floor = report["likelihood"], report["fiveGram"]["nllPerToken"]
     per_second = f"{found['bitsPerSecond']:.2f}" if found["bitsPerSecond"] is not None else "-"
     lines = [

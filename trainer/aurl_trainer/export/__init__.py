@@ -1,1 +1,1 @@
-"""Trained models outside of their job: in one folder that needs nothing else."""
+"""Export: trained models as self-contained directories, outside of their jobs."""

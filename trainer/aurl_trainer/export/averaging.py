@@ -1,4 +1,4 @@
-"""The average of the last checkpoints (Izmailov et al. 2018), which often predicts better than the last."""
+"""The average of the last checkpoints, which often predicts better than the last (Izmailov et al. 2018)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from aurl_trainer.export.saved_model import SavedModel, WeightsKind, from_checkp
 
 
 def average(checkpoints: Sequence[Checkpoint], kind: WeightsKind | None = None) -> SavedModel:
-    """Return the model whose weights are the mean over verified checkpoints of one training.
+    """Return a model with the mean weights of verified checkpoints of one training, summed in float64.
 
-    Sums are taken in float64; `kind` is as for `from_checkpoint`, decided by the newest. Raises UserError
-    when the checkpoints do not belong together.
+    `kind` is that of `from_checkpoint`, applied to the newest. Raises UserError if the checkpoints belong to
+    different trainings.
     """
     newest = from_checkpoint(checkpoints[-1], kind)
     sums: dict[str, Tensor] = {name: tensor.double() for name, tensor in newest.weights.items()}

@@ -1,6 +1,6 @@
-"""A model as it is used after training: weights, configuration and vocabulary.
+"""A trained model for use: weights, configuration and vocabulary.
 
-It is read from a checkpoint, or from an export folder, which can be moved anywhere:
+It is loaded from a checkpoint, or from an export directory, which can be moved anywhere:
 
     <folder>/   model.safetensors   config.json (`dataset` and `training`)   vocabulary.json
                 export.json (job, steps, which weights, identity; sha256 and size of each file)
@@ -42,29 +42,29 @@ CONFIG: Final = "config.json"
 FORMAT: Final = 1
 
 WeightsKind = Literal["trained", "ema"]
-"""Which weights of a checkpoint: those that are trained on, or their moving average."""
+"""The weights of a checkpoint to use: the trained ones or their moving average."""
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """Everything that sampling needs; `steps` are the checkpoints that the weights come from."""
+    """Everything needed for sampling; `steps` are those of the checkpoints that the weights come from."""
 
     job: str
     steps: list[int]
     kind: WeightsKind
     weights: Mapping[str, Tensor]
     configuration: Mapping[str, Any]
-    """`dataset` and `training` as they were resolved."""
+    """`dataset` and `training` with all defaults."""
     identity: Mapping[str, Any]
     vocabulary: Vocabulary
 
     @property
     def step(self) -> int:
-        """The newest step that went into the weights."""
+        """Newest step of the weights."""
         return max(self.steps)
 
     def model(self) -> Transformer | VAE:
-        """Make the model with these weights, on the CPU."""
+        """Create the model with these weights, on the CPU."""
         training = self.configuration["training"]
         kind = Transformer if training["mode"] == "transformer" else VAE
         model = kind(ModelConfig.model_validate(training["model"]), self.vocabulary.size)
@@ -74,13 +74,10 @@ class SavedModel:
         return model
 
     def write(self, folder: Path) -> None:
-        """Write an export folder, all of it or nothing.
-
-        Raises UserError when there is something at `folder` already or it cannot be written.
-        """
+        """Write an export directory atomically. Raises UserError if `folder` exists or is not writable."""
         folder = folder.absolute()
         if folder.exists():
-            raise UserError(f"There is something at {folder} already; give --output a new place.")
+            raise UserError(f"{folder} already exists; choose another --output.")
         temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
         try:
             temporary.mkdir(parents=True)
@@ -111,9 +108,9 @@ class SavedModel:
 
 
 def open_model(path: Path, kind: WeightsKind | None = None) -> SavedModel:
-    """Read the model at `path`: an export folder, or a checkpoint in its job's directory, verified.
+    """Load the model at `path`, verified: an export, or a checkpoint in its job's directory.
 
-    `kind` is as for `from_checkpoint`. Raises UserError when there is none or it is damaged.
+    `kind` is that of `from_checkpoint`. Raises UserError if there is no model or it is damaged.
     """
     path = path.absolute()
     if (path / EXPORT).is_file():
@@ -130,23 +127,25 @@ def open_model(path: Path, kind: WeightsKind | None = None) -> SavedModel:
 
 
 def from_checkpoint(checkpoint: Checkpoint, kind: WeightsKind | None = None) -> SavedModel:
-    """Return the model of a verified checkpoint; without a `kind` the average, where it has one.
+    """Load the model of a verified checkpoint; `kind` defaults to the average, if it has one.
 
-    Raises UserError when it has no average and that is asked for, or when its vocabulary is not where the job
-    keeps it; DamagedCheckpointError when it cannot be read.
+    Raises UserError if it has no average and `kind` is "ema", or if the job's dataset has no matching
+    vocabulary; DamagedCheckpointError if it cannot be read.
     """
     state = checkpoint.read_json("state.json")
     identity, job_dir = state["identity"], checkpoint.path.parent.parent
     has_average = checkpoint.has(EMA_FILE)
     if kind == "ema" and not has_average:
         raise UserError(
-            f"{checkpoint.path.name} has no averaged weights: it was trained without training.ema."
+            f"{checkpoint.path.name} has no averaged weights, because it was trained without training.ema; "
+            "use the trained ones."
         )
     chosen: WeightsKind = kind or ("ema" if has_average else "trained")
     vocabulary = Vocabulary.load(job_dir / "dataset" / identity["dataset"] / VOCABULARY)
     if vocabulary.fingerprint != identity["vocabulary"]:
         raise UserError(
-            f"The dataset beside {checkpoint.path.name} has another vocabulary than it was trained with."
+            f"The dataset of {checkpoint.path.name} has a different vocabulary than it was trained with; "
+            "restore the dataset it was trained on."
         )
     return SavedModel(
         job=job_dir.name,
@@ -171,7 +170,7 @@ def _from_export(path: Path, kind: WeightsKind | None) -> SavedModel:
         if difference:
             raise UserError(f"The export {path} is damaged: {difference}; export the checkpoint again.")
         if kind is not None and kind != about["weights"]:
-            raise UserError(f"The export {path} holds the {about['weights']} weights only.")
+            raise UserError(f"The export {path} has only the {about['weights']} weights.")
         return SavedModel(
             job=about["job"],
             steps=about["steps"],

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from aurl_trainer.config import JobFile
 from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.distributed.sharding import gather_into
-from aurl_trainer.evaluation.report import judge_samples
+from aurl_trainer.evaluation.report import evaluate_samples
 from aurl_trainer.loop.training_data import TrainingData
 from aurl_trainer.model.transformer import Transformer
 from aurl_trainer.monitor.snapshot import write_json
@@ -75,7 +75,7 @@ class JobSampler:
             if writer is None:
                 return {}
             train, held_out = (self.data.dataset.split(name) for name in ("train", "validation"))
-            report = judge_samples(
+            report = evaluate_samples(
                 writer, self.data.vocabulary, train, held_out, sampling, training.context_length
             )
         path = self.job_dir / "evaluation" / f"step-{step:08d}.json"

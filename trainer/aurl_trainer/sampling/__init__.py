@@ -1,1 +1,1 @@
-"""From a trained model to music: generation, MIDI files and piano rolls."""
+"""Music from a trained model: generation, MIDI files and piano rolls."""

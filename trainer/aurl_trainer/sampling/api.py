@@ -1,4 +1,4 @@
-"""Sample pieces from a model into files: inside a job, and for `aurl-trainer sample`."""
+"""Sample pieces from a model into files, for jobs and for `aurl-trainer sample`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SampleFile:
     tokens: int
     notes: int
     complete: bool
-    """The model ended it itself, before `maxTokens`."""
+    """True if the model ended the piece before `maxTokens`."""
 
 
 def sample_to_files(
@@ -43,10 +43,10 @@ def sample_to_files(
     origin: Mapping[str, Any],
     prompt: Ints | None = None,
 ) -> list[SampleFile]:
-    """Write `sample-N.mid` and `sample-N.png` for each piece; files of these names are replaced.
+    """Write `sample-N.mid` and `sample-N.png` for each piece, replacing existing files.
 
-    `title` stands over the pictures; `origin` (job, step …) goes into the text event of the MIDI file, beside
-    the settings and the seed. Raises OSError when the directory cannot be written.
+    `title` is the heading of the pictures; `origin` (job, step …) is added to the settings and the seed in
+    the text event of the MIDI file. Raises OSError if the directory is not writable.
     """
     pieces = generate(model, vocabulary, config, context_length, prompt=prompt)
     out_dir.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Draw the next token of each piece from logits; pure NumPy, and the same on every device and batch size."""
+"""Draw the next token of each piece from logits. Pure NumPy, independent of device and batch size."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _BITS: Final = 53
 def draw(logits: Floats, allowed: Bools, config: SamplingConfig, uniform: Floats) -> Ints:
     """Draw one token (B,) per row of `logits` (B, V) among the `allowed` (B, V) by inverting `uniform` (B,).
 
-    Filters in the order of SamplingConfig; the likeliest allowed token always stays. Sources: top-k, Fan et
-    al. 2018; top-p, Holtzman et al. 2020; min-p, Nguyen et al. 2024.
+    Filters in the order of SamplingConfig; the most likely allowed token is always kept. Sources: top-k, Fan
+    et al. 2018; top-p, Holtzman et al. 2020; min-p, Nguyen et al. 2024.
     """
     logits = np.where(allowed, logits, -np.inf)
     if config.temperature == 0:
@@ -38,7 +38,7 @@ def draw(logits: Floats, allowed: Bools, config: SamplingConfig, uniform: Floats
     if config.min_p > 0:
         weight = np.where(weight >= config.min_p * weight.max(axis=1, keepdims=True), weight, 0.0)
     total = np.cumsum(weight, axis=1)
-    # Strictly above: a token of weight 0 is never drawn, whatever `uniform` is.
+    # Strictly above, so that a token of weight 0 is never drawn for any `uniform`.
     return np.asarray((total > (uniform * total[:, -1])[:, None]).argmax(axis=1), np.int64)
 
 

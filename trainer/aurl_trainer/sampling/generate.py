@@ -1,4 +1,4 @@
-"""Let a model write pieces token by token, with a key-value cache and the grammar of the tokens."""
+"""Generate pieces token by token, with a key-value cache and the grammar of the encoding."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from aurl_trainer.sampling.config import SamplingConfig
 from aurl_trainer.sampling.draw import Floats, draw, uniforms
 
 KEPT: Final = 0.5
-"""Share of the context that stays, at most, when it is full and slides on."""
+"""Maximum share of a full context to keep when it slides."""
 
 
 class LanguageModel(Protocol):
-    """What is asked of a model; `Transformer` is one."""
+    """The interface of a model to generate with, such as `Transformer`."""
 
     training: bool
 
     def __call__(self, tokens: Tensor, /, *, cache: Any = None) -> Tensor:
-        """Give logits_BTV for tokens_BT, which continue what the cache holds."""
+        """Return logits_BTV for tokens_BT, which continue those in the cache."""
 
     def new_cache(
         self, batch_size: int, max_length: int, device: torch.device | str, dtype: torch.dtype
     ) -> Any:
-        """Make an empty cache."""
+        """Create an empty cache."""
 
     def train(self, mode: bool = True) -> Any:
-        """Switch dropout on or off."""
+        """Enable or disable dropout."""
 
     def parameters(self) -> Any:
-        """Give the parameters: their device and number format are used."""
+        """Return the parameters, which define device and dtype."""
 
 
 @runtime_checkable
 class PieceWriter(Protocol):
-    """A model whose logits depend on which piece it writes."""
+    """A model whose logits depend on the number of the piece."""
 
     def begin(self, cache: Any, pieces: Ints, before: Ints) -> None:
-        """Say of which `pieces` (B,) a new cache is, and the tokens (B, N) of theirs that it will not see."""
+        """Assign a new cache to `pieces` (B,), whose tokens `before` (B, N) it does not include."""
 
 
 def generate(
@@ -56,12 +56,12 @@ def generate(
     *,
     prompt: Ints | None = None,
 ) -> list[Ints]:
-    """Write `config.count` pieces and give the tokens of each, from Bos up to Eos or `config.max_tokens`.
+    """Generate `config.count` pieces and return the tokens of each, from Bos to Eos or `config.max_tokens`.
 
-    Every piece is a function of the model, the configuration and its own number: not of `batch_size`, but for
-    the rounding of logits. `prompt` (N,) is what all pieces begin with; by default Bos alone. When
-    `context_length` tokens are full, the newest bars that fit into half of it go on as a new context (in
-    encodings without bars: the newest time steps), as training windows begin anywhere too.
+    A piece is a function of the model, the configuration and its own number; it depends on `batch_size` only
+    by the rounding of logits. `prompt` (N,) is the beginning of all pieces; by default Bos alone. When
+    `context_length` tokens are full, generation continues with a new context of the newest bars (or time
+    steps, in encodings without bars) that fit into half of it; training windows may begin anywhere, too.
     """
     begin = np.array([BOS], np.int64) if prompt is None else np.asarray(prompt, np.int64)
     if not len(begin) or int(begin.max()) >= vocabulary.size:
@@ -70,7 +70,7 @@ def generate(
     was_training = model.training
     model.train(False)
     try:
-        # Not inference_mode: tables that the model grows here are used in training again.
+        # Not inference_mode: training reuses tables that the model extends here.
         with torch.no_grad():
             for first in range(0, config.count, config.batch_size):
                 numbers = range(first, min(first + config.batch_size, config.count))
@@ -80,9 +80,9 @@ def generate(
     return pieces
 
 
-@dataclass(eq=False)  # arrays have no single truth
+@dataclass(eq=False)  # arrays cannot be compared by ==
 class _Group:
-    """Pieces whose contexts begin at the same token, and the cache that they share."""
+    """Pieces whose contexts begin at the same position, with their shared cache."""
 
     rows: Ints
     begin: int
@@ -90,7 +90,7 @@ class _Group:
 
 
 class _Run:
-    """One batch of pieces side by side."""
+    """A batch of pieces."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class _Run:
         return [_without_padding(row[: self.filled]) for row in self.tokens]
 
     def _logits(self) -> Floats:
-        """Logits (B, V) for the next token, as float64 on the host; zeros for pieces that have ended."""
+        """Return logits (B, V) for the next token, as float64 on the host; zeros for finished pieces."""
         logits = np.zeros((len(self.tokens), self.vocabulary.size))
         full = [group for group in self.groups if self.filled - group.begin > self.context]
         self.groups = [group for group in self.groups if group not in full]
@@ -153,7 +153,7 @@ class _Run:
         return logits
 
     def _slid(self, rows: Ints) -> list[_Group]:
-        """New contexts for these pieces: each begins with a bar, and those that begin alike stay together."""
+        """Return new contexts for these pieces, beginning with a bar, grouped by where they begin."""
         begins: dict[int, list[int]] = {}
         earliest = self.filled - max(1, int(self.context * KEPT))
         for row in rows[~self.ended[rows]].tolist():

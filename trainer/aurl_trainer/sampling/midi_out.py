@@ -1,4 +1,4 @@
-"""Sampled tokens as a MIDI file that says how it was made."""
+"""Sampled music as a MIDI file that records how it was generated."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from aurl_trainer.data.music import Music
 
 
 def sampled_midi(music: Music, settings: Mapping[str, Any]) -> bytes:
-    """Write music as a MIDI file with `settings` as JSON in its first text event. No note hangs."""
+    """Return music as a MIDI file, with `settings` as JSON in its first text event."""
     text = json.dumps({"generator": "aurl-trainer", **settings}, sort_keys=True, ensure_ascii=True)
     return write_midi(music, [text])

@@ -1,4 +1,4 @@
-"""A piece as a picture: time to the right in bars, pitch upwards, a colour per track, loud notes darker."""
+"""A piece as a picture: time in bars to the right, pitch upwards, a colour per track, loud notes darker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aurl_trainer.data.music import DRUMS, Ints, Music
 BARS_PER_ROW: Final = 16
 MAX_ROWS: Final = 8
 DOTS_PER_INCH: Final = 110
-# Okabe and Ito's colours, told apart by everybody, in an order that keeps neighbours distinct.
+# The colour-blind safe palette of Okabe and Ito, ordered so that neighbours are distinct.
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D4A9C", "#8A7A22")
 DRUM_COLOUR: Final = "#3A3A3A"
 PAPER, INK, FAINT, ROW_SHADE = "#FFFFFF", "#2B2B33", "#D9D9E0", "#F4F4F8"
@@ -31,7 +31,7 @@ FAMILIES: Final = (
 
 
 def draw_piano_roll(music: Music, title: str) -> bytes:
-    """Draw a PNG; the same music and title give the same bytes. At most MAX_ROWS rows."""
+    """Return a PNG of at most MAX_ROWS rows; the same music and title give the same bytes."""
     bars, beats = bar_lines(music)
     rows = min(MAX_ROWS, max(1, -(-(len(bars) - 1) // BARS_PER_ROW)))
     shown = bars[: rows * BARS_PER_ROW + 1]
@@ -81,9 +81,9 @@ def draw_piano_roll(music: Music, title: str) -> bytes:
 
 
 def bar_lines(music: Music) -> tuple[Ints, Ints]:
-    """Ticks of the bar lines, from 0 to the first after the last note, and of the beats between them."""
+    """Return the ticks of the bar lines, from 0 to the first after the last note, and of all beats."""
     end = int(music.end.max()) if music.notes else 1
-    # A whole number of bars before each change of metre is what the tokenizer gives; others are cut short.
+    # The tokenizer changes the metre only at bar lines; in other music the bar before a change is cut.
     changes = dict(zip(music.meter_time.tolist(), range(len(music.meter_time)), strict=True))
     starts = sorted(time for time in changes if 0 < time < end)
     stretches = [0, *starts, None]
@@ -122,7 +122,7 @@ def _draw_row(
 ) -> None:
     low, high = pitches
     begin, end = int(lines[0]), int(lines[-1])
-    # A last row that is not full keeps the scale of the others.
+    # An incomplete last row has the scale of the others.
     right = begin + (end - begin) * bars_wide // max(1, len(lines) - 1)
     for pitch in range(low, high + 1):
         if pitch % 12 in BLACK_KEYS:
@@ -137,7 +137,7 @@ def _draw_row(
     inside = beats[(beats >= begin) & (beats < end)]
     axis.vlines(inside, low - 0.5, high + 0.5, color=FAINT, lw=0.4, zorder=1)
     axis.vlines(lines, low - 0.5, high + 0.5, color="#A6A6B3", lw=0.9, zorder=1)
-    # A note that began in the row before goes on at the left edge.
+    # A note from the previous row continues at the left edge.
     for row in _notes_between(music, begin, end):
         axis.add_collection(row)
     axis.set_xlim(begin, right)
@@ -152,7 +152,7 @@ def _draw_row(
 
 def _notes_between(music: Music, begin: int, end: int) -> list[PolyCollection]:
     found = []
-    gap = music.ticks_per_quarter / 24  # so that repeated notes show as several
+    gap = music.ticks_per_quarter / 24  # separates repeated notes
     for track in range(len(music.programs)):
         rows = np.flatnonzero((music.track == track) & (music.start < end) & (music.end > begin))
         if not len(rows):
