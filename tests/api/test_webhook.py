@@ -188,7 +188,7 @@ REFUSED: list[tuple[str, str, Object, str]] = [
         "elastic Volcano",
         "both",
         ELASTIC | {"gangScheduling": {"provider": "Volcano"}},
-        "leave out spec.elastic",
+        "remove spec.elastic",
     ),
     (
         "a reserved label",
