@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from aurl_dev.cluster import images, provider
+from aurl_dev.cluster import provider
 from aurl_dev.cluster.api_server import ApiServer
-from aurl_dev.cluster.images import Image
 from aurl_dev.cluster.paths import CHECKOUT
 from aurl_dev.cluster.provider import Cluster
 
@@ -46,9 +45,3 @@ def cluster(echo: Callable[[str], None]) -> Iterator[Cluster]:
     yield running
     if os.environ.get("AURL_KEEP_CLUSTER") != "1":
         running.down()
-
-
-@pytest.fixture(scope="session")
-def built_images(cluster: Cluster, echo: Callable[[str], None]) -> dict[str, Image]:
-    """The operator and trainer images, built from this checkout and loaded into the cluster."""
-    return images.load(cluster, images.build(echo=echo), echo)

@@ -75,11 +75,6 @@ class Browser:
             mobile=False,
         )
 
-    def prefer(self, colours: str) -> None:
-        """Ask pages for `light` or `dark`."""
-        features = [{"name": "prefers-color-scheme", "value": colours}]
-        self.devtools("Emulation.setEmulatedMedia", features=features)
-
     def screenshot(self) -> bytes:
         """The page from top to bottom as a PNG."""
         shot = self.devtools("Page.captureScreenshot", format="png", captureBeyondViewport=True)
