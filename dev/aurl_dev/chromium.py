@@ -1,4 +1,4 @@
-"""Debian's Chromium without a screen, driven by its own chromedriver over the W3C WebDriver protocol."""
+"""Debian's headless Chromium, driven by chromedriver over the W3C WebDriver protocol."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aurl_dev.waiting import wait_for
 
 PACKAGES = ("chromium", "chromium-driver")
 
-# Nothing of these calls home or needs a display, a GPU or a sandbox of its own.
+# No requests to its vendor, no display, no GPU, no sandbox.
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
@@ -27,12 +27,12 @@ FLAGS = (
 
 @dataclass
 class Browser:
-    """One window."""
+    """One browser window."""
 
     session: str
 
     def call(self, method: str, path: str, **body: Any) -> Any:
-        """Send one WebDriver command and return its value; AssertionError with what the browser says."""
+        """Send one WebDriver command and return its value; AssertionError with the browser's message."""
         answer = requests.request(
             method, f"{self.session}{path}", json=body if method == "POST" else None, timeout=60
         ).json()["value"]
@@ -40,17 +40,17 @@ class Browser:
         return answer
 
     def open(self, url: str) -> None:
-        """Load a page; what an earlier one wrote to the console is forgotten."""
+        """Load a page; clears the console of the previous one."""
         self.call("POST", "/url", url="about:blank")
         self.console()
         self.call("POST", "/url", url=url)
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """Return what `script`, the body of a function, returns."""
+        """Return the result of `script`, the body of a function."""
         return self.call("POST", "/execute/sync", script=script, args=list(arguments))
 
     def texts(self, selector: str) -> list[str]:
-        """The text of each element that a CSS selector finds."""
+        """Return the text of each element that matches a CSS selector."""
         return list(
             self.run(
                 "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector
@@ -58,15 +58,15 @@ class Browser:
         )
 
     def text(self, selector: str) -> str:
-        """The text of the first of them; empty without one."""
+        """Return the text of the first of them, or an empty string."""
         return next(iter(self.texts(selector)), "")
 
     def console(self) -> list[str]:
-        """What the page has written to the console since the last call, refused loads included."""
+        """Return what the page has written to the console since the last call, blocked loads included."""
         return [entry["message"] for entry in self.call("POST", "/se/log", type="browser")]
 
     def resize(self, width: int, height: int) -> None:
-        """Give the page an area of this many pixels."""
+        """Set the size of the page in pixels."""
         self.devtools(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -76,18 +76,18 @@ class Browser:
         )
 
     def screenshot(self) -> bytes:
-        """The page from top to bottom as a PNG."""
+        """Return the whole page as a PNG."""
         shot = self.devtools("Page.captureScreenshot", format="png", captureBeyondViewport=True)
         return base64.b64decode(shot["data"])
 
     def devtools(self, command: str, **parameters: Any) -> Any:
-        """Send a command of Chromium's own protocol."""
+        """Send a command of the Chrome DevTools Protocol."""
         return self.call("POST", "/goog/cdp/execute", cmd=command, params=parameters)
 
 
 @contextmanager
 def browser(folder: Path) -> Iterator[Browser]:
-    """Start a browser with an empty profile in `folder`; end it and its driver in the end."""
+    """Run a browser with an empty profile in `folder`."""
     system.ensure(PACKAGES, print)
     port = free_port()
     driver = f"http://127.0.0.1:{port}"

@@ -32,7 +32,7 @@ spec:
     schedule: {warmupSteps: 20}
     checkpoint: {everySteps: 40, keepLast: 20}
     evaluation: {everySteps: 100, batches: 2, music: {everySteps: 100, samples: 2}}
-    logging: {everySteps: 5, peakTeraflops: 0.1}  # no data sheet tells a CPU's; with it MFU is told
+    logging: {everySteps: 5, peakTeraflops: 0.1}  # needed for MFU: a CPU has no entry in the table of devices
     sample: {count: 1, maxTokens: 128}
   runPolicy: {backoffLimit: 2, terminationGracePeriodSeconds: 30}
 """)

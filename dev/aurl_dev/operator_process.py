@@ -1,4 +1,4 @@
-"""Runs the real operator as a process beside the test, against a real API server."""
+"""Run the real operator as a process, against a real API server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ sys.exit(main())
 
 
 class OperatorProcess:
-    """`python -m aurl_operator`; started and stopped as often as a test likes. Its log is kept in a file."""
+    """`python -m aurl_operator`, which can be started and stopped repeatedly. Its log is kept in a file."""
 
     def __init__(self, kubeconfig: Path, log: Path, *flags: str) -> None:
         self._kubeconfig, self._log, self._flags = kubeconfig, log, flags
@@ -38,7 +38,7 @@ class OperatorProcess:
         self._stream: IO[bytes] | None = None
         self.port = 0
         self.seconds_to_ready = 0.0
-        """From the start of the process until it had seen the whole cluster and worked."""
+        """From the start of the process until /readyz succeeded."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -53,12 +53,12 @@ class OperatorProcess:
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """The process id."""
         assert self._process is not None
         return self._process.pid
 
     def start(self, *, wait: bool = True) -> None:
-        """Start it; wait until it has seen the whole cluster."""
+        """Start the process; with `wait`, until it is ready."""
         self.port = free_port()
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("AURL_")},
@@ -76,16 +76,16 @@ class OperatorProcess:
             self.seconds_to_ready = round(time.monotonic() - began, 2)
 
     def wait_ready(self, seconds: float = 40) -> None:
-        """Wait until /readyz says so."""
+        """Wait until /readyz succeeds."""
         deadline = time.monotonic() + seconds
         while self.get("/readyz")[0] != 200:
             assert self._process is not None
-            assert self._process.poll() is None, f"the operator ended:\n{self.log()[-4000:]}"
+            assert self._process.poll() is None, f"the operator terminated:\n{self.log()[-4000:]}"
             assert time.monotonic() < deadline, f"the operator is not ready:\n{self.log()[-4000:]}"
             time.sleep(0.05)
 
     def get(self, path: str) -> tuple[int, str]:
-        """Status and text of a page of the operator; 0 while nobody answers."""
+        """Return status and text of a page of the operator; status 0 if it is unreachable."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
                 return int(answer.status), answer.read().decode()
@@ -95,7 +95,7 @@ class OperatorProcess:
             return 0, ""
 
     def metric(self, name: str, **labels: str) -> float:
-        """The value of the sample with this name and these labels."""
+        """Return the value of the sample with this name and these labels."""
         _, page = self.get("/metrics")
         for family in text_string_to_metric_families(page):
             for sample in family.samples:
@@ -104,15 +104,15 @@ class OperatorProcess:
         raise AssertionError(f"no sample {name} {labels} in\n{page}")
 
     def log(self) -> str:
-        """Everything it has logged so far."""
+        """Return everything logged so far."""
         return self._log.read_text() if self._log.exists() else ""
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """The log, parsed: every line must be JSON."""
+        """Return the parsed log; every line must be JSON."""
         return [json.loads(line) for line in self.log().splitlines()]
 
     def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        """All samples by name and labels."""
+        """Return all samples by name and labels."""
         _, page = self.get("/metrics")
         return {
             (sample.name, frozenset(sample.labels.items())): float(sample.value)
@@ -121,7 +121,7 @@ class OperatorProcess:
         }
 
     def writes(self) -> float:
-        """Requests answered so far that were to change something, the lease aside."""
+        """Return the number of answered write requests, without those for the lease."""
         return sum(
             value
             for (name, labels), value in self.metrics().items()
@@ -131,26 +131,26 @@ class OperatorProcess:
         )
 
     def leads(self) -> bool:
-        """Whether this replica is the one that acts; a process that does not answer does not say so."""
+        """Return whether this replica reports that it leads."""
         return "\naurl_operator_leader 1.0" in self.get("/metrics")[1]
 
     def freeze(self) -> None:
-        """SIGSTOP: from now on the process stands still, its connections stay open."""
+        """Send SIGSTOP: the process stops, its connections stay open."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Send SIGKILL."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM and return the exit code."""
         return self._end(signal.SIGTERM)
 
     def _end(self, number: int) -> int:

@@ -1,1 +1,1 @@
-"""Benchmarks: measured side by side on request (`make bench-trainer`), never part of the tests."""
+"""Benchmarks, run on request (`make bench-trainer`); the tests only run their smallest sizes."""

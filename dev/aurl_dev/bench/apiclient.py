@@ -25,14 +25,14 @@ CONNECTIONS = 32
 
 
 class ApiClient:
-    """Requests as the administrator, for the time of an `async with`."""
+    """Send requests as the kubeconfig's user, within an `async with`."""
 
     def __init__(self, kubeconfig: Path) -> None:
         access = kubeconfigs.read(kubeconfig)
         self._server, self._tls = access.server, access.tls
 
     async def __aenter__(self) -> ApiClient:
-        # Watches have connections of their own, so that requests find theirs free.
+        # Watches use a separate session, so that they take no connection from requests.
         self._session = self._open(CONNECTIONS)
         self._watching = self._open(0)
         return self
@@ -44,7 +44,7 @@ class ApiClient:
         await self._watching.close()
 
     def _open(self, limit: int) -> aiohttp.ClientSession:
-        timeout = aiohttp.ClientTimeout(total=None)  # waiting for a free connection is no failure
+        timeout = aiohttp.ClientTimeout(total=None)  # waiting for a free connection is not a failure
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=limit, ssl=self._tls),
             timeout=timeout,
@@ -63,7 +63,7 @@ class ApiClient:
             return dict(json.loads(text))
 
     async def events(self, path: str) -> aiohttp.ClientResponse:
-        """An open watch; its content is one JSON event per line."""
+        """Open a watch; its content is one JSON event per line."""
         answer = await self._watching.get(f"{self._server}{path}?watch=true", read_bufsize=2**20)
         answer.raise_for_status()
         return answer
@@ -87,7 +87,7 @@ async def until(
 
 
 class PodWatch:
-    """When the pods of each owner in a namespace were added, by this process's monotonic clock."""
+    """Times at which the pods of each owner in a namespace were added, by this process's monotonic clock."""
 
     def __init__(self, client: ApiClient, namespace: str) -> None:
         self._client, self._path = client, f"/api/v1/namespaces/{namespace}/pods"
@@ -111,7 +111,7 @@ class PodWatch:
 
     async def _read(self) -> None:
         async for line in self._answer.content:
-            # The time first: parsing is this process's own business.
+            # Before parsing, which must not count.
             now = time.monotonic()
             event = json.loads(line)
             if event["type"] != "ADDED":
@@ -124,14 +124,14 @@ class PodWatch:
             self._news.set()
 
     async def pods_of(self, owner: str, count: int) -> float:
-        """Wait until an owner has had so many pods; when the last of them was added."""
+        """Wait until an owner has had `count` pods; return when the last was added."""
         while self.added[owner] < count:
             self._waiting[owner].clear()
             await self._waiting[owner].wait()
         return self.last[owner]
 
     async def pods(self, count: int) -> float:
-        """Wait until so many pods were added in all; when the last of them was."""
+        """Wait until `count` pods were added in total; return when the last was."""
         while self.total < count:
             self._news.clear()
             await self._news.wait()

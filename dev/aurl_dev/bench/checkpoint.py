@@ -1,7 +1,7 @@
-"""How long a save keeps the training loop waiting: 100M parameters with AdamW's moments, on a CPU.
+"""Time that a checkpoint blocks the training loop: 100M parameters with AdamW's moments, on a CPU.
 
-Blocked is what the loop waits in `save` and, with the gradients of one step computed in between, in `settle`.
-What computing them costs more while the copy is made is told beside it.
+`blocked_ms` is the time in `save` and in `settle`, with the gradients of one step computed in between;
+`slower_pass_ms` is how much longer computing them takes while the copy is made.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def measure_checkpoint(root: Path, repeats: int, model_config: ModelConfig = MOD
     model = Transformer(model_config, VOCABULARY)
     model.initialise(0)
     optimizer = make_optimizer(dict(model.named_parameters()), OptimizerConfig())
-    for moment in optimizer.tensors().values():  # as after a step: pages of zeros would be copied for nothing
+    for moment in optimizer.tensors().values():  # as after a step: pages of zeros would cost nothing to copy
         moment.copy_(torch.rand_like(moment))
     state: dict[str, Any] = {"progress": {}}  # without evaluations: retention goes by age alone
     contents = Contents(dict(model.named_parameters()), optimizer.tensors(), state, {}, ["{}"])

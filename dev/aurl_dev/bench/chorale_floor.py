@@ -1,10 +1,10 @@
-"""A 5-gram of chorales that knows which voice and which part of the beat a token is; a plain one does not.
+"""A 5-gram of chorales that knows the voice and the step within the quarter of each token.
 
-In a raster the four tokens before are the other voices and the same voice one step earlier. A plain 5-gram
-must find out from them alone which is which, and whether notes may change now: its floor is about twice as
-high. Interpolated Witten-Bell smoothing, as in `aurl_trainer.evaluation.ngram`, with contexts from short to
-long: nothing; voice and step of the quarter; the same voice one step earlier; one and two voices above it
-now; and those two one step earlier.
+In a raster the four preceding tokens are the other voices and the same voice one step earlier. A plain 5-gram
+must infer from them which is which, and whether notes may change now: its loss is about twice as high.
+Interpolated Witten-Bell smoothing, as in `aurl_trainer.evaluation.ngram`, with contexts from short to long:
+nothing; voice and step of the quarter; the same voice one step earlier; one and two voices above it now; and
+those two one step earlier.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from pathlib import Path
 
 STEPS_PER_QUARTER = 4
 BEFORE = None
-"""What sounds before a piece begins."""
+"""The pitch of every voice before a piece starts."""
 
 Piece = list[list[int]]
 
 
 def informed_five_gram_nats(data: Path, vocabulary_size: int) -> float:
-    """Nats per note of the test pieces of a JSON file {train, test} of steps of pitches, -1 for silence."""
+    """Return nats per note of the test pieces.
+
+    The JSON file holds {train, test}, lists of pieces; a piece is a list of steps of pitches, -1 for silence.
+    """
     pieces = json.loads(data.read_text())
     seen: dict[Hashable, Counter[int]] = defaultdict(Counter)
     for pitch, contexts in _notes(pieces["train"]):
@@ -43,7 +46,7 @@ def informed_five_gram_nats(data: Path, vocabulary_size: int) -> float:
 
 
 def _notes(pieces: list[Piece]) -> Iterator[tuple[int, list[Hashable]]]:
-    """Give each token with its contexts, the shortest first."""
+    """Yield each token with its contexts, the shortest first."""
     for piece in pieces:
         before: list[int | None] = [BEFORE] * len(piece[0])
         for time, step in enumerate(piece):

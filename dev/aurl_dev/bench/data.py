@@ -1,6 +1,6 @@
-"""`make bench-data`: preparation and loading of a corpus of its own making, into build/bench/data.json.
+"""`make bench-data`: preparation and loading of a generated corpus, into build/bench/data.json.
 
-Files of about 1,700 notes, as POP909's are: three tracks, velocities, tempo and metre changes.
+Files have about 1,700 notes, as in POP909: three tracks, velocities, tempo and metre changes.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from aurl_trainer.data.vocabulary import Vocabulary
 
 NOTES = 1700
 PIECES = 500
-"""That are composed; a larger corpus has them in several keys."""
+"""How many are composed; a larger corpus holds each in several keys."""
 CONTEXT, BATCH = 2048, 16
 AUGMENTED = AugmentationConfig(transpose_semitones=6, stretch=0.1, velocity=12)
 
 
 def piece(seed: int) -> bytes:
-    """A MIDI file of three tracks that no other seed gives."""
+    """Return a MIDI file of three tracks, different for each seed."""
     source = random.Random(seed)
     notes = []
     for track, share in enumerate((0.3, 0.2, 0.5)):
@@ -53,7 +53,7 @@ def piece(seed: int) -> bytes:
 
 
 def one_core(files: list[bytes], repeats: int) -> dict[str, Any]:
-    """Bytes to tokens in one process, with symusic and with mido; the best of the repeats."""
+    """Convert bytes to tokens in one process, with symusic and with mido; the best of the repeats."""
     vocabulary = Vocabulary(TokenizerConfig())
     few = files[: max(1, len(files) // 20)]
 
@@ -77,7 +77,7 @@ def one_core(files: list[bytes], repeats: int) -> dict[str, Any]:
 
 
 def corpus(directory: Path, files: list[bytes], count: int) -> None:
-    """Write `count` files that differ: each piece in several keys, which is faster than composing more."""
+    """Write `count` different files: each piece in several keys, which is faster than composing more."""
     directory.mkdir(parents=True)
     keys = -(-count // len(files))
     for number in range(count):
@@ -88,7 +88,7 @@ def corpus(directory: Path, files: list[bytes], count: int) -> None:
 
 
 def preparation(root: Path, count: int, workers: int, number: int = 0) -> dict[str, Any]:
-    """Prepare `count` files in a process of its own, so that its peak memory is known."""
+    """Prepare `count` files in a separate process, to measure its peak memory."""
     words = [str(root), str(count), str(workers), str(number)]
     command = [sys.executable, "-m", "aurl_dev.bench.preparation", *words]
     answer = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -97,7 +97,7 @@ def preparation(root: Path, count: int, workers: int, number: int = 0) -> dict[s
 
 
 def scaling(root: Path, count: int, workers: int, repeats: int) -> dict[str, Any]:
-    """The same preparation with one worker and with several, turn about: medians, and the pairs' ratio."""
+    """Alternate the same preparation with one worker and with several; medians, and the pairs' ratio."""
     pairs = [
         (preparation(root, count, 1, number), preparation(root, count, workers, number))
         for number in range(1, repeats + 1)
@@ -116,7 +116,7 @@ def scaling(root: Path, count: int, workers: int, repeats: int) -> dict[str, Any
 
 
 def loading(dataset: Path, seconds: float) -> dict[str, Any]:
-    """Tokens per second of one loader in one process, and what it keeps in memory."""
+    """Return the tokens per second of one loader in one process."""
     found: dict[str, Any] = {}
     for name, augmentation in (("plain", None), ("augmented", AUGMENTED)):
         loader = Loader(dataset, "train", CONTEXT, 0, augmentation=augmentation)
@@ -135,7 +135,7 @@ def loading(dataset: Path, seconds: float) -> dict[str, Any]:
 
 
 def streaming(root: Path, mib: int) -> dict[str, Any]:
-    """Resident memory that reading a stream of `mib` MiB once adds to a process."""
+    """Return the resident memory that reading a stream of `mib` MiB once adds to this process."""
     from aurl_trainer.data.shards import MAPPED_BYTES, Split
 
     path = root / "stream.bin"

@@ -1,7 +1,7 @@
-"""Stands in for the launchers of any number of running jobs: `python -m aurl_dev.bench.fakelauncher PORT`.
+"""Answer /progress for any number of running jobs: `python -m aurl_dev.bench.fakelauncher PORT`.
 
-It listens on all of this machine's addresses, so every address of the loopback network is a pod of its own.
-The step moves with the clock: each answer is another one, as that of a job that trains.
+It listens on all of this machine's addresses, so every address of the loopback network can be a pod.
+The step follows the clock, so that answers change as those of a training job do.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ CHECKPOINT_EVERY = 3000
 BEGAN = time.time()
 
 
-def told(seconds: float) -> str:
-    """Epoch seconds as a launcher tells them."""
+def timestamp(seconds: float) -> str:
+    """Return epoch seconds in the launcher's format."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 async def progress(_: web.Request) -> web.Response:
-    """What a launcher tells of a job that trains, at full length."""
-    now = told(time.time())
+    """Return every field that the launcher of a training job reports."""
+    now = timestamp(time.time())
     step = int((time.time() - BEGAN) * STEPS_PER_SECOND) + 1
     saved = step - step % CHECKPOINT_EVERY
     saved_at = BEGAN + saved / STEPS_PER_SECOND
@@ -46,10 +46,10 @@ async def progress(_: web.Request) -> web.Response:
             "lastCheckpoint": {
                 "step": saved,
                 "path": f"x/checkpoints/step-{saved:08d}",
-                "time": told(saved_at),
+                "time": timestamp(saved_at),
             },
-            "startedAt": told(BEGAN),
-            "firstStepAt": told(BEGAN),
+            "startedAt": timestamp(BEGAN),
+            "firstStepAt": timestamp(BEGAN),
             "updatedAt": now,
             "heartbeatAgeSeconds": 0.1,
             "events": [],

@@ -1,4 +1,4 @@
-"""The trainer on a GPU: published sizes in bf16, compiled, with checkpoints; `gpu` in trainer.json."""
+"""The trainer on a GPU: published sizes in bf16, compiled, with checkpoints (`gpu` in trainer.json)."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ SMALLEST = {
 
 
 def measure(root: Path, shapes: dict[str, GpuShape]) -> dict[str, Any]:
-    """Train each shape in a process of its own, as a rank does, and collect what it reported."""
+    """Train each shape in a separate process, as a rank, and collect what it reported."""
     write_music(root / "midi", pieces=200)
     return {name: _train(root / name, root, shape) for name, shape in shapes.items()}
 
@@ -84,7 +84,7 @@ def _train(place: Path, volume: Path, shape: GpuShape) -> dict[str, Any]:
     if done.returncode:
         return {"error": done.stderr[-2000:]}
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-    steps = [line for line in lines if line["message"] == "step"][2:]  # the first intervals warm up
+    steps = [line for line in lines if line["message"] == "step"][2:]  # without the warm-up intervals
     end = next(line for line in lines if line["message"] == "training ended")
     best = max(steps, key=lambda line: line["tokens_per_second"])
     memory = json.loads((run / "rank-0.json").read_text())["memory"]

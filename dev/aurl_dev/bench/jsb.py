@@ -1,7 +1,7 @@
 """`make bench-jsb`: the chorale benchmark from a job file, into build/bench/jsb.json.
 
 The data is the JSON file of the public dataset with separate voices (Jsb16thSeparated.json of the
-JSB-Chorales-dataset: 229, 76 and 77 pieces); it is not part of this checkout, so its path is a parameter.
+JSB-Chorales-dataset: 229, 76 and 77 pieces). The checkout does not contain it; pass its path.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ SMALLEST = (
     "training.evaluation={everySteps: 0}",
     "dataset.workers=1",
 )
-# Nats per token on the test split, padding left out (arXiv 2509.10534; the 5-gram is of this checkout).
+# Nats per token on the test split, without padding (arXiv 2509.10534).
 PUBLISHED = {"NoPE": 1.163, "RoPE, 6 layers of 256": 0.5081, "PoPE": 0.4889, "best known": 0.4547}
 
 
 def run(data: Path, output: Path, changes: list[str]) -> dict[str, Any]:
-    """Train and evaluate; raises SystemExit when the training fails."""
+    """Train and evaluate; raises SystemExit if the training fails."""
     changes = [f"dataset.source.raster.path={data.absolute()}", *changes]
     training = read_job(JOB, changes).config.training
     shutil.rmtree(output, ignore_errors=True)

@@ -1,6 +1,6 @@
 """`make bench-operator`: the operator beside the built-in Job controller, into build/bench/operator.json.
 
-Both run against one real API server on which nothing schedules pods; one observer watches the pods of both.
+Both run against one real API server without a scheduler; one observer watches the pods of both.
 The time measured is from sending the request that starts a job to the ADDED event of its second pod:
 
 - Job controller: the POST of a batch/v1 Job with two pods; its client limits are lifted.
@@ -44,7 +44,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: the share of the numbers of jobs, the length of a phase, repeats of a burst."""
+    """The extent of a run: share of the numbers of jobs, seconds per phase, repeats of a burst."""
 
     scale: float
     seconds: float

@@ -1,4 +1,4 @@
-"""The yardstick: the loop one would write by hand around the same model, on tensors in memory."""
+"""The baseline: a hand-written loop around the same model, on tensors in memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PlainLoop:
         self.seconds(5)
 
     def seconds(self, steps: int) -> float:
-        """Train `steps` steps and return how long they took."""
+        """Train `steps` steps and return their duration."""
         parameters = list(self.model.parameters())
         began = time.perf_counter()
         for step in range(steps):

@@ -1,4 +1,4 @@
-"""One preparation in a process of its own: `python -m aurl_dev.bench.preparation ROOT FILES WORKERS NUMBER`.
+"""One preparation in a separate process: `python -m aurl_dev.bench.preparation ROOT FILES WORKERS NUMBER`.
 
 Prints speed and memory as one line of JSON.
 """

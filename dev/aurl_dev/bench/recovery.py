@@ -1,4 +1,4 @@
-"""How long a job on the real cluster takes to come back from a killed pod; part of `make bench-operator`."""
+"""Time for a job on a real cluster to recover from a killed pod; part of `make bench-operator`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from aurl_dev.waiting import wait_for
 NAMESPACE: Final = "bench-recovery"
 REPEATS: Final = 3
 
-
-#: What is timed from the kill on: old pods are gone; those of the next attempt exist, run, have made a step.
+#: Measured since the kill: old pods are gone; those of the next attempt exist, run, have made a step.
 MARKS: Final = ("old_pods_gone", "pods_created", "pods_running", "next_step")
 
 
@@ -52,7 +51,7 @@ def measure_on(kube: Kube, namespace: str, repeats: int, say: Callable[[str], No
 def _strikes(
     kube: Kube, namespace: str, nodes: int, repeats: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Kill the last node of a job again and again; medians by mark, and all that was measured."""
+    """Kill the last node of a job `repeats` times; medians by mark, and all measurements."""
     job = f"struck-{nodes}"
     changes = {"training__steps": 100_000, "runPolicy__backoffLimit": 2 * repeats}
     kube.apply(namespace, small(job, numNodes=nodes, **changes))
@@ -68,7 +67,7 @@ def _strikes(
 
 
 def _strike(kube: Kube, namespace: str, job: str, attempt: int, nodes: int) -> dict[str, float]:
-    """Kill a pod once the attempt is past a checkpoint; seconds to each mark."""
+    """Kill a pod once the attempt is past a checkpoint; return the seconds to each mark."""
 
     def past_a_checkpoint() -> bool:
         progress = kube.progress(namespace, f"{job}-{attempt}-0") or {}

@@ -1,10 +1,10 @@
 """`make bench-startup`: from exec to the first answer, into build/bench/startup.json.
 
-- launcher: until the first `/metrics` has been served;
-- operator: until the first job has a state, on a real API server, a lease to be won included. It runs with
-  the packages of its lock file alone, as in its image: kopf imports every Kubernetes client that it finds.
+- launcher: until it has served `/metrics` for the first time;
+- operator: until the first job has a state, on a real API server, including acquiring the lease. It runs with
+  only the packages of its lock file, as in its image, because kopf imports every Kubernetes client it finds.
 
-CPU seconds are those of the process itself; they hardly depend on what else the machine does.
+CPU seconds are those of the process; they hardly depend on the load of the machine.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from aurl_dev.ports import free_port
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 PATIENCE: Final = 60.0
-"""Seconds after which a start has failed."""
+"""Seconds after which a start counts as failed."""
 
 
 def start(
     command: list[str], environment: Mapping[str, str], answered: Callable[[], bool]
 ) -> dict[str, float]:
-    """Start a process, wait for its first answer, and end it."""
+    """Start a process, wait for its first answer, and terminate it."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("AURL_")}
     with tempfile.TemporaryFile() as log:
         began = time.perf_counter()
@@ -46,7 +46,7 @@ def start(
             while not answered():
                 if process.poll() is not None or time.perf_counter() - began > PATIENCE:
                     log.seek(0)
-                    raise SystemExit(f"{command} does not answer: {log.read().decode()[-2000:]}")
+                    raise SystemExit(f"{command} gives no answer: {log.read().decode()[-2000:]}")
                 time.sleep(0.002)
             wall = time.perf_counter() - began
             return {"wall": wall, "cpu": cpu_seconds(process.pid)}
@@ -56,7 +56,7 @@ def start(
 
 
 def launcher() -> dict[str, float]:
-    """One start of a launcher; the preparation that it starts has no configuration and ends soon."""
+    """Start a launcher; the preparation that it runs waits for its configuration."""
     port = free_port()
 
     def served() -> bool:
@@ -71,7 +71,7 @@ def launcher() -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as place:
         pipe = Path(place) / "job.yaml"
-        os.mkfifo(pipe)  # the preparation waits there for as long as we like
+        os.mkfifo(pipe)  # opening it blocks the preparation
         contract = {
             "VOLUME": place, "RUN_DIR": f"{place}/run", "CONFIG": str(pipe), "HTTP_PORT": str(port),
             "GRACE_SECONDS": "1", "TERMINATION_LOG": f"{place}/message",
@@ -82,7 +82,7 @@ def launcher() -> dict[str, float]:
 
 
 def operator_python() -> Path:
-    """An interpreter with the operator's packages and nothing else."""
+    """Return an interpreter with only the operator's packages; creates it if the lock file has changed."""
     home = ROOT / "build/bench/operator-venv"
     python, ready = home / "bin/python", home / ".ready"
     lock = ROOT / "operator/requirements.lock"
@@ -94,7 +94,7 @@ def operator_python() -> Path:
 
 
 def operator(python: Path, server: ApiServer, api: Kube) -> dict[str, float]:
-    """One start of an operator that finds one new job."""
+    """Start an operator that finds one new job."""
     port = free_port()
     name = f"start-{uuid.uuid4().hex[:8]}"
     api.ensure_namespace(name)
@@ -116,7 +116,7 @@ def operator(python: Path, server: ApiServer, api: Kube) -> dict[str, float]:
 
 
 def median(runs: list[dict[str, float]]) -> dict[str, Any]:
-    """The median of each figure, and all of them, in milliseconds."""
+    """Return the median and all values of each figure, in milliseconds."""
     figures = {key: [round(1000 * run[key]) for run in runs] for key in ("wall", "cpu")}
     return {f"{key}_ms": {"median": statistics.median(all_), "all": all_} for key, all_ in figures.items()}
 

@@ -1,4 +1,4 @@
-"""Time as a person waits for it, and as a processor works: the second hardly depends on other processes."""
+"""Wall-clock and processor time of a function; the latter hardly depends on other processes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Seconds:
-    """The least of several runs, each by itself."""
+    """The minimum over several runs, for each figure separately."""
 
     wall: float
     cpu: float
 
 
 def best_of(run: Callable[[], T], repeats: int) -> tuple[T, Seconds]:
-    """Run once to warm up, then so many times; gives the last result."""
+    """Run once to warm up, then `repeats` times; return the last result and the best times."""
     answer = run()
     walls, cpus = [], []
     for _ in range(repeats):

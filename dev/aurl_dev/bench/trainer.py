@@ -1,9 +1,9 @@
-"""`make bench-trainer`: the whole trainer against a plain loop, into build/bench/trainer.json.
+"""`make bench-trainer`: the complete trainer against a plain loop, into build/bench/trainer.json.
 
-Both train the same model in one process, turn about: a slow moment of the machine hits both. The trainer's
-time is all of its training phases: steps, waits for data, log lines and metrics, and its checkpoint with the
-wait for the last byte, charged once per 200 steps. Start and the final evaluation are left out, as they are
-for the plain loop.
+Both train the same model and alternate in one process, so a slow moment of the machine affects both. The
+trainer's time covers all its training phases: steps, waits for data, log lines and metrics, and a checkpoint
+per 200 steps with the wait until it is written. Start and final evaluation do not count, as the plain loop
+has neither.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CHECKPOINT_EVERY = 200
 
 DATASET: dict[str, Any] = {
     "source": {"directory": {"path": "midi"}},
-    # 774 tokens in all.
+    # A vocabulary of 774 tokens.
     "tokenizer": {"positionsPerQuarter": 12, "velocityBins": 64, "tempoBins": 243},
     "split": {"validationFraction": 0.05, "testFraction": 0.0},
     "workers": 1,
@@ -82,7 +82,7 @@ PHASES = (*SHAPES, "checkpoint", "gpu")
 
 
 class Trainer:
-    """The real loop on a prepared, memory-mapped dataset, each run in a directory of its own."""
+    """The real loop on a prepared, memory-mapped dataset, each run in a new directory."""
 
     def __init__(self, root: Path, shape: Shape, threads: int) -> None:
         self.root, self.runs = root, 0
@@ -95,7 +95,7 @@ class Trainer:
         self.data = TrainingData.open(prepared.path, training.context_length, training.seed)
 
     def seconds(self) -> float:
-        """Train the whole job and return how long its training phases took."""
+        """Train the job and return the duration of its training phases."""
         self.runs += 1
         directory = self.root / f"run-{self.runs}"
         (directory / "run").mkdir(parents=True)
@@ -108,7 +108,7 @@ class Trainer:
         return spent["step"] + spent["data_wait"] + spent["other"] + share * spent["checkpoint"]
 
     def peak_rss_mib(self) -> float:
-        """Train the job in a process of its own, as a rank does, and return its peak memory."""
+        """Train the job in a separate process, as a rank, and return its peak memory."""
         run = self.root / "run"
         run.mkdir()
         environment = {
@@ -126,7 +126,7 @@ class Trainer:
 
 
 def against_plain(root: Path, shape: Shape, repeats: int, threads: int) -> dict[str, Any]:
-    """Measure one shape; speeds are medians over the repeats, the ratio that of each pair."""
+    """Measure one shape; speeds are medians over the repeats, the ratio is the median of the pairs."""
     root.mkdir()
     trainer = Trainer(root, shape, threads)
     training = trainer.job.training
@@ -135,9 +135,9 @@ def against_plain(root: Path, shape: Shape, repeats: int, threads: int) -> dict[
     tokens = steps * batch * length
     mine, theirs = [], []
     for repeat in range(repeats + 1):
-        ours = trainer.seconds()  # also fixes the number of threads, for both
+        ours = trainer.seconds()  # also sets the number of threads for both
         plainly = plain.seconds(steps)
-        if repeat:  # the first pair warms the machine up
+        if repeat:  # the first pair is a warm-up
             mine.append(tokens / ours)
             theirs.append(tokens / plainly)
     speed = statistics.median(mine)

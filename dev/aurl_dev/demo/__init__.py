@@ -1,1 +1,1 @@
-"""What `make demo` runs, from nothing to music; the end-to-end tests reuse its pieces."""
+"""`make demo`, from an empty machine to music; the end-to-end tests reuse its parts."""

@@ -14,7 +14,7 @@ from aurl_dev.waiting import DeadlineExceeded
 
 
 def main() -> int:
-    """Run one of the commands; a failure is one sentence on standard error and exit status 1."""
+    """Run one of the commands; a failure prints one sentence to standard error and exits with 1."""
     parser = argparse.ArgumentParser(prog="python -m aurl_dev.demo", description=__doc__)
     parser.add_argument("command", nargs="?", choices=("run", "install", "down"), default="run")
     command = parser.parse_args().command
@@ -30,7 +30,7 @@ def main() -> int:
         print(f"make demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted; run the same command again to go on.", file=sys.stderr)
+        print("\nInterrupted; run the same command again to continue.", file=sys.stderr)
         return 130
     return 0
 

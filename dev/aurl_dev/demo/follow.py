@@ -1,4 +1,4 @@
-"""Follow one job to its end: remember when what happened, and show it while it happens."""
+"""Follow one job to its end: show its progress and record when things happened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FINAL = ("Succeeded", "Failed")
 
 @dataclass
 class Story:
-    """What was seen of a job between `kubectl apply` and its end. Times are seconds since the apply."""
+    """What a job did between `kubectl apply` and its end. Times are seconds since the apply."""
 
     applied_at: float
     first_pod_created: float | None = None
@@ -45,7 +45,7 @@ class Story:
         return time.time() - self.applied_at
 
     def take_job(self, job: Object) -> None:
-        """Learn from the job's status."""
+        """Update from the job's status."""
         status = job.get("status") or {}
         self.state = status.get("state") or "Pending"
         self.attempt = status.get("attempt", 0)
@@ -58,7 +58,7 @@ class Story:
         self._take_checkpoint(status.get("lastCheckpoint"))
 
     def take_pods(self, pods: list[Object], nodes: int) -> None:
-        """Learn from the pods: when they were made, and the last words of those that ended."""
+        """Update from the pods: when they were created, and their termination messages."""
         self.pods = {pod["metadata"]["name"]: _pod_word(pod) for pod in pods}
         if pods and self.first_pod_created is None:
             self.first_pod_created = self.since()
@@ -66,13 +66,13 @@ class Story:
         if len(workers) >= nodes and self.workers_created is None:
             self.workers_created = self.since()
         for pod in pods:
-            words = termination_message(pod)
-            self.prepared = words.get("dataset") or self.prepared
-            self._take_values(words)
-            self._take_checkpoint(words.get("lastCheckpoint"))
+            message = termination_message(pod)
+            self.prepared = message.get("dataset") or self.prepared
+            self._take_values(message)
+            self._take_checkpoint(message.get("lastCheckpoint"))
 
     def take_progress(self, progress: Object) -> None:
-        """Learn from rank 0's launcher."""
+        """Update from /progress of rank 0's launcher."""
         self._take_values(progress)
         self._take_checkpoint(progress.get("lastCheckpoint"))
         if self.first_step is None and progress.get("firstStepAt"):
@@ -139,7 +139,7 @@ def _pod_word(pod: Object) -> str:
 
 
 def look(kube: Kube, namespace: str, name: str, story: Story) -> Object | None:
-    """One round of looking: the job, its pods and rank 0's /progress go into the story."""
+    """Update the story from the job, its pods and rank 0's /progress; return the job."""
     job = kube.job(namespace, name)
     if job is None:
         return None
@@ -158,10 +158,10 @@ def look(kube: Kube, namespace: str, name: str, story: Story) -> Object | None:
 def follow(
     kube: Kube, namespace: str, name: str, applied_at: float, seconds: float, console: Console
 ) -> Story:
-    """Watch the job until it ends, with a progress bar on a terminal and a line every few seconds elsewhere.
+    """Follow the job until it ends, with a progress bar on a terminal or a line every few seconds.
 
     Raises:
-        DeadlineExceeded: it has not ended within `seconds`; the message holds the last line seen.
+        DeadlineExceeded: the job has not ended within `seconds`; the message ends with its last state.
     """
     story = Story(applied_at)
     bar = Progress(
@@ -174,7 +174,7 @@ def follow(
         disable=not console.is_terminal,
     )
     task = bar.add_task("job", total=1, state="Pending", values="")
-    told, told_at = "", 0.0
+    printed, printed_at = "", 0.0
     with bar:
         while story.finished is None:
             look(kube, namespace, name, story)
@@ -187,13 +187,13 @@ def follow(
                 total=(story.prepared["filesTotal"] if preparing else story.total_steps) or 1,
                 values=" · ".join([*story.figures(), f"pods {running}"]),
             )
-            # Where nobody sees a bar: a line at each change of state, and one every five seconds.
-            if not console.is_terminal and (story.state != told or time.monotonic() - told_at > 5):
-                told, told_at = story.state, time.monotonic()
+            # Without a terminal: a line at each change of state, and one every five seconds.
+            if not console.is_terminal and (story.state != printed or time.monotonic() - printed_at > 5):
+                printed, printed_at = story.state, time.monotonic()
                 console.print(f"  {story.since():5.0f} s  {story.line()}", highlight=False, soft_wrap=True)
             if story.since() > seconds:
                 raise DeadlineExceeded(
-                    f"job {namespace}/{name} did not end within {seconds:.0f} s: {story.line()}"
+                    f"job {namespace}/{name} has not ended after {seconds:.0f} s: {story.line()}"
                 )
             time.sleep(0.3)
     look(kube, namespace, name, story)

@@ -1,4 +1,4 @@
-"""Bring images and chart into a cluster."""
+"""Load the images into a cluster and install the chart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Echo = Callable[[str], None]
 
 
 def values(loaded: dict[str, images.Image]) -> dict[str, object]:
-    """The chart values that make it use these very images, which no registry has."""
+    """Return the chart values that select these images, which are in no registry."""
     repository, _, tag = loaded["operator"].reference.rpartition(":")
     return {
         "image": {"repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"},
@@ -25,7 +25,7 @@ def values(loaded: dict[str, images.Image]) -> dict[str, object]:
 
 
 def install(cluster: Cluster, echo: Echo) -> dict[str, images.Image]:
-    """Build the images, load them and install or upgrade the chart; returns the images used."""
+    """Build the images, load them, and install or upgrade the chart; returns the images."""
     loaded = images.load(cluster, images.build(echo=echo), echo)
     echo(f"Helm: installing {RELEASE} into namespace {NAMESPACE}")
     helm.install(cluster.kubeconfig, RELEASE, CHART, NAMESPACE, values(loaded), wait_seconds=120)

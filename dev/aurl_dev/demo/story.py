@@ -1,4 +1,4 @@
-"""The demo from top to bottom: cluster, images, operator, job, music."""
+"""The whole demo: cluster, images, operator, job, music."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ DEADLINE_SECONDS = 1200
 
 
 class DemoFailed(RuntimeError):
-    """The job did not succeed; the message holds what the operator says of it."""
+    """The job failed; the message holds the operator's explanation."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the demo brings up and trains; the end-to-end tests use a smaller one."""
+    """The cluster, job and output of a demo; the end-to-end tests use a smaller job."""
 
     cluster: str = CLUSTER
     namespace: str = "aurl-demo"
@@ -44,10 +44,10 @@ class Plan:
 
 
 def run(console: Console, plan: Plan = Plan()) -> dict[str, Any]:
-    """Run the whole demo and return the summary that it also writes to `summary.json` in the plan's output.
+    """Run the whole demo; return the summary, which is also written to `summary.json` in the output.
 
     Raises:
-        DemoFailed: the job ended as Failed.
+        DemoFailed: the job failed.
     """
     began = time.monotonic()
     plan.output.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def run(console: Console, plan: Plan = Plan()) -> dict[str, Any]:
 
     _chapter(console, "1/5  A Kubernetes cluster")
     cluster = provider.ensure(plan.cluster, echo=echo)
-    _chapter(console, "2/5  Images and operator")
+    _chapter(console, "2/5  Images and the operator")
     built = install.install(cluster, echo)
     kube = Kube(cluster.kubeconfig, retries=3)
 
@@ -69,31 +69,31 @@ def run(console: Console, plan: Plan = Plan()) -> dict[str, Any]:
     forward = (
         f"kubectl --kubeconfig={cluster.kubeconfig} -n {plan.namespace} port-forward pod/{plan.job}-0-0 9402"
     )
-    echo(f"its page while it trains, at http://localhost:9402/: {forward}")
+    echo(f"to see its page at http://localhost:9402/ while it trains: {forward}")
     applied_at = time.time()
     kube.kubectl("-n", plan.namespace, "apply", "-f", str(plan.job_file))
     story = follow(kube, plan.namespace, plan.job, applied_at, DEADLINE_SECONDS, console)
     if story.state != "Succeeded":
         raise DemoFailed(
-            f"job {plan.namespace}/{plan.job} ended as {story.state}: {story.failure}; look at: "
+            f"job {plan.namespace}/{plan.job} failed: {story.failure} For details: "
             f"kubectl --kubeconfig={cluster.kubeconfig} -n {plan.namespace} describe atj {plan.job}"
         )
 
-    _chapter(console, "4/5  Music from the final checkpoint")
+    _chapter(console, "4/5  Music from the last checkpoint")
     files = fetch_results(kube, plan.namespace, plan.job, built["trainer"].reference, plan.output)
-    _chapter(console, "5/5  What happened")
-    told = summary.summarise(story, files, time.monotonic() - began)
-    summary.write(told, plan.output / "summary.json")
-    console.print(summary.table(told, story))
+    _chapter(console, "5/5  Results")
+    figures = summary.summarise(story, files, time.monotonic() - began)
+    summary.write(figures, plan.output / "summary.json")
+    console.print(summary.table(figures, story))
     rank_0 = next((name for name in story.pods if name.endswith("-0") and "-prepare-" not in name), plan.job)
-    summary.look_further(
+    summary.print_next_steps(
         console, cluster.kubeconfig, plan.namespace, plan.job, rank_0, Path(files["tensorboard"])
     )
-    return told
+    return figures
 
 
 def fetch_results(kube: Kube, namespace: str, job: str, image: str, output: Path) -> dict[str, str]:
-    """Sample from the job's newest checkpoint, in a pod on its volume, and bring the files to `output`.
+    """Sample from the job's newest checkpoint in a pod on its volume, and copy the files to `output`.
 
     Returns the paths of `sample_midi`, `piano_roll_png` and `tensorboard`, relative to the project.
     """
@@ -125,7 +125,7 @@ print(json.dumps({file.name: base64.b64encode(file.read_bytes()).decode() for fi
 def down(console: Console, plan: Plan = Plan()) -> None:
     """Delete the demo's job, its namespace and the operator; the cluster stays."""
     if provider.choose() != "external" and not provider.find(plan.cluster).exists():
-        console.print("Nothing to do: the demo's cluster is not there.")
+        console.print("Nothing to delete: the demo's cluster does not exist.")
         return
     cluster = provider.ensure(plan.cluster)
     kube = Kube(cluster.kubeconfig, retries=3)
@@ -133,8 +133,8 @@ def down(console: Console, plan: Plan = Plan()) -> None:
         kube.delete_job(plan.namespace, plan.job)
     kube.kubectl("delete", "namespace", plan.namespace, "--ignore-not-found", "--wait=true")
     helm.uninstall(cluster.kubeconfig, install.RELEASE, install.NAMESPACE)
-    console.print(f"Deleted job {plan.namespace}/{plan.job} and release {install.RELEASE}.")
-    console.print("The cluster stays (make cluster-down).")
+    console.print(f"Deleted job {plan.namespace}/{plan.job}, its namespace and release {install.RELEASE}.")
+    console.print("The cluster still runs; delete it with make cluster-down.")
 
 
 def _chapter(console: Console, title: str) -> None:

@@ -1,4 +1,4 @@
-"""The end of the demo: summary.json, the table, and where to look further."""
+"""The end of the demo: summary.json, a table of results, and next steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aurl_dev.demo.follow import Story
 
 
 def summarise(story: Story, files: dict[str, str], seconds_total: float) -> dict[str, Any]:
-    """The keys of build/demo/summary.json; `seconds_total` counts from `make demo`, others from the apply."""
+    """Return the content of summary.json; `seconds_total` counts from `make demo`, others from the apply."""
     return {
         "state": story.state,
         "steps": story.step,
@@ -39,15 +39,15 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 def write(summary: dict[str, Any], path: Path) -> None:
-    """Write the summary so that a reader never sees half of it."""
+    """Write the summary atomically."""
     partial = path.with_suffix(".tmp")
     partial.write_text(json.dumps(summary, indent=2) + "\n")
     partial.replace(path)
 
 
 def table(summary: dict[str, Any], story: Story) -> Table:
-    """What happened, for people."""
-    rows = Table(title="What happened", show_header=False, title_justify="left")
+    """Return the results as a table."""
+    rows = Table(title="Results", show_header=False, title_justify="left")
     rows.add_column(style="bold")
     rows.add_column()
 
@@ -64,14 +64,14 @@ def table(summary: dict[str, Any], story: Story) -> Table:
         ("dataset", f"{dataset.get('files', '–')} pieces, {dataset.get('dropped', 0)} dropped, "
                     f"{dataset.get('trainTokens', 0):,} training tokens"),
         ("steps", f"{summary['steps']}"),
-        ("loss (nats per token)", f"{first} → {final}, held out {held_out}"),
+        ("loss (nats per token)", f"{first} → {final}, validation {held_out}"),
         ("speed", "–" if speed is None else f"{speed:,.0f} tokens/s"),
-        ("checkpoints seen", ", ".join(str(step) for step in story.checkpoints_seen) or "–"),
+        ("checkpoints", ", ".join(str(step) for step in story.checkpoints_seen) or "–"),
         ("restarts", f"{summary['restarts']}"),
         ("apply → first pod", seconds("seconds_apply_to_first_pod_created")),
         ("apply → worker pods", seconds("seconds_apply_to_pods_created")),
         ("apply → first step", seconds("seconds_apply_to_first_step")),
-        ("everything", seconds("seconds_total")),
+        ("total", seconds("seconds_total")),
         ("music", f"{summary['sample_midi']}"),
         ("piano roll", f"{summary['piano_roll_png']}"),
     ):  # fmt: skip
@@ -79,10 +79,10 @@ def table(summary: dict[str, Any], story: Story) -> Table:
     return rows
 
 
-def look_further(
+def print_next_steps(
     console: Console, kubeconfig: Path, namespace: str, name: str, pod: str, tensorboard: Path
 ) -> None:
-    """The commands with which a curious person goes on, ready to paste."""
+    """Print commands for looking further, ready to paste."""
     service = "/api/v1/namespaces/aurl-system/services/aurl-aurl-operator:http/proxy/metrics"
     lines = [
         f"export KUBECONFIG={kubeconfig}",
@@ -95,6 +95,6 @@ def look_further(
         "make demo-down      # delete the job and the operator",
         "make cluster-down   # delete the local cluster",
     ]
-    console.print("\n[bold]Look further[/bold]")
+    console.print("\n[bold]Next steps[/bold]")
     for line in lines:
         console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)

@@ -1,6 +1,6 @@
-"""Read a job's volume from outside: run one small pod on its claim and take the answer from the pod's log.
+"""Read a job's volume: run a small pod on its claim and take the answer from the pod's log.
 
-Works on any cluster, whatever the storage is, and needs no right that a job's author lacks.
+This works with any storage, and needs only the rights of a job's author.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ POD_DEADLINE_SECONDS = 180
 
 
 class VolumePodFailed(RuntimeError):
-    """The pod ended badly; the message holds the end of its log."""
+    """The pod failed; the message holds the tail of its log."""
 
 
 def run_on_volume(
@@ -25,7 +25,7 @@ def run_on_volume(
     command: list[str],
     name: str,
 ) -> str:
-    """Run `command` in `image` with the claim mounted at /mnt/aurl, return what it wrote to standard output.
+    """Run `command` in `image` with the claim mounted at /mnt/aurl, and return its standard output.
 
     Raises:
         VolumePodFailed: the command did not exit with 0.
@@ -38,9 +38,9 @@ def run_on_volume(
         found = (kube.find(path) or {}).get("status", {}).get("phase")
         return found if found in ("Succeeded", "Failed") else None
 
-    ended = wait_for(f"pod {namespace}/{name} to end", phase, POD_DEADLINE_SECONDS, every=0.25)
+    final_phase = wait_for(f"pod {namespace}/{name} to end", phase, POD_DEADLINE_SECONDS, every=0.25)
     log = kube.kubectl("-n", namespace, "logs", name).stdout
-    if ended != "Succeeded":
+    if final_phase != "Succeeded":
         raise VolumePodFailed(f"pod {namespace}/{name} failed: {log[-2000:]}")
     kube.kubectl("-n", namespace, "delete", "pod", name, "--grace-period=0", "--force")
     return log

@@ -1,9 +1,9 @@
-"""`make screenshots`: pictures of the dashboards from what a Prometheus has scraped, into docs/images.
+"""`make screenshots`: draw the dashboards from recorded Prometheus data, into docs/images.
 
     AURL_KEEP_PROMETHEUS=build/prometheus make e2e
     make screenshots PROMETHEUS=build/prometheus
 
-Grafana's own panels (npm: @grafana/ui) draw them in headless Chromium; there is no Grafana server.
+Grafana's own panels (npm: @grafana/ui) draw them in headless Chromium, without a Grafana server.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 DASHBOARDS = CHECKOUT / "charts/aurl-operator/dashboards"
 IMAGES = CHECKOUT / "docs/images"
 POINTS = 240
-#: Pixels, as render.tsx lays a dashboard out.
+#: Pixels of the layout in render.tsx.
 WIDTH, ROW_HEIGHT, HEADING = 1592, 34, 64
 
 
@@ -47,15 +47,13 @@ def recorded(data: Path) -> Iterator[Prometheus]:
 
 
 def stretch(prometheus: Prometheus, series: str) -> tuple[float, float]:
-    """When a series was first and last seen."""
+    """Return when a series was first and last scraped."""
     now = time.time()
     found = prometheus.over(f"count_over_time({series}[2m])", now - 7 * 86400, now, step=60)
     times = [time for each in found for time, _ in each["values"]]
     if not times:
-        raise SystemExit(
-            f"Prometheus has no series {series}; scrape a run that has, see dev/aurl_dev/screenshots."
-        )
-    # When its samples were taken: a query goes on to tell the last one for five minutes.
+        raise SystemExit(f"the recorded data has no series {series}: record a run that has it (see --help)")
+    # The times of samples: a query repeats the last one for five minutes.
     close = prometheus.over(f"timestamp({series})", min(times) - 120, max(times) + 60, step=2)
     times = [float(text) for each in close for _, text in each["values"]]
     return min(times), max(times)
@@ -64,7 +62,7 @@ def stretch(prometheus: Prometheus, series: str) -> tuple[float, float]:
 def answers(
     prometheus: Prometheus, dashboard: dict[str, Any], choices: dict[str, str], begin: float, end: float
 ) -> dict[int, list[dict[str, Any]]]:
-    """What Prometheus answers to the queries of each panel."""
+    """Return the results of the queries of each panel."""
     found: dict[int, list[dict[str, Any]]] = {}
     for panel in dashboard["panels"]:
         for target in panel.get("targets", []):
@@ -79,7 +77,7 @@ def answers(
 
 
 def bundle(place: Path) -> None:
-    """Install Grafana's components where they are missing, and bundle the page."""
+    """Install Grafana's components if they are missing, and bundle the page."""
     if not (HERE / "node_modules/@grafana/ui").exists():
         print("installing Grafana's components from npm (a minute)", flush=True)
         subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=HERE, check=True)
@@ -93,7 +91,7 @@ def bundle(place: Path) -> None:
 
 
 def photograph(place: Path, dashboard: dict[str, Any], image: Path) -> None:
-    """Have Chromium draw the page in `place` and save it."""
+    """Draw the page in `place` with Chromium and save it."""
     bottom = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in dashboard["panels"])
     size = f"{WIDTH},{bottom * ROW_HEIGHT + HEADING}"
     handler = functools.partial(Quiet, directory=str(place))
@@ -117,19 +115,19 @@ def photograph(place: Path, dashboard: dict[str, Any], image: Path) -> None:
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves files and says nothing."""
+    """Serve files without logging."""
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def main() -> None:
-    """Draw all three."""
+    """Draw all dashboards."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
-        "--prometheus", type=Path, required=True, help="directory that AURL_KEEP_PROMETHEUS named"
+        "--prometheus", type=Path, required=True, help="directory recorded with AURL_KEEP_PROMETHEUS"
     )
-    parser.add_argument("--job", default="struck", help="the job on the dashboard Job")
+    parser.add_argument("--job", default="struck", help="job shown on the dashboard Job")
     options = parser.parse_args()
     system.ensure(("prometheus", "chromium"), print)
     with recorded(options.prometheus) as prometheus, tempfile.TemporaryDirectory() as scratch:
@@ -153,7 +151,7 @@ def main() -> None:
             }
             (place / "data.js").write_text(f"window.AURL = {json.dumps(data)};")
             page = '<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="bundle.css">'
-            # Grafana's global style, as far as it is needed.
+            # The needed part of Grafana's global style.
             page += "<style>button { color: inherit; background: none; border: 0; font: inherit }</style>"
             page += '<body style="margin:0"><div id="root"></div>'
             scripts = '<script src="data.js"></script><script src="bundle.js"></script>'
