@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aurl_trainer.launcher.environment import ContractError, read_environment
-from aurl_trainer.launcher.launch import rendezvous_endpoint, torchrun_arguments
+from aurl_trainer.launcher.torchrun import rendezvous_endpoint, torchrun_arguments
 
 GOOD = {
     "AURL_JOB_NAME": "chorales", "AURL_JOB_NAMESPACE": "music", "AURL_JOB_UID": "u", "AURL_ATTEMPT": "3",

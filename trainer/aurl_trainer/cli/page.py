@@ -8,15 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aurl_trainer.contract import PROGRESS_PATH, Variable
+from aurl_trainer.contract import Variable
 from aurl_trainer.errors import UserError
 from aurl_trainer.launcher import jobpage, progress
-from aurl_trainer.launcher.artifacts import Artifacts, read_sample
 from aurl_trainer.launcher.environment import read_environment
 from aurl_trainer.launcher.history import History, restored
 from aurl_trainer.launcher.recorder import HISTORY_FILE
 from aurl_trainer.launcher.rundir import RunDirectory
-from aurl_trainer.launcher.server import JSON_TYPE, LauncherServer, json_body
+from aurl_trainer.launcher.server import LauncherServer, json_body
 from aurl_trainer.monitor.snapshot import read_json
 
 
@@ -29,15 +28,12 @@ def serve(options: argparse.Namespace) -> int:
     document = read_json(job_dir / HISTORY_FILE)
     if document is None:
         raise UserError(f"{job_dir} has no {HISTORY_FILE}; pass the directory of a job that has trained.")
-    history, artifacts = restored(document), Artifacts(job_dir)
-    routes = {
-        **jobpage.routes(),
-        PROGRESS_PATH: (JSON_TYPE, lambda: json_body(last_progress(history, job_dir))),
-        "/history": (JSON_TYPE, lambda: json_body(history.document())),
-        "/artifacts": (JSON_TYPE, lambda: json_body(artifacts.contents())),
-    }
+    history = restored(document)
+    routes = jobpage.routes(
+        job_dir, lambda: last_progress(history, job_dir), lambda: json_body(history.document())
+    )
     try:
-        server = LauncherServer(port, routes, {"/samples/": lambda name: read_sample(job_dir, name)})
+        server = LauncherServer(port, routes, jobpage.folders(job_dir))
     except OSError as error:
         raise UserError(f"--http-port {port} cannot be bound: {error.strerror}.") from None
     ends = {signal.SIGINT, signal.SIGTERM}

@@ -1,4 +1,4 @@
-"""The environment contract between operator and launcher, read and checked once."""
+"""Reads and checks the environment variables of a launcher."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ TERMINATION_LOG = Path("/dev/termination-log")
 
 
 class ContractError(Exception):
-    """A variable of the contract is missing or malformed; the message says which and what it must be."""
+    """A variable is missing or malformed, or cannot be acted upon; the message says which and why."""
 
 
 @dataclass(frozen=True)
 class LaunchEnvironment:
-    """What the operator (or the local command line) tells a launcher about its place in the job.
+    """The launcher's place in the job, as set by the operator or by the local command line.
 
-    `grace_seconds` is the time between SIGTERM and SIGKILL, `linger_seconds` how long the servers stay after
-    a success so that the last values are scraped, `hang_seconds` how long the ranks may go without a new step
-    (None: for ever). `rendezvous` is `host:port`, or None for a single node.
+    `grace_seconds` is the time between SIGTERM and SIGKILL, `linger_seconds` the time that the server stays
+    up after a success so that the last values are scraped, `hang_seconds` the longest time without a new step
+    (None: unlimited). `rendezvous` is `host:port`, or None for a single node.
     """
 
     job_name: str
@@ -53,18 +53,18 @@ class LaunchEnvironment:
 
     @property
     def local_ranks(self) -> range:
-        """The global ranks of this node."""
+        """Global ranks of this node."""
         first = self.node_rank * self.procs_per_node
         return range(first, first + self.procs_per_node)
 
     @property
     def rendezvous_id(self) -> str:
-        """The id that keeps the attempts of a job apart."""
+        """Id that keeps the attempts of a job apart."""
         return f"{self.job_uid}-{self.attempt}"
 
 
 def read_environment(variables: Mapping[str, str]) -> LaunchEnvironment:
-    """Return the checked contract; raises ContractError in one sentence for the first fault."""
+    """Return the checked variables; raises ContractError for the first one that is wrong."""
     num_nodes = _integer(variables, Variable.NUM_NODES, least=1, default=1)
     node_rank = _integer(variables, Variable.NODE_RANK, least=0, default=0 if num_nodes == 1 else None)
     if node_rank >= num_nodes:
@@ -103,7 +103,7 @@ def read_environment(variables: Mapping[str, str]) -> LaunchEnvironment:
         grace_seconds=_seconds(variables, Variable.GRACE_SECONDS, DEFAULT_GRACE_SECONDS),
         linger_seconds=_seconds(variables, Variable.LINGER_SECONDS, DEFAULT_LINGER_SECONDS),
         hang_seconds=_seconds(variables, Variable.HANG_SECONDS, 0) or None,
-        termination_log=_termination_log(variables, run_dir),
+        termination_log=termination_log(variables) or run_dir / "termination-message.json",
     )
 
 
@@ -123,7 +123,7 @@ def _integer(
             raise ContractError(f"{name} is not set; it must be an integer of at least {least}.")
         return default
     bounds = f"an integer of at least {least}" if most is None else f"an integer between {least} and {most}"
-    # int() alone would take "1_0" and "٣".
+    # int() alone would accept "1_0" and "٣".
     if (
         not (text.isascii() and text.lstrip("-").isdigit())
         or int(text) < least
@@ -162,9 +162,9 @@ def _check_address(address: str) -> None:
         raise ContractError(f"AURL_POD_IP is {address!r} but must be an IP address.") from None
 
 
-def _termination_log(variables: Mapping[str, str], run_dir: Path) -> Path:
-    named = variables.get(Variable.TERMINATION_LOG)
-    if named:
-        return Path(named)
-    # The kubelet makes this file for every container; elsewhere the message lies beside the ranks' files.
-    return TERMINATION_LOG if TERMINATION_LOG.exists() else run_dir / "termination-message.json"
+def termination_log(variables: Mapping[str, str]) -> Path | None:
+    """Return the file of the termination message: as configured, else the kubelet's; None if it is missing."""
+    configured = variables.get(Variable.TERMINATION_LOG)
+    if configured:
+        return Path(configured)
+    return TERMINATION_LOG if TERMINATION_LOG.exists() else None

@@ -94,8 +94,8 @@ def _longest(value: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     return best
 
 
-def ignore_unwritable(path: Path, message: dict[str, Any]) -> bool:
-    """Write the message if possible and tell whether it was: losing it must not change the exit code."""
+def write_if_possible(path: Path, message: dict[str, Any]) -> bool:
+    """Write the message; return False if that failed, which must not change the exit code."""
     with contextlib.suppress(OSError):
         write(path, message)
         return True
