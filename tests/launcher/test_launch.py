@@ -123,7 +123,7 @@ def test_ranks_that_hang_leave_their_stacks_and_end_as_a_hang(start: Start) -> N
     assert launcher.wait() == 124, launcher.log.read_text()
     message = launcher.message()
     assert (message["state"], message["class"], message["step"]) == ("Failed", "Hang", 4)
-    assert "the ranks stand still at step 4" in message["message"]
+    assert "the ranks hang at step 4" in message["message"]
     stacks = launcher.folder / "volume/music/chorales/stacks/attempt-2"
     for rank in (0, 1):
         text = (stacks / f"rank-{rank}.txt").read_text()

@@ -232,7 +232,7 @@ def log_interval(run: Run, step: int, rate: float) -> None:
     length, reporter = run.curriculum.length(step), run.reporter
     own_seconds = run.compute_time.lap(reporter.waited, run.progress.interval_steps)
     loss, seconds, terms = run.sums.take(own_seconds)
-    reporter.paces(seconds)
+    reporter.compute_times(seconds)
     reporter.micro_batch(run.batches.micro_batch_size(length))
     components = run.objective.components(run.distributed)
     guard = run.guard.read()

@@ -1,1 +1,1 @@
-"""PID 1 of every pod: starts torchrun, serves /metrics and /progress, explains the end; imports no torch."""
+"""PID 1 of every pod: starts torchrun, serves /metrics and /progress, explains the end. Imports no torch."""

@@ -1,7 +1,7 @@
-"""The torchrun agent as a process of its own: runs the ranks of this node and writes down how they ended.
+"""The torchrun agent as a process of its own: runs the ranks of this node and records how they ended.
 
-torchrun itself always exits 1; what it knows about the failed ranks (rank, exit code or signal) is only in
-its ChildFailedError, so that is caught here and left for the launcher in `agent.json`.
+torchrun itself always exits 1; the rank and the exit code or signal of each failure are only in its
+ChildFailedError, which is caught here and written to `agent.json` for the launcher.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def run(result: Path, arguments: list[str]) -> int:
-    """Run torchrun with its own command line `arguments`; return the exit code and write `result`."""
+    """Run torchrun with its command-line `arguments`, write `result` and return the exit code."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
     from torch.distributed.run import config_from_args, parse_args
@@ -35,7 +35,7 @@ def run(result: Path, arguments: list[str]) -> int:
         return 1
     except Exception as error:
         write_json(result, {"error": one_sentence(f"{type(error).__name__}: {error}")})
-        log.error("the torchrun agent failed", exc_info=True)
+        log.error("torchrun agent failed", exc_info=True)
         return 1
     write_json(result, {"failures": []})
     return 0
@@ -46,7 +46,7 @@ def _failure(rank: int, failure: Any) -> dict[str, int]:
 
 
 def prefer_as_victim() -> None:
-    """Let the kernel kill a rank rather than the launcher when memory runs out; the ranks inherit it."""
+    """Make the OOM killer prefer this process and the ranks, which inherit the score, to the launcher."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
 

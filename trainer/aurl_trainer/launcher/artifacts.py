@@ -1,6 +1,6 @@
-"""What lies in the job's directory on the volume for people to look at: checkpoints and sampled music.
+"""The artifacts of a job on the volume: its checkpoints and sampled music, for people to look at.
 
-Nothing here follows a symbolic link out of the directory, and nothing else of it can be read.
+Nothing here follows a symbolic link out of the job's directory, and no other file of it can be read.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ MAX_BYTES: Final = 16 << 20
 """Size above which a file is not served."""
 
 FRESH_SECONDS: Final = 3.0
-"""How long a look at the volume is shown before the next one."""
+"""Seconds for which a listing of the volume is served again."""
 
 WAIT_SECONDS: Final = 2.0
-"""How long an answer waits for the volume; after that it tells what was seen before."""
+"""Seconds that an answer waits for the volume before it returns the previous listing."""
 
 TYPES: Final = {".png": "image/png", ".mid": "audio/midi"}
 
@@ -38,7 +38,7 @@ _FILE = re.compile(rf"(step-\d{{8,18}})/({_SAMPLE.pattern})", re.ASCII)
 
 
 class Artifacts:
-    """Looks at the volume when somebody asks, one look at a time: a dead volume holds up one thread only."""
+    """Lists the volume on request, one listing at a time: a dead volume blocks one thread only."""
 
     def __init__(self, job_dir: Path) -> None:
         self.job_dir = job_dir
@@ -48,7 +48,7 @@ class Artifacts:
         self._seen: dict[str, Any] = {"seenAt": None, "checkpoints": [], "samples": None}
 
     def contents(self) -> dict[str, Any]:
-        """Return what was seen last, `seenAt` when; a new look is begun when that is old."""
+        """Return the newest listing, made at `seenAt`; an old one is renewed."""
         with self._lock:
             if self._look is None and time.monotonic() >= self._next_look:
                 self._look = threading.Thread(target=self._look_now, name="artifacts", daemon=True)
@@ -69,7 +69,7 @@ class Artifacts:
 
 
 def checkpoints_in(job_dir: Path) -> list[dict[str, Any]]:
-    """Return the committed checkpoints, the newest first."""
+    """Return the committed checkpoints, newest first."""
     found = {
         int(match.group(1)): entry
         for entry in _entries(job_dir / "checkpoints")
@@ -80,16 +80,16 @@ def checkpoints_in(job_dir: Path) -> list[dict[str, Any]]:
 
 
 def describe(path: Path, step: int) -> dict[str, Any] | None:
-    """Tell about one checkpoint; None when it is not committed.
+    """Return the description of one checkpoint, or None if it is not committed.
 
-    `health` is what the trainer noted: `healthy`, or `doubtful` when it was saved in a bad stretch. It is
-    `damaged` when a file is missing or has another size than it should; contents are not compared.
+    `health` is what the trainer recorded, `healthy` or (saved in a bad stretch) `doubtful`; or `damaged` if a
+    file is missing or has the wrong size. Contents are not compared.
     """
     try:
         saved_at = (path / MARKER).stat().st_mtime
     except OSError:
         return None
-    told: dict[str, Any] = {
+    found: dict[str, Any] = {
         "step": step,
         "time": timestamp(saved_at),
         "bytes": None,
@@ -98,21 +98,21 @@ def describe(path: Path, step: int) -> dict[str, Any] | None:
     }
     try:
         files = _read_object(path / MANIFEST)["files"]
-        told["bytes"] = sum(int(entry["bytes"]) for entry in files.values())
+        found["bytes"] = sum(int(entry["bytes"]) for entry in files.values())
         whole = all((path / name).stat().st_size == entry["bytes"] for name, entry in files.items())
         state = _read_object(path / STATE_FILE)
-        told["validationLoss"] = finite(evaluated_loss(state))
+        found["validationLoss"] = finite(evaluated_loss(state))
         if whole:
-            told["health"] = "healthy" if state["progress"].get("healthy", True) else "doubtful"
+            found["health"] = "healthy" if state["progress"].get("healthy", True) else "doubtful"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # a damaged checkpoint is what it then is
-    return told
+        pass  # it stays "damaged"
+    return found
 
 
 def newest_samples(job_dir: Path) -> dict[str, Any] | None:
-    """Return the step and the files of the newest music that was sampled; None without any.
+    """Return step and files of the newest sampled music, or None if there is none.
 
-    `version` changes whenever a file does.
+    `version` changes with every change of a file.
     """
     folders = sorted(
         (int(match.group(1)), entry)
@@ -131,7 +131,7 @@ def newest_samples(job_dir: Path) -> dict[str, Any] | None:
 
 
 def read_sample(job_dir: Path, name: str) -> tuple[str, bytes] | None:
-    """Return type and content of `<step>/<file>` under `samples/`; None for everything else there is."""
+    """Return type and content of `<step>/<file>` under `samples/`; None for any other path."""
     match = _FILE.fullmatch(name)
     if match is None:
         return None
@@ -140,8 +140,8 @@ def read_sample(job_dir: Path, name: str) -> tuple[str, bytes] | None:
 
 
 def _read_beneath(root: Path, parts: tuple[str, ...]) -> bytes | None:
-    """Read a regular file below `root`, following no link on the way."""
-    # Without O_NONBLOCK a named pipe would wait for a writer.
+    """Read a regular file below `root` without following links."""
+    # Without O_NONBLOCK, opening a named pipe waits for a writer.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with contextlib.ExitStack() as opened, contextlib.suppress(OSError):
         descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -164,9 +164,9 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object; OSError, ValueError or TypeError when there is none of a sane size."""
+    """Read a JSON object; raises OSError, ValueError or TypeError if there is none of a sane size."""
     with path.open("rb") as file:
         value = json.loads(file.read(MAX_BYTES))
     if not isinstance(value, dict):
-        raise TypeError(f"{path} holds no object")
+        raise TypeError(f"{path} is not a JSON object")
     return value

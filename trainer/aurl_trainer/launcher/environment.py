@@ -163,7 +163,7 @@ def _check_address(address: str) -> None:
 
 
 def termination_log(variables: Mapping[str, str]) -> Path | None:
-    """Return the file of the termination message: as configured, else the kubelet's; None if it is missing."""
+    """Return the file of the termination message: as configured, else the kubelet's if that exists."""
     configured = variables.get(Variable.TERMINATION_LOG)
     if configured:
         return Path(configured)

@@ -1,8 +1,7 @@
-"""`/metrics`: a Prometheus collector over the snapshot files, read anew at every scrape.
+"""`/metrics`: a Prometheus collector over the snapshot files, which each scrape reads again.
 
-Values of the whole job appear on the pod of rank 0 alone, so that sums over pods count nothing twice; every
-pod serves its state and what belongs to its own ranks. Labels job, instance, namespace and pod are the
-scrape's to add.
+Only the pod of rank 0 serves values of the whole job, so that sums over pods count nothing twice; every pod
+serves its state and the values of its own ranks. The scrape adds the labels job, instance, namespace and pod.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Scrape:
 
 
 class TrainerCollector(Collector):
-    """Turns a reading of the run directory into metric families."""
+    """Turns the contents of the run directory into metric families."""
 
     def __init__(self, environment: LaunchEnvironment, role: LaunchRole, read: Callable[[], Scrape]) -> None:
         self._environment, self._role, self._read = environment, role, read
@@ -49,7 +48,7 @@ class TrainerCollector(Collector):
         """Yield all families of this pod."""
         scrape = self._read()
         state = GaugeMetricFamily(
-            "aurl_train_state", "1 for the state the pod is in, 0 for all others.", labels=["state"]
+            "aurl_train_state", "1 for the current state of the pod, 0 for all others.", labels=["state"]
         )
         for name in STATES:
             state.add_metric([name], float(name == scrape.state))
@@ -70,7 +69,7 @@ def render(environment: LaunchEnvironment, role: LaunchRole, read: Callable[[], 
 
 def _prepared_files(preparation: PreparationSnapshot | None) -> Metric:
     files = CounterMetricFamily(
-        "aurl_prepare_files", "Files that the preparation has dealt with.", labels=["result"]
+        "aurl_prepare_files", "Files processed by the preparation.", labels=["result"]
     )
     done, dropped = (preparation.files_done, preparation.files_dropped) if preparation is not None else (0, 0)
     files.add_metric(["tokenized"], max(0, done - dropped))
@@ -80,18 +79,20 @@ def _prepared_files(preparation: PreparationSnapshot | None) -> Metric:
 
 def _rank_families(ranks: dict[int, RankSnapshot], expected: range) -> Iterator[Metric]:
     waits = CounterMetricFamily(
-        "aurl_train_data_wait_seconds", "Time a rank has waited for its next batch.", labels=["rank"]
+        "aurl_train_data_wait_seconds", "Time that a rank has waited for data.", labels=["rank"]
     )
     memory = GaugeMetricFamily(
         "aurl_train_memory_bytes", "Memory of a rank, by kind.", labels=["rank", "kind"]
     )
     peaks = GaugeMetricFamily(
         "aurl_train_memory_phase_peak_bytes",
-        "Highest memory of a rank while it did something, by what and by kind.",
+        "Peak memory of a rank by phase and by kind.",
         labels=["rank", "phase", "kind"],
     )
     beats = GaugeMetricFamily(
-        "aurl_train_heartbeat_timestamp_seconds", "When a rank finished its last step.", labels=["rank"]
+        "aurl_train_heartbeat_timestamp_seconds",
+        "Time at which a rank finished its last step.",
+        labels=["rank"],
     )
     for rank in expected:
         snapshot = ranks.get(rank)
@@ -114,7 +115,7 @@ def _job_families(
     if job.mode:
         info = GaugeMetricFamily(
             "aurl_train_info",
-            "What is being trained; always 1.",
+            "Configuration of the training; always 1.",
             labels=["mode", "precision", "world_size", "attempt", "version"],
         )
         info.add_metric(
@@ -138,23 +139,21 @@ def _job_families(
             "aurl_train_start_step", "Step at which this attempt started.", value=job.start_step
         )
     yield CounterMetricFamily(
-        "aurl_train_tokens", "Tokens trained by this attempt, whole job.", value=job.tokens
+        "aurl_train_tokens", "Tokens trained on by this attempt, whole job.", value=job.tokens
     )
     yield CounterMetricFamily(
-        "aurl_train_samples", "Samples trained by this attempt, whole job.", value=job.samples
+        "aurl_train_samples", "Samples trained on by this attempt, whole job.", value=job.samples
     )
     badput = GaugeMetricFamily(
         "aurl_train_badput_seconds",
-        "Wall clock of the job, all attempts, that was not training.",
+        "Wall-clock time of all attempts that was not training, by cause.",
         labels=["cause"],
     )
     for cause in BADPUT_CAUSES:
         badput.add_metric([cause], job.badput_seconds.get(cause, 0.0))
     yield badput
     phases = main.phase_seconds if main else {}
-    yield _counters(
-        "aurl_train_time_seconds", "Wall clock of rank 0 by what it did.", "phase", PHASES, phases
-    )
+    yield _counters("aurl_train_time_seconds", "Wall-clock time of rank 0 by phase.", "phase", PHASES, phases)
     yield _counters(
         "aurl_train_checkpoints", "Checkpoints by result.", "result", CHECKPOINT_RESULTS, job.checkpoints
     )
@@ -162,10 +161,10 @@ def _job_families(
         "aurl_train_rollbacks", "Returns to the last healthy checkpoint.", value=job.rollbacks
     )
     yield CounterMetricFamily(
-        "aurl_train_lost_steps", "Optimizer steps that roll-backs have thrown away.", value=job.lost_steps
+        "aurl_train_lost_steps", "Optimizer steps discarded by roll-backs.", value=job.lost_steps
     )
     anomalies = CounterMetricFamily(
-        "aurl_train_anomalies", "What went wrong, and what was done about it.", labels=["kind", "action"]
+        "aurl_train_anomalies", "Anomalies by kind, and by the action taken.", labels=["kind", "action"]
     )
     for kind, actions in job.anomalies.items():
         for action, count in actions.items():
@@ -173,7 +172,7 @@ def _job_families(
     yield anomalies
     yield _counters(
         "aurl_train_skipped_steps",
-        "Steps whose update was left out, by reason.",
+        "Steps whose update was skipped, by reason.",
         "reason",
         SKIP_REASONS,
         job.skipped_steps,
@@ -181,7 +180,7 @@ def _job_families(
 
 
 def _gauges(*records: object) -> Iterator[Metric]:
-    """Yield the gauges that records declare; of two values of the same child the last one counts."""
+    """Yield the gauges that the records declare; the last record wins for the same child."""
     families: dict[Gauge, dict[str, float]] = {}
     for record in records:
         for gauge, child, value in gauge_values(record):
@@ -202,7 +201,7 @@ def _counters(
     known: tuple[str, ...],
     values: dict[str, int] | dict[str, float],
 ) -> Metric:
-    """Return a counter family in which every known child exists from the first scrape on."""
+    """Return a counter family whose known children exist from the first scrape on."""
     family = CounterMetricFamily(name, documentation, labels=[label])
     for child in known:
         family.add_metric([child], values.get(child, 0))

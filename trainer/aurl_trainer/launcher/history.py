@@ -1,7 +1,7 @@
-"""What a job has done so far, over all of its attempts, in bounded space: curves, events, attempts. Pure.
+"""The history of a job over all of its attempts, in bounded space: curves, events, attempts. Pure.
 
-Steps and seconds since the epoch order everything; losses are nats per token. A curve that grows over its
-limit keeps evenly spaced points, so the whole job stays visible however long it is.
+Times are seconds since the epoch, losses nats per token. A curve that exceeds its limit keeps evenly spaced
+points, so that the whole job stays visible however long it runs.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ MAX_EVENTS = 200
 MAX_ATTEMPTS = 50
 
 RECENT_POINTS = 30
-"""Over how many of the newest points the pace is measured."""
+"""Number of the newest points from which the time per step is estimated."""
 
 Row = list[float | None]
 
 
 class Curve:
-    """Rows over growing steps, at most `limit` of them; the newest is always there."""
+    """At most `limit` rows over increasing steps; the newest is always kept."""
 
     def __init__(self, columns: tuple[str, ...], limit: int = MAX_POINTS) -> None:
         self.columns, self.limit = columns, limit
@@ -38,19 +38,19 @@ class Curve:
 
     @property
     def last_step(self) -> float:
-        """The step of the newest row; -1 without one."""
+        """Step of the newest row; -1 without one."""
         return _step(self.rows[-1]) if self.rows else -1.0
 
     def add(self, row: Row) -> None:
-        """Append a row of a later step; what is not finite is left out of it."""
+        """Append a row of a later step; values that are not finite become None."""
         if len(self.rows) > 1 and self.last_step - _step(self.rows[-2]) < self._spacing:
-            self.rows.pop()  # it stood there only as the newest
+            self.rows.pop()  # it was kept only as the newest
         self.rows.append([_finite(value) for value in row])
         if len(self.rows) > self.limit:
             self._thin()
 
     def rewind(self, step: float) -> None:
-        """Drop what is later than `step`."""
+        """Drop rows later than `step`."""
         while self.rows and self.last_step > step:
             self.rows.pop()
 
@@ -74,7 +74,7 @@ class Curve:
 
 @dataclass
 class AttemptRecord:
-    """One life of the job's ranks; `state` is None while it runs, and for ever if its pod vanished."""
+    """One attempt of the job; `state` stays None while it runs, and if its pod vanished."""
 
     number: int
     started_at: float
@@ -87,17 +87,17 @@ class AttemptRecord:
 
 @dataclass
 class History:
-    """Everything that is remembered; `version` grows with every change."""
+    """Curves, events and attempts; `version` increases with every change."""
 
     train: Curve = field(default_factory=lambda: Curve(column_names(StepMetrics)))
     validation: Curve = field(default_factory=lambda: Curve(column_names(ValidationMetrics)))
     events: list[JobEvent] = field(default_factory=list)
     attempts: list[AttemptRecord] = field(default_factory=list)
     progress: dict[str, Any] | None = None
-    """The last `/progress` of the newest attempt, once that has ended."""
+    """The last `/progress` of the newest attempt after its end."""
     version: int = 0
     _seen: tuple[int, int] | None = None
-    """Process and start step of the rank that the curves belong to."""
+    """Process ID and start step of the rank that the curves belong to."""
 
     def begin(self, attempt: int, now: float) -> None:
         """Start an attempt."""
@@ -113,7 +113,7 @@ class History:
         now: float,
         progress: dict[str, Any] | None = None,
     ) -> None:
-        """End the attempt that runs; `progress` is the last that it told."""
+        """End the running attempt; `progress` is its last `/progress`."""
         self.progress = progress
         if self.attempts:
             attempt = self.attempts[-1]
@@ -122,7 +122,7 @@ class History:
             self.version += 1
 
     def take(self, rank: RankSnapshot) -> None:
-        """Learn from what rank 0 tells."""
+        """Take the newest values from the snapshot of rank 0."""
         job = rank.job
         if job is None or not job.total_steps:
             return
@@ -138,7 +138,7 @@ class History:
         self._take_events(rank.events)
 
     def seconds_per_step(self) -> float | None:
-        """The recent pace of this attempt, pauses included; None before two points."""
+        """Return the recent time per step of this attempt, including pauses; None before two points."""
         begun = self._seen[1] if self._seen is not None else 0
         rows = [row for row in self.train.rows[-RECENT_POINTS:] if _step(row) > begun]
         if len(rows) < 2:
@@ -147,7 +147,7 @@ class History:
         return seconds / steps if seconds > 0 else None
 
     def document(self) -> dict[str, Any]:
-        """Return all of it as JSON types."""
+        """Return the history as JSON types."""
         return {
             "format": FORMAT,
             "secondsPerStep": self.seconds_per_step(),
@@ -175,7 +175,7 @@ class History:
     def _take_events(self, events: Iterable[JobEvent]) -> None:
         latest = self.events[-1].time if self.events else 0.0
         known = {(event.time, event.message) for event in self.events}
-        # Ranks keep their newest events only, so an old one may come again but never in between.
+        # Snapshots repeat old events, but new ones always come last.
         new = [event for event in events if event.time >= latest and (event.time, event.message) not in known]
         if new:
             self.events = [*self.events, *new][-MAX_EVENTS:]
@@ -186,7 +186,7 @@ Kept = TypeVar("Kept", JobEvent, AttemptRecord)
 
 
 def restored(document: Mapping[str, Any] | None) -> History:
-    """Return the history that a stored document holds; what is not understood is left out."""
+    """Return the history of a stored document; damaged parts are left out."""
     history = History()
     if document is None or document.get("format") != FORMAT:
         return history
@@ -206,7 +206,7 @@ _TEXTS = frozenset({"kind", "message"})
 
 
 def _objects(kind: type[Kept], stored: object) -> Iterator[Kept]:
-    """Yield the entries that are what the code relies on: times are numbers and texts are texts."""
+    """Yield the valid entries: the other code relies on the types of times and texts."""
     names = {entry.name for entry in fields(kind)}
     for entry in stored if isinstance(stored, list) else ():
         if not isinstance(entry, dict) or not entry.keys() <= names:
@@ -233,7 +233,7 @@ def _step(row: Row) -> float:
 
 
 def _finite(value: float | None) -> float | None:
-    """Six significant digits are enough for a picture."""
+    """Round to six significant digits, enough for a chart; None if not finite."""
     if value is None or not math.isfinite(value):
         return None
     return value if abs(value) >= 1e6 or value == int(value) else float(f"{value:.6g}")

@@ -1,4 +1,4 @@
-"""How a launch ended: from what ranks, agent and kernel say to one outcome with its root cause. Pure."""
+"""Decides how a launch ended, and the root cause, from the evidence of ranks, agent and kernel. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HINTS: dict[int, str] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a launch; the root cause's fields are None unless `state` is Failed."""
+    """The end of a launch; the fields of the root cause are None unless `state` is Failed."""
 
     state: EndState
     message: str
@@ -38,7 +38,7 @@ class Outcome:
 
     @property
     def process_exit_code(self) -> int:
-        """The launcher's own exit code, as docs/contracts.md defines it."""
+        """Exit code of the launcher, as documented in docs/contracts.md."""
         if self.state == SUCCEEDED:
             return 0
         if self.state == INTERRUPTED:
@@ -59,10 +59,10 @@ def decide(
 ) -> Outcome:
     """Return the outcome of a launch whose child (agent or preparation) is gone.
 
-    `expected` are the ranks of this node (empty for a preparation), `child_exit_code` is the child's (−n for
-    signal n, None when the launcher had to kill it), `terminated_at` when SIGTERM came to the launcher (epoch
-    seconds), `oom_kills` how many processes the kernel killed here for want of memory during the launch, and
-    `stall` the standstill for which the launcher itself ended its ranks.
+    `expected` are the ranks of this node (empty for a preparation), `child_exit_code` the child's (−n for
+    signal n, None if the launcher had to kill it), `terminated_at` the time at which the launcher received
+    SIGTERM (epoch seconds), `oom_kills` the number of processes that the kernel's OOM killer ended during the
+    launch, and `stall` the stall for which the launcher itself ended its ranks.
     """
     interrupted = INTERRUPTED in seen.results.values()
     finished = all(rank in seen.results for rank in expected) if expected else child_exit_code == 0
@@ -73,7 +73,7 @@ def decide(
         return Outcome(
             FAILED, stall.sentence, failure_class="Hang", rank=stall.rank, exit_code=EXIT_CODES["Hang"]
         )
-    # What happens after SIGTERM is a consequence of it: peers leave, connections break.
+    # Failures after SIGTERM are its consequences: peers leave, connections break.
     failures = [
         failure for failure in seen.failures if terminated_at is None or failure.time <= terminated_at
     ]
@@ -92,8 +92,8 @@ def decide(
 
 
 def _from_death(deaths: list[RankDeath], failures: list[Failure], oom_kills: int) -> Outcome:
-    """The cause when no rank named its own: a signal, else a lost peer, else an exit without a report."""
-    # torchrun ends the other ranks by SIGTERM once one has failed, so that is the least likely cause.
+    """Return the cause if no rank reported its own: a signal, a lost peer, or an exit without a report."""
+    # torchrun sends SIGTERM to the other ranks after one has failed: the least likely cause.
     by_signal = [death for death in deaths if death.exit_code < 0]
     by_signal.sort(key=lambda death: (death.exit_code == -signal.SIGTERM, death.rank))
     if by_signal and (by_signal[0].exit_code != -signal.SIGTERM or not failures):
@@ -145,7 +145,7 @@ def signal_name(number: int) -> str:
 
 
 def _from_child(exit_code: int | None, training: bool, error: str | None, oom_kills: int) -> Outcome:
-    """The end of an agent or preparation that nobody gave a reason for."""
+    """Return the outcome of an agent or preparation that ended without a reason."""
     who = "The torchrun agent" if training else "The preparation"
     if exit_code is not None and exit_code < 0:
         return replace(

@@ -1,6 +1,6 @@
-"""What the children write, passed on as JSON lines: theirs as they are, all else (C++, print) made into one.
+"""Passes the output of the children on as JSON lines; other text (C++, print) becomes a line of its own.
 
-The pod's log is then JSON from the first line to the last, and no line is torn by another process.
+So the log of the pod is JSON from the first line to the last, and no process tears another's lines.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Final
 from aurl_trainer.logs import identity, timestamp
 
 MAX_LINE: Final = 1 << 16
-"""Bytes after which a line without an end is cut."""
+"""Bytes after which an unterminated line is cut."""
 
 DRAIN_SECONDS: Final = 2.0
-"""How long the end of the launch waits for what is still in the pipe."""
+"""Time to wait at the end of the launch for output that is still in the pipe."""
 
 _LEVEL = re.compile(r"\[?([IWEF])\d{4} ")
-"""How torch marks lines of its own."""
+"""The prefix of a glog line, as torch writes it."""
 
 _LEVELS: Final = {"I": "info", "W": "warning", "E": "error", "F": "critical"}
 
@@ -36,12 +36,12 @@ class ChildOutput:
         self._identity = {key: value for key, value in identity(environment).items() if key != "rank"}
         self._reader, writer = os.pipe()
         self.pipe = os.fdopen(writer, "wb", buffering=0)
-        """What the children write to; close it here once they have it."""
+        """The end for the children; close it in this process once they have inherited it."""
         self._thread = threading.Thread(target=self._run, name="output", daemon=True)
         self._thread.start()
 
     def drain(self) -> None:
-        """Wait for what the children have written last; whoever still holds the pipe is not waited for."""
+        """Wait for the last output of the children, not for processes that still hold the pipe."""
         self.pipe.close()
         self._thread.join(DRAIN_SECONDS)
 
@@ -59,7 +59,7 @@ class ChildOutput:
         for line in lines:
             text = line.decode(errors="replace").strip()
             if text:
-                # A log that nobody takes any more must not stop the children.
+                # A closed log must not stop the children.
                 with contextlib.suppress(OSError, ValueError):
                     self._write(text if is_log_line(text) else self._wrapped(text))
 
@@ -76,7 +76,7 @@ class ChildOutput:
 
 
 def is_log_line(text: str) -> bool:
-    """Tell whether a line is one of our own making, whole."""
+    """Return True if `text` is a complete log line of the trainer."""
     if not text.startswith('{"time": '):
         return False
     try:

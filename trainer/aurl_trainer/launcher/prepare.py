@@ -1,4 +1,4 @@
-"""What the launcher starts in role prepare: writes the dataset and tells how far it is."""
+"""The work of role prepare: writes the dataset and reports its progress."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ class PreparationReporter:
         self.publish()
 
     def progress(self, done: int, total: int, dropped: int) -> None:
-        """Tell how many files are done, dropped ones included."""
+        """Report how many files are done, including dropped ones."""
         snapshot = self.snapshot
         snapshot.files_done, snapshot.files_total, snapshot.files_dropped = done, total, dropped
         if time.time() >= self._next_write:
             self.publish()
 
     def publish(self) -> None:
-        """Replace the snapshot file now; a run directory that is full only makes the values old."""
+        """Replace the snapshot file now; if the run directory is full, the values stay old."""
         self.snapshot.updated_at = time.time()
         self._next_write = self.snapshot.updated_at + MIN_INTERVAL
         with contextlib.suppress(OSError):
             write_snapshot(self._file, self.snapshot)
 
     def finish(self, prepared: Prepared, volume: Path) -> None:
-        """Tell what was made; `volume` is where paths count from."""
+        """Report the dataset, with its path relative to `volume`."""
         path = prepared.path
         with contextlib.suppress(ValueError):
             path = path.relative_to(volume)
@@ -69,7 +69,7 @@ class PreparationReporter:
 
 
 def main() -> int:
-    """Prepare the dataset of the job that the environment names; returns the exit code."""
+    """Prepare the dataset of the job in the environment and return the exit code."""
     logs.setup()
     run_dir, volume = Path(os.environ[Variable.RUN_DIR]), Path(os.environ[Variable.VOLUME])
     try:

@@ -1,4 +1,4 @@
-"""Processes as PID 1 must treat them: start, signal, reap, and leave none behind."""
+"""The process duties of PID 1: start, signal and reap children, and leave none behind."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class SignalInbox:
-    """Collects SIGTERM, SIGINT and SIGCHLD, and wakes whoever waits; PID 1 has no default handlers."""
+    """Collects SIGTERM, SIGINT and SIGCHLD and wakes `wait`; PID 1 has no default handlers."""
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.terminated_at: float | None = None
-        """When the first SIGTERM or SIGINT came, in epoch seconds."""
+        """Time of the first SIGTERM or SIGINT in epoch seconds."""
         self.interrupts = 0
-        """How many SIGINT have come; a second one at a terminal means at once."""
+        """Number of SIGINT received; a second Ctrl-C means: stop immediately."""
         self._previous: dict[int, object] = {}
         self._previous_wakeup = -1
 
@@ -49,7 +49,7 @@ class SignalInbox:
             self.terminated_at = time.time()
 
     def wait(self, seconds: float) -> None:
-        """Wait until a signal comes, at most `seconds`."""
+        """Wait for a signal, at most `seconds`."""
         with contextlib.suppress(InterruptedError):
             select.select([self._reader], [], [], max(0.0, seconds))
         with contextlib.suppress(BlockingIOError):
@@ -57,12 +57,12 @@ class SignalInbox:
 
 
 class Child:
-    """A child process in a session of its own, reaped together with every orphan that falls to us."""
+    """A child process in a session of its own, reaped together with every orphan that this process adopts."""
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | None = None
     ) -> None:
-        """Start `command`; its output goes to `output` (default: ours). Raises OSError when it cannot."""
+        """Start `command` with its output to `output` (default: inherited). Raises OSError if that fails."""
         adopt_orphans()
         self._process = subprocess.Popen(
             list(command),
@@ -76,7 +76,7 @@ class Child:
         self.exit_code: int | None = None
 
     def reap(self) -> bool:
-        """Reap every dead child of ours; return whether this one is gone, its code being in `exit_code`."""
+        """Reap all dead children; return True once this one has exited, with its code in `exit_code`."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -85,12 +85,12 @@ class Child:
             if pid == 0:
                 break
             if pid == self.pid:
-                # Popen must never wait for a process that is reaped already.
+                # Popen must not wait for a process that was reaped here.
                 self.exit_code = self._process.returncode = os.waitstatus_to_exitcode(status)
         return self.exit_code is not None
 
     def signal_group(self, number: int) -> None:
-        """Send a signal to the child and all processes of its group."""
+        """Send a signal to the child and its process group."""
         if self.exit_code is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
@@ -104,7 +104,7 @@ def signal_all(pids: Iterable[int], number: int) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether process `pid` exists and is more than a zombie."""
+    """Return True if process `pid` exists and is not a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -117,7 +117,7 @@ def is_alive(pid: int) -> bool:
 
 
 def adopt_orphans() -> None:
-    """Make orphaned descendants fall to this process, as they do to PID 1; a no-op on macOS."""
+    """Adopt orphaned descendants as PID 1 does; a no-op on macOS."""
     if sys.platform == "linux" and os.getpid() != 1:
         import ctypes
 
@@ -125,7 +125,7 @@ def adopt_orphans() -> None:
 
 
 def descendants() -> set[int]:
-    """Return the process ids of all our descendants; empty where there is no /proc."""
+    """Return the process IDs of all descendants; empty without /proc."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -141,7 +141,7 @@ def descendants() -> set[int]:
 
 
 def kill_leftovers(known: Iterable[int], patience: float = 5.0) -> None:
-    """SIGKILL and reap all our descendants and the processes `known`; gives up after `patience` seconds."""
+    """SIGKILL and reap all descendants and the processes `known`; gives up after `patience` seconds."""
     deadline = time.monotonic() + patience
     while True:
         left = {pid for pid in descendants() | set(known) if is_alive(pid)}

@@ -1,4 +1,4 @@
-"""`/progress`: the state of this pod's part of the job as JSON. Pure."""
+"""Builds the answer of `/progress`: the state of the job as this pod knows it. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def build(
     started_at: float,
     now: float,
 ) -> dict[str, Any]:
-    """Return the answer of `/progress`; `state` overrides what the ranks say (at the end, on SIGTERM)."""
+    """Return the answer of `/progress`; `state` overrides the ranks' (at the end, after SIGTERM)."""
     job = next((rank.job for rank in seen.ranks.values() if rank.job is not None), None) or JobSnapshot()
     updates = [rank.updated_at for rank in seen.ranks.values()]
     if seen.preparation is not None:
@@ -72,7 +72,7 @@ def timestamp(seconds: float | None) -> str | None:
 
 
 def plain_json(value: Any) -> Any:
-    """Return `value` as fresh JSON types, with None for non-finite numbers."""
+    """Return a copy of `value` in JSON types, with None for numbers that are not finite."""
     if isinstance(value, dict):
         return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

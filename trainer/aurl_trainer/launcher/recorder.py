@@ -1,6 +1,6 @@
-"""Keeps the job's history on the volume: read once, written now and then, never waited for.
+"""Keeps the job's history on the volume: reads it once and writes it from time to time.
 
-A volume may hang, and the launcher must go on: everything that touches it happens in threads of its own.
+A volume may hang while the launcher must not: every access happens in a thread of its own.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 HISTORY_FILE = "history.json"
 
 WRITE_INTERVAL = 10.0
-"""Seconds between two writes of a history that changes."""
+"""Seconds between two writes of a changing history."""
 
 LAST_WRITE_SECONDS = 2.0
-"""How long the end of the launch may wait for the last write."""
+"""Time that the end of the launch waits for the last write."""
 
 
 class Recorder:
-    """Follows rank 0 of this node and remembers it; before the stored history is read it only waits."""
+    """Records what rank 0 reports, from the moment that the stored history was read."""
 
     def __init__(self, run_dir: Path, job_dir: Path, attempt: int) -> None:
         self._snapshot = rank_file(run_dir, 0)
@@ -45,7 +45,7 @@ class Recorder:
         self._volume = _in_background(self._load)
 
     def look(self) -> None:
-        """Take what rank 0 has told since the last look."""
+        """Record the snapshot of rank 0 if it has changed."""
         try:
             changed = self._snapshot.stat().st_mtime_ns
         except OSError:
@@ -63,14 +63,14 @@ class Recorder:
             self._volume = _in_background(self._write)
 
     def _write_with_checkpoint(self, rank: RankSnapshot) -> None:
-        """Be up to date at each checkpoint: another attempt continues from there."""
+        """Write soon after each checkpoint: another attempt continues from there."""
         saved = rank.job.last_checkpoint if rank.job is not None else None
         if saved is not None and saved.step != self._saved_step:
             self._saved_step = saved.step
             self._next_write = 0.0
 
     def finish(self, outcome: Outcome, progress: dict[str, Any]) -> None:
-        """Take the last values and the end of the attempt, and write them, if the volume lets us."""
+        """Record the last values and the end of the attempt, and write them if the volume permits."""
         deadline = time.monotonic() + LAST_WRITE_SECONDS
         self._next_write = float("inf")
         self.look()
@@ -108,11 +108,11 @@ class Recorder:
             write_json(self._file, document)
             self._written = version
         except OSError as error:
-            log.warning("launcher: the history cannot be written", extra={"reason": str(error)})
+            log.warning("launcher: cannot write the history", extra={"reason": str(error)})
 
 
 def _in_background(work: Callable[[], Any]) -> threading.Thread:
-    """Not waited for at exit: a write to a dead volume never returns."""
+    """Run `work` in a daemon thread: a write to a dead volume never returns."""
     thread = threading.Thread(target=work, name="history", daemon=True)
     thread.start()
     return thread

@@ -1,4 +1,4 @@
-"""The launcher's view of the run directory: all files that ranks, agent and preparation left there."""
+"""Reads the run directory: the files that ranks, agent and preparation leave for the launcher."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AGENT_FILE = "agent.json"
 
 @dataclass(frozen=True)
 class RankDeath:
-    """A rank process that ended badly, as torchrun saw it; `exit_code` is -n for signal n."""
+    """A rank process that failed, as torchrun saw it; `exit_code` is -n for signal n."""
 
     rank: int
     exit_code: int
@@ -30,9 +30,9 @@ class RankDeath:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """One reading of the run directory; `results` maps a rank to the state it ended in.
+    """The contents of the run directory at one moment; `results` maps a rank to the state that it ended in.
 
-    `stop_reason` tells why training ended before its last step, as planned by the job.
+    `stop_reason` is why training ended before its last step, as the job allows.
     """
 
     ranks: dict[int, RankSnapshot] = field(default_factory=dict)
@@ -45,24 +45,24 @@ class RunDirectory:
 
 
 def result_file(run_dir: Path, rank: int) -> Path:
-    """Where rank `rank` says that it ended as planned."""
+    """Return the file in which a rank reports that it ended as planned."""
     return run_dir / f"result-{rank}.json"
 
 
 def read_ranks(run_dir: Path, ranks: range) -> dict[int, RankSnapshot]:
-    """Return the snapshots of the given ranks, as far as they exist."""
+    """Return the snapshots of the given ranks that exist."""
     found = {rank: read_snapshot(rank_file(run_dir, rank), RankSnapshot) for rank in ranks}
     return {rank: snapshot for rank, snapshot in found.items() if snapshot is not None}
 
 
 def read_results(run_dir: Path, ranks: range) -> dict[int, str]:
-    """Return the state in which each of the given ranks ended, as far as they did as planned."""
+    """Return the final state of those of the given ranks that ended as planned."""
     found = {rank: read_json(result_file(run_dir, rank)) for rank in ranks}
     return {rank: str(value.get("state", "Finished")) for rank, value in found.items() if value is not None}
 
 
 def read_run_directory(run_dir: Path, ranks: range) -> RunDirectory:
-    """Read everything that the run directory holds about this node's `ranks`."""
+    """Read everything that the run directory holds about the given ranks."""
     agent = read_json(run_dir / AGENT_FILE) or {}
     return RunDirectory(
         ranks=read_ranks(run_dir, ranks),
@@ -89,7 +89,7 @@ def _deaths(agent: dict[str, Any]) -> list[RankDeath]:
 
 
 def clear(run_dir: Path) -> None:
-    """Make the run directory and drop what an earlier run left there; OSError when it cannot be written."""
+    """Create the run directory and delete the files of an earlier run; raises OSError if that fails."""
     run_dir.mkdir(parents=True, exist_ok=True)
     for pattern in (
         "rank-*.json",

@@ -1,4 +1,4 @@
-"""The launcher's HTTP server: reads only, fixed routes, answered in threads of its own."""
+"""The launcher's HTTP server: read-only, with fixed routes, each request in a thread of its own."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 JSON_TYPE = "application/json"
 REQUEST_TIMEOUT = 10.0
-"""Seconds after which a client that does not finish its request is dropped."""
+"""Seconds after which an unfinished request is dropped."""
 
 MAX_CONNECTIONS = 64
-"""Connections that are served at a time; one too many is closed at once."""
+"""Concurrent connections; further ones are closed immediately."""
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -30,30 +30,30 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Asked for anew each time, but only sent when it has changed (ETag).
+    # Clients revalidate each time, and unchanged content is not sent again (ETag).
     "Cache-Control": "no-cache",
 }
 
 Route = tuple[str, Callable[[], bytes]]
 Folder = Callable[[str], tuple[str, bytes] | None]
-"""What answers a path below a prefix: its type and body, or None where there is nothing."""
+"""Returns type and body for a path below a prefix, or None if there is nothing."""
 
 
 class LauncherServer:
-    """Serves routes, and folders by prefix, for as long as the launcher lives, whatever the ranks do."""
+    """Serves routes, and folders by prefix, independently of the ranks."""
 
     def __init__(self, port: int, routes: dict[str, Route], folders: dict[str, Folder] | None = None) -> None:
-        """Bind `port` on all addresses (0: any free port); raises OSError when it is taken."""
+        """Bind `port` on all addresses (0: any free port); raises OSError if it is taken."""
         self._server = _Server(port, routes, folders or {})
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
 
     @property
     def port(self) -> int:
-        """The port that is really bound."""
+        """The port that is bound."""
         return int(self._server.server_address[1])
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start answering."""
         self._thread.start()
 
     def close(self) -> None:
@@ -87,7 +87,7 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
     def produce(self, path: str) -> tuple[str, bytes] | None:
-        """Return type and body of the answer to `path`; None where there is nothing."""
+        """Return type and body of the answer to `path`, or None if there is nothing."""
         route = self.routes.get(path)
         if route is not None:
             return route[0], route[1]()
@@ -99,14 +99,14 @@ class _Server(ThreadingHTTPServer):
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # HTTPServer.server_bind would look up the host's name, which can hang where there is no DNS.
+        # HTTPServer.server_bind would look up the host's name, which can hang without DNS.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = "launcher", self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("a client went away", exc_info=True)
+        log.debug("connection lost", exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -119,19 +119,19 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         try:
             answer = self.server.produce(path)
-        except Exception as error:  # noqa: BLE001 - one bad answer must not end the server
-            log.error("an answer could not be made", extra={"path": path, "error": repr(error)})
+        except Exception as error:  # noqa: BLE001 - a failed answer must not stop the server
+            log.error("request failed", extra={"path": path, "error": repr(error)})
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", f"{error!r}\n".encode())
             return
         if answer is None:
-            self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"not found; try /, /progress or /metrics\n")
+            self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"not found; see /, /progress or /metrics\n")
         else:
             self._answer(HTTPStatus.OK, *answer)
 
     do_HEAD = do_GET  # noqa: N815 - the name is http.server's
 
     def _refuse(self) -> None:
-        self._answer(HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", b"this server can only be read\n")
+        self._answer(HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", b"this server is read-only\n")
 
     do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse  # noqa: N815
 
@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not worth a line each."""
+        """Requests are not logged."""
 
 
 def json_body(value: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Saves the stacks of ranks that stand still to the volume, before they are killed and all trace is gone."""
+"""Saves the stacks of ranks that hang to the volume, before they are killed."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from aurl_trainer.monitor.stacks import STACK_SIGNAL, stack_file
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 3.0
-"""How long ranks may take to write their stacks."""
+"""Time that ranks have to write their stacks."""
 
 WRITE_SECONDS = 10.0
-"""How long the volume may take; a volume that hangs may be the very cause."""
+"""Time that the volume has; a volume that hangs may be the cause."""
 
 
 def folder(job_dir: Path, attempt: int) -> Path:
-    """Where the stacks of an attempt are kept."""
+    """Return the folder for the stacks of an attempt."""
     return job_dir / "stacks" / f"attempt-{attempt}"
 
 
 def save_stacks(run_dir: Path, ranks: Mapping[int, RankSnapshot], target: Path, reason: str) -> bool:
     """Ask the ranks for their stacks and write `rank-<rank>.txt` for each into `target`.
 
-    Returns whether all of them were written; never raises and never waits for long.
+    Returns True if all of them were written. Never raises, and takes seconds at most.
     """
     texts = {
         f"rank-{rank}.txt": _describe(rank, ranks[rank], text, reason)
         for rank, text in _collect(run_dir, ranks).items()
     }
     written: list[str] = []
-    # Not waited for at exit: a write to a dead volume never returns.
+    # A daemon: a write to a dead volume never returns.
     writer = threading.Thread(target=_write, args=(target, texts, written), daemon=True)
     writer.start()
     writer.join(WRITE_SECONDS)
     complete = len(written) == len(texts)
     if complete:
-        log.warning("launcher: the stacks of the ranks are saved", extra={"path": str(target)})
+        log.warning("launcher: saved the stacks of the ranks", extra={"path": str(target)})
     else:
         log.error("launcher: the stacks of the ranks could not be saved", extra={"path": str(target)})
     return complete
 
 
 def _collect(run_dir: Path, ranks: Mapping[int, RankSnapshot]) -> dict[int, str]:
-    """The stacks by rank; an empty text for a rank that gave none."""
+    """Return the stacks by rank; an empty text for a rank that did not answer."""
     files = {rank: stack_file(run_dir, rank) for rank in ranks}
     before = {rank: _size(file) for rank, file in files.items()}
-    # A rank that did not promise to answer would be killed by the signal.
+    # The signal would kill a rank that has not installed its handler, which makes the file.
     asked = [rank for rank in ranks if before[rank] is not None and is_alive(ranks[rank].pid)]
     signal_all((ranks[rank].pid for rank in asked), STACK_SIGNAL)
     deadline = time.monotonic() + ANSWER_SECONDS
@@ -62,7 +62,7 @@ def _collect(run_dir: Path, ranks: Mapping[int, RankSnapshot]) -> dict[int, str]
         time.sleep(0.1)
         latest = {rank: _size(files[rank]) for rank in files}
         if latest == sizes and all(latest[rank] != before[rank] for rank in asked):
-            break  # all have begun, and none has written more since
+            break  # all have answered, and none has written more since
         sizes = latest
     return {rank: _text(files[rank], before[rank] or 0) for rank in files}
 
@@ -82,8 +82,8 @@ def _text(file: Path, start: int) -> str:
 def _describe(rank: int, snapshot: RankSnapshot, stacks: str, reason: str) -> str:
     lines = [
         f"rank {rank}, process {snapshot.pid}: {reason}",
-        f"last told: state {snapshot.state}, step {snapshot.step}, phase {snapshot.phase}",
-        f"the process now: {_kernel_state(snapshot.pid)}",
+        f"last report: state {snapshot.state}, step {snapshot.step}, phase {snapshot.phase}",
+        f"process state: {_kernel_state(snapshot.pid)}",
         "",
         stacks or "The process did not write its stacks.",
     ]
@@ -91,7 +91,7 @@ def _describe(rank: int, snapshot: RankSnapshot, stacks: str, reason: str) -> st
 
 
 def _kernel_state(pid: int) -> str:
-    """What the kernel says of a process: a rank that waits for a dead volume cannot answer any signal."""
+    """Return the kernel's state of a process: a rank that waits for a dead volume answers no signal."""
     process = Path("/proc") / str(pid)
     with contextlib.suppress(OSError, StopIteration):
         lines = (process / "status").read_text().splitlines()

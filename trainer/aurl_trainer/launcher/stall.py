@@ -1,4 +1,4 @@
-"""Whether the ranks of this node stand still: no new step for too long. Pure; times are monotonic seconds."""
+"""Measures how long the ranks of this node have made no step. Pure; times are monotonic seconds."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from aurl_trainer.monitor.snapshot import RankSnapshot
 
 WORKING = frozenset({"Starting", "Training"})
-"""States in which a rank owes steps; saving the end and sampling take as long as they take."""
+"""States in which a rank must make steps; the last save and sampling have no deadline."""
 
 UNFINISHED = WORKING | {"Saving"}
-"""States in which a rank may hang, seen by somebody who has lost patience with it."""
+"""States in which a rank may hang once somebody asked it to stop."""
 
 
 @dataclass(frozen=True)
 class Stall:
-    """Ranks that stand still for `seconds` at `step`; `rank` is the one behind all others, if any."""
+    """Ranks without a new step for `seconds` since `step`; `rank` is the one behind all others, if any."""
 
     seconds: float
     step: int
@@ -24,14 +24,14 @@ class Stall:
 
     @property
     def sentence(self) -> str:
-        """What is known, for people."""
+        """Description for people."""
         where = f"at step {self.step}" if self.step else "before the first step"
-        who = f"; rank {self.rank} is behind all others" if self.rank is not None else ""
-        return f"No new step for {self.seconds:.0f} s, the ranks stand still {where}{who}."
+        who = f", rank {self.rank} is behind all others" if self.rank is not None else ""
+        return f"No new step for {self.seconds:.0f} s; the ranks hang {where}{who}."
 
 
 class StallWatch:
-    """Remembers when each rank last got on. Wall clocks play no part: they may be set at any time."""
+    """Remembers when each rank last made a step; needs no wall clock, which may be set at any time."""
 
     def __init__(self) -> None:
         self._moved: dict[int, tuple[tuple[int, int, str], float]] = {}
@@ -43,7 +43,7 @@ class StallWatch:
         now: float,
         states: frozenset[str] = WORKING,
     ) -> Stall | None:
-        """The longest standstill of a rank in one of `states`; None without one, or if a rank is missing."""
+        """Return the longest stall of a rank in `states`; None without one, or if a rank is missing."""
         for rank, snapshot in ranks.items():
             place = (snapshot.pid, snapshot.step, snapshot.state)
             known = self._moved.get(rank)

@@ -1,4 +1,4 @@
-"""The termination message: the last word of a pod, at most 4096 bytes of valid JSON."""
+"""The termination message of a pod: at most 4096 bytes of valid JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aurl_trainer.monitor.snapshot import JobSnapshot
 
 
 def build(outcome: Outcome, progress: dict[str, Any], dataset: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the message as an object; `progress` is the last `/progress`, `dataset` what was prepared."""
+    """Return the message; `progress` is the last `/progress`, `dataset` describes a prepared dataset."""
     message: dict[str, Any] = {
         TerminationKey.STATE: outcome.state,
         TerminationKey.CLASS: outcome.failure_class,
@@ -35,19 +35,19 @@ def build(outcome: Outcome, progress: dict[str, Any], dataset: dict[str, Any] | 
 
 
 def encode(message: dict[str, Any], limit: int = TERMINATION_MESSAGE_LIMIT) -> bytes:
-    """Return the message as UTF-8 JSON of at most `limit` bytes; what is longest is shortened first.
+    """Return the message as UTF-8 JSON of at most `limit` bytes; the longest values are shortened first.
 
-    Non-finite numbers become null. Raises ValueError when not even an object of empty values fits.
+    Numbers that are not finite become null. Raises ValueError if even an object of empty values is too long.
     """
     shortened = plain_json(message)
     while len(encoded := _dump(shortened)) > limit:
         if not _shorten_longest(shortened, len(encoded) - limit):
-            raise ValueError(f"an object with these keys does not fit into {limit} bytes")
+            raise ValueError(f"the keys alone exceed {limit} bytes")
     return encoded
 
 
 def write(path: Path, message: dict[str, Any]) -> None:
-    """Write the message where the kubelet looks for it; raises OSError when that cannot be written."""
+    """Write the message to the file that the kubelet reads; raises OSError if that fails."""
     path.write_bytes(encode(message))
 
 
@@ -58,14 +58,13 @@ def _dump(value: Any) -> bytes:
 
 
 def _shorten_longest(message: dict[str, Any], excess: int) -> bool:
-    """Shorten the longest string or list, nested ones included, by about `excess` bytes."""
+    """Shorten the longest string or list, at any depth, by about `excess` bytes."""
     holder, key = _longest(message)
     if holder is None:
         return False
     value = holder[key]
     if isinstance(value, str) and len(value) > 1:
-        # A character may take up to six bytes as JSON, so cutting `excess` of them can be too much, never
-        # too little.
+        # A character takes up to six bytes in JSON: cutting `excess` characters is never too little.
         keep = max(0, len(value) - excess - 1, len(value) // 2 if excess > len(value) else 0)
         holder[key] = value[: min(keep, len(value) - 2)] + "…" if keep else ""
     elif isinstance(value, list) and value:
@@ -76,7 +75,7 @@ def _shorten_longest(message: dict[str, Any], excess: int) -> bool:
 
 
 def _longest(value: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """Return the object and key whose value takes the most bytes; objects are searched, not cut."""
+    """Return the object and the key of the longest value; objects are searched, not shortened."""
     best: tuple[dict[str, Any] | None, str] = (None, "")
     most = len(_dump(None))
     for key, item in value.items():

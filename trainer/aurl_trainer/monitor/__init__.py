@@ -1,1 +1,1 @@
-"""What a rank says about itself: snapshot files on tmpfs that the launcher serves; imports no torch."""
+"""Reports of the ranks: snapshot files on tmpfs that the launcher serves. Imports no torch."""

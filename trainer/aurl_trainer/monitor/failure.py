@@ -1,7 +1,7 @@
-"""Failure files: what went wrong in a rank, written and classified by the rank itself.
+"""Failure files: the exception that ended a rank, classified and written by the rank itself.
 
-`$AURL_RUN_DIR/failure-<rank>.json` holds the fields of `Failure`. The launcher takes the
-root cause from the earliest one that does not merely report a lost peer.
+`$AURL_RUN_DIR/failure-<rank>.json` holds the fields of `Failure`. The root cause is the earliest failure that
+does not merely report a lost peer.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _LOST_STORAGE = (errno.EIO, errno.ESTALE, errno.ENXIO, errno.EREMOTEIO, errno.ET
 
 @dataclass
 class Failure:
-    """Why a rank failed; `rank` None means the preparation, `peer_lost` that another process died first."""
+    """Why a rank failed; `rank` None is the preparation, `peer_lost`: another process died first."""
 
     rank: int | None
     failure_class: ReportedClass
@@ -54,25 +54,25 @@ class Failure:
 
 
 def failure_file(run_dir: Path, rank: int | None) -> Path:
-    """Where rank `rank` (None: the preparation) leaves its failure."""
+    """Return the failure file of rank `rank` (None: the preparation)."""
     return run_dir / f"failure-{'prepare' if rank is None else rank}.json"
 
 
 @contextlib.contextmanager
 def record_failure(run_dir: Path | None, rank: int | None) -> Iterator[None]:
-    """Write the failure file for any exception that leaves the block, and raise it again."""
+    """Write the failure file for an exception that leaves the block, and re-raise it."""
     try:
         yield
     except BaseException as exception:
         if run_dir is not None and not (isinstance(exception, SystemExit) and exception.code in (0, None)):
-            # The exception itself matters more than a report that cannot be written.
+            # The exception matters more than a report that cannot be written.
             with contextlib.suppress(OSError):
                 write_json(failure_file(run_dir, rank), describe(exception, rank, time.time()))
         raise
 
 
 def describe(exception: BaseException, rank: int | None, now: float) -> Failure:
-    """Return the failure that `exception` means; `now` is the time of the failure in epoch seconds."""
+    """Return the failure for `exception`; `now` is its time in epoch seconds."""
     failure_class, peer_lost = classify(exception)
     lines = "".join(traceback.format_exception(exception)).splitlines()
     return Failure(
@@ -88,15 +88,15 @@ def describe(exception: BaseException, rank: int | None, now: float) -> Failure:
 
 def _message(exception: BaseException) -> str:
     if isinstance(exception, SystemExit) and isinstance(exception.code, int):
-        return f"It exited with code {exception.code} and gave no reason; see its log."
+        return f"It exited with code {exception.code} without a reason; see its log."
     return one_sentence(str(exception)) or type(exception).__name__
 
 
 def classify(exception: BaseException) -> tuple[ReportedClass, bool]:
     """Return the class of `exception` and whether it only reports a lost peer.
 
-    Exceptions of our own carry their class as `failure_class`; others are known by type, and torch's
-    RuntimeErrors by the text that its C++ libraries raise.
+    The trainer's own exceptions carry their class as `failure_class`; others are classified by type, and
+    torch's RuntimeErrors by the message of its C++ libraries.
     """
     own = getattr(exception, "failure_class", None)
     if own in CLASSES:
@@ -126,7 +126,7 @@ def classify(exception: BaseException) -> tuple[ReportedClass, bool]:
 
 
 def _classify_os_error(error: OSError) -> ReportedClass:
-    """A full or forbidden volume is the user's to cure, a lost one the infrastructure's."""
+    """Return the class: a full or forbidden volume is a user error, a lost one an infrastructure failure."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
         return "UserError"
     if error.errno in _LOST_STORAGE:
@@ -135,7 +135,7 @@ def _classify_os_error(error: OSError) -> ReportedClass:
 
 
 def one_sentence(text: str) -> str:
-    """Return the first line of `text` that says something, cut to `MAX_MESSAGE` characters."""
+    """Return the first line of `text` that is not blank, cut to `MAX_MESSAGE` characters."""
     for line in text.splitlines():
         if line.strip():
             return line.strip()[:MAX_MESSAGE]
@@ -143,7 +143,7 @@ def one_sentence(text: str) -> str:
 
 
 def read_failures(run_dir: Path) -> list[Failure]:
-    """Return all failures that the run directory holds, the earliest first; unreadable files are left out."""
+    """Return the failures in the run directory, earliest first, without unreadable files."""
     failures = []
     for path in sorted(run_dir.glob("failure-*.json")):
         value = read_json(path)
@@ -154,6 +154,6 @@ def read_failures(run_dir: Path) -> list[Failure]:
 
 
 def run_directory() -> Path | None:
-    """Return the run directory that the environment names, or None."""
+    """Return the run directory of the environment, or None."""
     value = os.environ.get(Variable.RUN_DIR)
     return Path(value) if value else None

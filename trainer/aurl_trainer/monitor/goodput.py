@@ -1,9 +1,9 @@
-"""Where the time of a whole job went, over all of its attempts: goodput, and badput by cause.
+"""The time of a whole job over all of its attempts: goodput, and badput by cause.
 
-The accounts lie in `goodput.json` on the volume. At every moment they add up to the wall clock since the
-job's first process started: what no process accounted for (scheduling, image pulls, a dead pod) is `restart`,
-and steps that were trained and then lost with a process are moved from goodput to `lost_progress`.
-Terms as in Google's ML Productivity Goodput and in nvidia-resiliency-ext. No clock is read here.
+The accounts are in `goodput.json` on the volume. They always add up to the wall-clock time since the job's
+first process started: time that no process accounts for (scheduling, image pulls, a dead pod) is `restart`,
+and the time of steps that are lost with a process moves from goodput to `lost_progress`.
+Terms as in Google's ML Productivity Goodput and in nvidia-resiliency-ext. Reads no clock.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aurl_trainer.monitor.snapshot import PHASES, read_json, write_json
 GOODPUT_FILE = "goodput.json"
 
 PRODUCTIVE = "step"
-"""The phase that is goodput; every other one is badput under its own name."""
+"""The phase that is goodput; all others are badput under their own names."""
 
 BADPUT_CAUSES = (
     *(phase for phase in PHASES if phase != PRODUCTIVE),
@@ -32,14 +32,14 @@ MAX_MARKS = 64
 
 @dataclass
 class Accounts:
-    """Seconds by use; `settled_at` (seconds since the epoch) is the moment up to which they are complete."""
+    """Seconds by use, complete up to `settled_at` (seconds since the epoch)."""
 
     started_at: float
     settled_at: float
     goodput: float = 0.0
     badput: dict[str, float] = field(default_factory=lambda: dict.fromkeys(BADPUT_CAUSES, 0.0))
     marks: dict[int, float] = field(default_factory=dict)
-    """The goodput at each of the newest checkpoints, by step."""
+    """Goodput at each of the newest checkpoints, by step."""
 
     @property
     def ratio(self) -> float | None:
@@ -48,14 +48,14 @@ class Accounts:
         return self.goodput / total if total > 0 else None
 
     def resume(self, process_started_at: float) -> None:
-        """Account for the time in which no process of the job ran."""
+        """Account for the time without a process of the job."""
         gap = process_started_at - self.settled_at
         if gap > 0:
             self.badput["restart"] += gap
             self.settled_at = process_started_at
 
     def add(self, seconds: Mapping[str, float]) -> None:
-        """Account for the time that has passed since `settled_at`, by phase."""
+        """Account for the time since `settled_at`, by phase."""
         for phase, spent in seconds.items():
             if phase == PRODUCTIVE:
                 self.goodput += spent
@@ -64,13 +64,13 @@ class Accounts:
             self.settled_at += spent
 
     def mark(self, step: int) -> None:
-        """Remember that a checkpoint holds everything up to here."""
+        """Record that a checkpoint of `step` holds the progress so far."""
         self.marks[step] = self.goodput
         for old in sorted(self.marks)[:-MAX_MARKS]:
             del self.marks[old]
 
     def rewind(self, step: int) -> None:
-        """Training goes on from `step`: what came after it was lost."""
+        """Continue from `step`: later progress was lost."""
         kept = max((self.marks[at] for at in self.marks if at <= step), default=0.0)
         self.badput["lost_progress"] += self.goodput - kept
         self.goodput = kept
@@ -78,7 +78,7 @@ class Accounts:
 
 
 class GoodputFile:
-    """The accounts of a job as one of its processes keeps them on the volume."""
+    """The accounts of a job on the volume, kept by one of its processes at a time."""
 
     def __init__(self, job_dir: Path, process_started_at: float) -> None:
         self._file = job_dir / GOODPUT_FILE
@@ -87,20 +87,20 @@ class GoodputFile:
         self.accounts.resume(process_started_at)
 
     def settle(self, phase_seconds: Mapping[str, float]) -> None:
-        """Account for what `phase_seconds` (totals of this process) has grown by since the last call."""
+        """Account for the growth of `phase_seconds` (totals of this process) since the last call."""
         self.accounts.add(
             {name: total - self._booked.get(name, 0.0) for name, total in phase_seconds.items()}
         )
         self._booked = dict(phase_seconds)
 
     def write(self) -> None:
-        """Replace the file; a volume that is full only makes it old."""
+        """Replace the file; if the volume is full, the old one stays."""
         with contextlib.suppress(OSError):
             write_json(self._file, self.accounts)
 
 
 def _read(path: Path) -> Accounts | None:
-    """Return the accounts in `path`; None when there are none, or when they are of no use."""
+    """Return the accounts in `path`, or None if they are missing or damaged."""
     value = read_json(path)
     if value is None:
         return None

@@ -1,8 +1,8 @@
-"""The rank's side of monitoring: what the training loop calls to tell how it is doing.
+"""The rank's side of monitoring: the training loop reports here, and the launcher serves the reports.
 
-Per step the loop calls `heartbeat` alone, which costs about a microsecond; files are replaced at most every
-`MIN_INTERVAL` seconds, and at once for what must not be missed (states, checkpoints, the end). No torch, no
-thread: a rank that hangs stops reporting, and that silence is what the launcher shows.
+The only call per step is `heartbeat`, which costs about a microsecond. Files are replaced at most every
+`MIN_INTERVAL` seconds, and immediately for states, checkpoints and the end. No torch and no thread: a rank
+that hangs stops reporting, and the launcher shows its silence.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from aurl_trainer.stability.anomaly import ACTIONS, Action, Anomaly
 from aurl_trainer.system.host_memory import HostMemory
 
 MIN_INTERVAL = 0.5
-"""Least time in seconds between two snapshots that carry nothing urgent."""
+"""Minimum seconds between two snapshots without urgent news."""
 
 ACCOUNTS_INTERVAL = 10.0
-"""Least time in seconds between two writes of the accounts, which lie on the volume."""
+"""Minimum seconds between two writes of the accounts, which are on the volume."""
 
-PACE_WEIGHT = 0.25
-"""Weight of the newest log interval in the mean pace of each rank: a rank that is slow once is not slow."""
+COMPUTE_TIME_WEIGHT = 0.25
+"""Weight of the newest log interval in the mean compute time of each rank: being slow once does not count."""
 
-FIRST_PACES = 3
-"""Log intervals whose paces are not told: first passes allocate, on one rank longer than on another."""
+IGNORED_INTERVALS = 3
+"""Log intervals whose compute times are ignored: first passes allocate, on some ranks for longer."""
 
 MAX_EVENTS = 50
 MAX_MESSAGE = 300
 
 
 class RankReporter:
-    """Keeps this rank's snapshot file current; does nothing when there is no run directory.
+    """Keeps this rank's snapshot file current; does nothing without a run directory.
 
-    Time is accounted exclusively: at every moment exactly one phase is running (`init` from the start of the
-    process, `other` when none was named), so the phases add up to wall clock.
+    Exactly one phase runs at every moment (`init` from the start of the process, `other` if none was named),
+    so the phases add up to the wall-clock time.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class RankReporter:
         self._phases: list[str] = ["init"]
         self._next_write = 0.0
         self.host = HostMemory()
-        self._paces = 0
+        self._intervals = 0
         self._goodput: GoodputFile | None = None
         self._next_accounts = 0.0
         self.snapshot = RankSnapshot(
@@ -83,7 +83,7 @@ class RankReporter:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> RankReporter:
-        """Make this process's reporter from AURL_RUN_DIR, AURL_VOLUME and torchrun's variables."""
+        """Return the reporter of this process, from AURL_RUN_DIR, AURL_VOLUME and torchrun's variables."""
         run_dir, volume = environment.get(Variable.RUN_DIR), environment.get(Variable.VOLUME)
         return cls(
             Path(run_dir) if run_dir else None,
@@ -94,11 +94,11 @@ class RankReporter:
         )
 
     def keep_accounts(self, job_dir: Path) -> None:
-        """Continue the job's accounts of goodput and badput in its directory; for rank 0."""
+        """Continue the accounts of goodput and badput in the job's directory; for rank 0."""
         self._goodput = GoodputFile(job_dir, self.snapshot.started_at)
 
     def rewound(self, step: int) -> None:
-        """Say that training goes on from `step`, whatever was trained beyond it before."""
+        """Report that training continues from `step`, so that later progress is lost."""
         if self._goodput is not None:
             self._settle()
             self._goodput.settle(self.snapshot.phase_seconds)
@@ -118,10 +118,10 @@ class RankReporter:
         validation_loss: float | None = None,
         ema_validation_loss: float | None = None,
     ) -> None:
-        """Say what this attempt will train, before its first step.
+        """Report the configuration of this attempt, before its first step.
 
         `sequence_length` is in tokens, `batch_size` the global number of samples per optimizer step.
-        `tokens_before` and the losses come from the checkpoint that is resumed.
+        `tokens_before` and the losses come from the checkpoint that training resumes from.
         """
         job = self.job
         job.mode, job.precision = mode, precision
@@ -134,14 +134,14 @@ class RankReporter:
         self.publish()
 
     def state(self, name: PodState) -> None:
-        """Enter `Starting`, `Training`, `Saving`, `Finished` or `Failed`; published at once."""
+        """Enter a state; published immediately."""
         if name not in STATES:
             raise ValueError(f"unknown state {name!r}: it must be one of {', '.join(STATES)}")
         self.snapshot.state = name
         self.publish()
 
     def heartbeat(self, step: int) -> None:
-        """Say that optimizer step `step` is done; call it after every step."""
+        """Report that optimizer step `step` is done; called after every step."""
         now = time.time()
         self.snapshot.step = step
         self.snapshot.heartbeat_at = now
@@ -162,17 +162,17 @@ class RankReporter:
 
     @property
     def waited(self) -> float:
-        """Seconds for which this rank has waited for data so far."""
+        """Seconds that this rank has waited for data so far."""
         return self.snapshot.phase_seconds["data_wait"]
 
-    def paces(self, seconds: list[float]) -> None:
-        """Report what each rank worked on its own in a step of the last interval; one alone has no pace."""
-        self._paces += 1
-        if len(seconds) < 2 or self._paces <= FIRST_PACES:
+    def compute_times(self, seconds: list[float]) -> None:
+        """Report the compute time of each rank per step of the last interval; ignored for a single rank."""
+        self._intervals += 1
+        if len(seconds) < 2 or self._intervals <= IGNORED_INTERVALS:
             return
         known = self.job.compute_seconds or seconds
         self.job.compute_seconds = [
-            before + PACE_WEIGHT * (now - before) for before, now in zip(known, seconds, strict=True)
+            before + COMPUTE_TIME_WEIGHT * (now - before) for before, now in zip(known, seconds, strict=True)
         ]
 
     def validation(self, step: int, metrics: ValidationMetrics) -> None:
@@ -183,19 +183,19 @@ class RankReporter:
         self.publish()
 
     def evaluation(self, values: Mapping[str, float]) -> None:
-        """Report evaluation metrics by name; those of other names stay as they were last seen."""
+        """Report evaluation metrics by name; metrics of other names keep their last values."""
         self.job.evaluation |= values
         self.publish()
 
     def saving(self, step: int) -> None:
-        """Say that a checkpoint of `step` is being saved: what comes after it may be lost."""
+        """Report that a checkpoint of `step` is being saved: later progress may be lost."""
         if self._goodput is not None:
             self._settle()
             self._goodput.settle(self.snapshot.phase_seconds)
             self._goodput.accounts.mark(step)
 
     def checkpoint(self, step: int, path: Path | str, seconds: float, result: str = "saved") -> None:
-        """Count a checkpoint: `saved` (in `seconds`), `failed` to save, or found `damaged` on load."""
+        """Count a checkpoint: `saved` (in `seconds`), `failed` to save, or `damaged` when loaded."""
         if result not in CHECKPOINT_RESULTS:
             raise ValueError(
                 f"unknown checkpoint result {result!r}: it must be one of {', '.join(CHECKPOINT_RESULTS)}"
@@ -208,48 +208,48 @@ class RankReporter:
         self.publish()
 
     def restored(self, step: int, path: Path | str, saved_at: float) -> None:
-        """Say which checkpoint this attempt continues from; `saved_at` is its commit in epoch seconds."""
+        """Report the checkpoint that this attempt continues from, committed at `saved_at` (epoch seconds)."""
         self.job.last_checkpoint = CheckpointRecord(step, self._relative(path), saved_at)
         self.publish()
 
     def skipped(self, reason: str, count: int = 1) -> None:
-        """Count optimizer steps whose update was left out because of `nonfinite` gradients or a `spike`."""
+        """Count optimizer steps whose update was skipped because of `nonfinite` gradients or a `spike`."""
         if reason not in SKIP_REASONS:
             raise ValueError(f"unknown reason {reason!r}: it must be one of {', '.join(SKIP_REASONS)}")
         self.job.skipped_steps[reason] += count
         self._publish_soon()
 
     def anomaly(self, kind: Anomaly, action: Action, count: int = 1) -> None:
-        """Count `count` times that `kind` was noticed and `action` taken."""
+        """Count anomalies of a kind and the action taken."""
         if action not in ACTIONS[kind]:
             raise ValueError(f"{kind} has no action {action}: it must be one of {', '.join(ACTIONS[kind])}")
         self.job.anomalies[kind][action] += count
         self._publish_soon()
 
     def rolled_back(self, step: int, lost_steps: int) -> None:
-        """Say that all ranks went back to `step`, and that `lost_steps` optimizer steps are lost by it."""
+        """Report that all ranks went back to `step`, discarding `lost_steps` optimizer steps."""
         self.job.rollbacks += 1
         self.job.lost_steps += lost_steps
-        # The latest values are of steps that are no more.
+        # The latest values belong to discarded steps.
         self.job.logged_step = self.job.validation_step = None
         self.snapshot.step = step
         self.rewound(step)
         self.publish()
 
     def stopped_early(self, reason: str) -> None:
-        """Say why training ends before its last step."""
+        """Report why training ends before its last step."""
         self.job.stop_reason = reason
         self.publish()
 
     def event(self, kind: str, step: int | None, message: str) -> None:
-        """Add an entry to the events of `/progress`; the newest `MAX_EVENTS` are kept."""
+        """Add an event to `/progress`, which keeps the newest `MAX_EVENTS`."""
         events = self.snapshot.events
         events.append(JobEvent(time.time(), kind, step, message[:MAX_MESSAGE]))
         del events[:-MAX_EVENTS]
         self.publish()
 
     def micro_batch(self, samples: int) -> None:
-        """Report how many samples of the present length a rank takes in one pass at most."""
+        """Report the largest number of samples of the current length in one pass of a rank."""
         self.job.micro_batch_size = samples
 
     def device_memory(self, *, allocated: int, reserved: int, peak: int) -> None:
@@ -258,7 +258,7 @@ class RankReporter:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Account the time inside to phase `name`; phases nest, and each second belongs to the innermost."""
+        """Book the time inside to phase `name`; phases nest, and each second belongs to the innermost."""
         if name not in PHASES:
             raise ValueError(f"unknown phase {name!r}: it must be one of {', '.join(PHASES)}")
         self._settle()
@@ -270,7 +270,7 @@ class RankReporter:
             self._phases.pop()
 
     def initialised(self) -> None:
-        """End the phase `init`: from here on, time outside a named phase is `other`."""
+        """End the phase `init`: from now on, time outside a named phase is `other`."""
         self._settle()
         self._phases[0] = "other"
 
@@ -287,17 +287,17 @@ class RankReporter:
             return
         rss, _ = self.host.read()
         snapshot.memory.update(rss=rss, rss_peak=self.host.peak)
-        # Monitoring never stops a training run: a full or vanished run directory only makes the values old.
+        # Monitoring never stops training: without space or directory, the values just stay old.
         with contextlib.suppress(OSError):
             write_snapshot(self._file, snapshot)
 
     def close(self, state: PodState = FINISHED) -> None:
-        """Publish the last values under the final state."""
+        """Publish the last values with the final state."""
         self._next_accounts = 0.0
         self.state(state)
 
     def _account(self, goodput: GoodputFile) -> None:
-        """Bring the accounts up to date, and their file at most every ACCOUNTS_INTERVAL seconds."""
+        """Update the accounts, and write their file at most every ACCOUNTS_INTERVAL seconds."""
         snapshot, accounts = self.snapshot, goodput.accounts
         goodput.settle(snapshot.phase_seconds)
         self.job.goodput_seconds, self.job.badput_seconds = accounts.goodput, dict(accounts.badput)
@@ -311,13 +311,13 @@ class RankReporter:
             self.publish()
 
     def _settle(self) -> None:
-        """Book the time since the last call to the running phase."""
+        """Book the time since the last call to the current phase."""
         now = time.monotonic()
         self.snapshot.phase_seconds[self._phases[-1]] += now - self._clock
         self._clock = now
 
     def _relative(self, path: Path | str) -> str:
-        """Return `path` relative to the volume where it lies on it."""
+        """Return `path` relative to the volume if it is on it."""
         if self._volume is not None:
             with contextlib.suppress(ValueError):
                 return Path(path).relative_to(self._volume).as_posix()
@@ -325,12 +325,11 @@ class RankReporter:
 
 
 def _process_age() -> float:
-    """Return the seconds since this process started; 0 where the system does not tell."""
+    """Return the seconds since this process started; 0 if unknown."""
     try:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         uptime = float(Path("/proc/uptime").read_text().split()[0])
     except (OSError, ValueError, IndexError):
         return 0.0
-    # Field 22 of proc(5), counted from the one after the command name; containers see the host's uptime in
-    # both.
+    # starttime is field 22 in proc(5); this list starts at field 3. Both values use the host's uptime.
     return max(0.0, uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK"))

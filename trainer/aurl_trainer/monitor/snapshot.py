@@ -1,7 +1,7 @@
-"""The snapshot files between ranks and launcher: their fields, and how they are written and read.
+"""The snapshot files from ranks to launcher: their fields, and functions that write and read them.
 
-`$AURL_RUN_DIR/rank-<rank>.json` is replaced atomically, so a reader sees an old or a new snapshot and never a
-torn one. Times are seconds since the epoch, durations seconds, memory bytes, losses nats per token.
+`$AURL_RUN_DIR/rank-<rank>.json` is replaced atomically, so a reader sees the old or the new snapshot. Times
+are seconds since the epoch, durations seconds, memory bytes, losses nats per token.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MEMORY_PHASES = (
 
 @dataclass
 class JobEvent:
-    """Something that a person following the job should see once."""
+    """An event of the job that a person should see."""
 
     time: float
     kind: str
@@ -65,7 +65,7 @@ class CheckpointRecord:
 
 @dataclass
 class JobSnapshot:
-    """What holds for the whole job; rank 0 alone knows it. None means not known (yet)."""
+    """Values of the whole job, which only rank 0 knows. None: not known (yet)."""
 
     mode: str | None = field(default=None, metadata=shown(progress=ProgressKey.MODE))
     precision: str | None = field(default=None, metadata=shown(progress=ProgressKey.PRECISION))
@@ -174,7 +174,7 @@ class RankSnapshot:
 
 @dataclass
 class PreparationSnapshot:
-    """How far the preparation of the dataset is."""
+    """Progress of the preparation of the dataset."""
 
     started_at: float
     updated_at: float
@@ -198,29 +198,29 @@ _NESTED: dict[str, Any] = {
 
 
 def rank_file(run_dir: Path, rank: int) -> Path:
-    """Where rank `rank` keeps its snapshot."""
+    """Return the snapshot file of a rank."""
     return run_dir / f"rank-{rank}.json"
 
 
 def preparation_file(run_dir: Path) -> Path:
-    """Where the preparation keeps its snapshot."""
+    """Return the snapshot file of the preparation."""
     return run_dir / "prepare.json"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` atomically by `value` as JSON (dataclasses as objects, NaN as Python writes it)."""
+    """Atomically replace `path` with `value` as JSON (dataclasses as objects, NaN as Python writes it)."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, default=vars), encoding="utf-8")
     temporary.replace(path)
 
 
 def write_snapshot(path: Path, snapshot: RankSnapshot | PreparationSnapshot) -> None:
-    """Replace `path` by the snapshot."""
+    """Atomically replace `path` with the snapshot."""
     write_json(path, snapshot)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in `path`, or None when there is none (missing, torn or of another shape)."""
+    """Return the JSON object in `path`, or None if there is none (missing, damaged, not an object)."""
     with contextlib.suppress(OSError, ValueError):
         value = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(value, dict):
@@ -229,7 +229,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_snapshot(path: Path, kind: type[Snapshot]) -> Snapshot | None:
-    """Return the snapshot in `path`, or None when there is none that can be read."""
+    """Return the snapshot in `path`, or None if it is missing or damaged."""
     value = read_json(path)
     if value is None:
         return None
@@ -240,7 +240,7 @@ def read_snapshot(path: Path, kind: type[Snapshot]) -> Snapshot | None:
 
 
 def _build(kind: Any, value: dict[str, Any]) -> Any:
-    """Make a dataclass of `kind` from `value`; keys of another version are left out."""
+    """Build a dataclass of `kind` from `value`, ignoring unknown keys."""
     known = {entry.name for entry in fields(kind)}
     arguments = {}
     for key, item in value.items():
