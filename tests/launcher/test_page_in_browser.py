@@ -1,4 +1,4 @@
-"""The job's own page in a real browser: what a person sees of a training, of a preparation, and of an end."""
+"""The job page in a real browser: a training, a preparation, and the end of the pod."""
 
 from __future__ import annotations
 
@@ -91,13 +91,13 @@ def test_a_real_training(start: Start, window: Browser, tmp_path: Path) -> None:
         assert window.run("return document.documentElement.scrollWidth") == width
     launcher.terminate()
     assert launcher.wait() == 0
-    eventually("the farewell", lambda: "has not answered since" in window.text("#alarm"))
-    assert len(window.texts(".curve path")) == 5  # what was told last stays
-    window.console()  # Chromium tells there that nobody answers
+    eventually("the farewell", lambda: "No response from the launcher since" in window.text("#alarm"))
+    assert len(window.texts(".curve path")) == 5  # the last values stay
+    window.console()  # Chromium reports the failed requests there
 
 
 def test_a_preparation(start: Start, window: Browser, tmp_path: Path) -> None:
-    """It waits for its configuration, which comes through a pipe; until then we speak for it."""
+    """It waits for its configuration on a pipe; until then the test writes its snapshot."""
     write_scales(tmp_path / "volume/midi")
     config = tmp_path / "job.yaml"
     os.mkfifo(config)

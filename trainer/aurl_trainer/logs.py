@@ -1,8 +1,8 @@
-"""Logging for launcher, ranks and command line: JSON lines in pods, readable text on a terminal.
+"""Logging of launcher, ranks and command line: JSON lines in pods, readable text on a terminal.
 
-The fields of a line are those of docs/contracts.md: `time`, `level` and `message`, the identity of the
-process as far as it is known (`namespace`, `job`, `attempt`, `nodeRank`, `rank`), and what the call gave as
-`extra`. The operator writes the same.
+The fields of a line are documented in docs/contracts.md: `time`, `level` and `message`, the identity of the
+process as far as it is known (`namespace`, `job`, `attempt`, `nodeRank`, `rank`), and the `extra` of the
+call. The operator writes the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _IDENTITY: Final = {
     "rank": "RANK",
 }
 _NUMBERS: Final = ("attempt", "nodeRank", "rank")
-_TOLD_OTHERWISE: Final = frozenset(_IDENTITY) | {"time", "level", "message", "logger", "traceback"}
+_NOT_VALUES: Final = frozenset(_IDENTITY) | {"time", "level", "message", "logger", "traceback"}
 
 
 def setup(
@@ -37,7 +37,7 @@ def setup(
     """Send all logs of this process to `stream` (default stderr).
 
     `AURL_LOG_FORMAT` is `json` or `text`; without it a terminal gets text and everything else JSON lines.
-    With JSON, an exception that nobody catches is one line too.
+    With JSON, an uncaught exception is one line too.
     """
     for printed in (sys.stdout, sys.stderr):
         _write_whole_lines(printed)
@@ -56,16 +56,16 @@ def setup(
 
 
 def _write_whole_lines(stream: IO[str]) -> None:
-    """Let each line be one write; unbuffered, print() writes the words first and then the end of the line.
+    """Make each printed line one write: unbuffered, print() writes the text and the newline separately.
 
-    Two ranks that print at the same moment into the same pipe would tear each other's lines.
+    Ranks that print into the same pipe at the same moment would tear each other's lines.
     """
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(line_buffering=True, write_through=False)
 
 
 def json_stream() -> logging.StreamHandler[Any] | None:
-    """Return the handler that writes our JSON lines; None when we write text."""
+    """Return the handler that writes JSON lines; None if this process logs text."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler) and isinstance(handler.formatter, JsonFormatter):
             return handler
@@ -79,12 +79,12 @@ def _log_uncaught(
         sys.__excepthook__(kind, exception, traceback)
         return
     first = next(iter(str(exception).splitlines()), "")
-    told = f"{kind.__name__}: {first}" if first else kind.__name__
-    logging.getLogger("aurl_trainer").critical(told, exc_info=(kind, exception, traceback))
+    message = f"{kind.__name__}: {first}" if first else kind.__name__
+    logging.getLogger("aurl_trainer").critical(message, exc_info=(kind, exception, traceback))
 
 
 def identity(environment: Mapping[str, str]) -> dict[str, str | int]:
-    """Return who this process is within its job, from the environment."""
+    """Return the identity of this process within its job, from the environment."""
     known = {key: environment[name] for key, name in _IDENTITY.items() if environment.get(name)}
     return {key: int(value) if value.isdigit() and key in _NUMBERS else value for key, value in known.items()}
 
@@ -102,7 +102,7 @@ class JsonFormatter(logging.Formatter):
         self._identity = identity(environment)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one line of JSON; values that JSON does not know appear as text."""
+        """Return the record as one line of JSON, with other types of values as text."""
         line: dict[str, Any] = {
             "time": timestamp(record.created),
             "level": record.levelname.lower(),
@@ -117,7 +117,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """One line for a person: time, rank, what happened, and the values."""
+    """One line for a person: time, rank, message and values."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         super().__init__()
@@ -125,14 +125,14 @@ class TextFormatter(logging.Formatter):
         self._who = "" if rank is None else f"rank {rank}: "
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as text, followed by its traceback where there is one."""
+        """Return the record as text, followed by its traceback if it has one."""
         traceback = self.formatException(record.exc_info) if record.exc_info else None
         clock = datetime.fromtimestamp(record.created)
         return _text(clock, record.levelname, self._who, record.getMessage(), _extra(record), traceback)
 
 
 def readable(line: str) -> str:
-    """Return a JSON line of ours, or of the operator's, as text for a person; any other line as it is."""
+    """Return a JSON log line of trainer or operator as readable text; any other line unchanged."""
     try:
         fields = json.loads(line)
         clock = datetime.fromisoformat(fields["time"]).astimezone()
@@ -144,7 +144,7 @@ def readable(line: str) -> str:
         who = f"rank {fields['rank']}: "
     elif str(fields.get("logger")).startswith("aurl_operator") and fields.get("job"):
         who = f"{fields.get('namespace')}/{fields['job']}: "
-    values = {key: value for key, value in fields.items() if key not in _TOLD_OTHERWISE}
+    values = {key: value for key, value in fields.items() if key not in _NOT_VALUES}
     return _text(clock, level, who, message, values, fields.get("traceback"))
 
 
@@ -152,8 +152,8 @@ def _text(
     clock: datetime, level: str, who: str, message: str, values: Mapping[str, Any], traceback: str | None
 ) -> str:
     mark = f"{level} " if level in ("WARNING", "ERROR", "CRITICAL") else ""
-    told = "  ".join(f"{key}={_short(value)}" for key, value in values.items())
-    text = f"{clock.strftime('%H:%M:%S')} {mark}{who}{message}" + (f"  {told}" if told else "")
+    pairs = "  ".join(f"{key}={_short(value)}" for key, value in values.items())
+    text = f"{clock.strftime('%H:%M:%S')} {mark}{who}{message}" + (f"  {pairs}" if pairs else "")
     return f"{text}\n{traceback}" if traceback else text
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
+from aurl_trainer import logs
 from aurl_trainer.contract import CheckpointKey, LaunchRole, ProgressKey
 from aurl_trainer.launcher.environment import LaunchEnvironment
 from aurl_trainer.launcher.rundir import RunDirectory
@@ -66,9 +66,7 @@ def heartbeat_age(seen: RunDirectory, now: float) -> float | None:
 
 def timestamp(seconds: float | None) -> str | None:
     """Return epoch seconds as RFC 3339 in UTC with milliseconds."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if seconds is None else logs.timestamp(seconds)
 
 
 def plain_json(value: Any) -> Any:

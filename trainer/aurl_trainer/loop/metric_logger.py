@@ -1,4 +1,4 @@
-"""What the loop tells about itself: a log line, a metric update and a TensorBoard point per interval."""
+"""Reports of the training loop: metrics, checkpoints and anomalies, to log, TensorBoard and launcher."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ NO_TERMS: Mapping[str, float] = MappingProxyType({})
 
 
 class Stopwatch:
-    """Seconds since the last lap, without the pauses."""
+    """Measures laps without pauses."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time inside out of the lap."""
+        """Exclude the time inside from the lap."""
         began = time.perf_counter()
         try:
             yield
@@ -39,17 +39,14 @@ class Stopwatch:
             self._started += time.perf_counter() - began
 
     def lap(self) -> float:
-        """Return the seconds of this lap and begin the next."""
+        """Return the seconds of this lap and start the next."""
         now = time.perf_counter()
         seconds, self._started = now - self._started, now
         return seconds
 
 
 class MetricLogger:
-    """Reports metrics, checkpoints and anomalies to the log, TensorBoard and the launcher.
-
-    Ranks other than the first only keep their snapshots current.
-    """
+    """Reports metrics, checkpoints and anomalies; other ranks than the first only update their snapshots."""
 
     def __init__(
         self,
@@ -117,7 +114,7 @@ class MetricLogger:
         return metrics
 
     def rolled_back(self, progress: Progress, lost_steps: int) -> None:
-        """Go on from `progress`, after `lost_steps` optimizer steps were thrown away."""
+        """Continue from `progress`, after `lost_steps` optimizer steps were discarded."""
         self.progress, self._logged_step = progress, progress.step
         self.board.rewind(progress.step)
         self.reporter.rolled_back(progress.step, lost_steps)
@@ -136,9 +133,9 @@ class MetricLogger:
         return "spike" if new["spike"] > max(new["nonfinite"], 0) else "nonfinite"
 
     def anomaly(self, kind: Anomaly, action: Action, message: str, *, count: int = 1) -> None:
-        """Report that `kind` was noticed (`count` times) and `action` is taken: counter, log line and event.
+        """Report an anomaly (`count` times) and the action taken: counter, and on rank 0 log line and event.
 
-        Every rank may call it; rank 0 speaks. `message` is one sentence that says what was seen and done.
+        `message` is one sentence with the observation and the action.
         """
         self.reporter.anomaly(kind, action, count)
         if self.first:
@@ -155,7 +152,7 @@ class MetricLogger:
             )
 
     def validation(self, loss: float, ema_loss: float | None) -> None:
-        """Report the loss on the held-out split in nats per token: of the weights and of their average."""
+        """Report the loss on the held-out split, of the weights and of their average (nats per token)."""
         progress = self.progress
         progress.validation_loss, progress.ema_validation_loss = loss, ema_loss
         progress.validation_step = progress.step
@@ -164,7 +161,7 @@ class MetricLogger:
         self._show("evaluation", metrics)
 
     def metrics(self, values: dict[str, float]) -> None:
-        """Report evaluation metrics: ours, and those of the user's own."""
+        """Report evaluation metrics, including those of user hooks."""
         if values:
             self.reporter.evaluation(values)
             self.board.scalars(
@@ -173,14 +170,14 @@ class MetricLogger:
             self._info("metrics", values)
 
     def saves(self, results: list[SaveResult]) -> None:
-        """Report checkpoints that were committed or could not be."""
+        """Report checkpoints that were committed or failed to save."""
         for result in results:
             if result.checkpoint is not None:
                 self.reporter.checkpoint(result.step, result.checkpoint.path, result.seconds)
                 log.info("checkpoint", extra={"step": result.step, "seconds": round(result.seconds, 3)})
             else:
                 self.reporter.checkpoint(result.step, "", result.seconds, result="failed")
-                text = f"The checkpoint could not be saved and training goes on: {result.error}."
+                text = f"The checkpoint could not be saved; training continues: {result.error}."
                 self.reporter.event("CheckpointFailed", result.step, text)
                 log.error("checkpoint failed", extra={"step": result.step, "reason": str(result.error)})
 

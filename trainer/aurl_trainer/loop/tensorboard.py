@@ -9,14 +9,14 @@ from tensorboardX import SummaryWriter
 
 
 class TensorBoard:
-    """Scalars over steps; does nothing when it is switched off."""
+    """Writes scalars over steps; a no-op if disabled."""
 
     def __init__(self, directory: Path, *, enabled: bool, start: int) -> None:
         self._directory = directory
         self._writer = self._open(start) if enabled else None
 
     def rewind(self, step: int) -> None:
-        """Continue the curves from `step`: what was drawn beyond it is purged."""
+        """Continue the curves from `step`, purging later points."""
         if self._writer is not None:
             self._writer.close()
             self._writer = self._open(step)
@@ -28,16 +28,16 @@ class TensorBoard:
                 self._writer.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Bring all points to the volume."""
+        """Write all points to the volume."""
         if self._writer is not None:
             self._writer.flush()
 
     def _open(self, start: int) -> SummaryWriter:
-        # What was written after the checkpoint that training continues from is trained again: purge it.
+        # Steps after the checkpoint that training continues from are trained again.
         purge = start + 1 if start else None
         return SummaryWriter(str(self._directory), purge_step=purge, flush_secs=30)
 
     def close(self) -> None:
-        """Bring all points to the volume and end the writer's thread."""
+        """Write all points to the volume and stop the writer's thread."""
         if self._writer is not None:
             self._writer.close()

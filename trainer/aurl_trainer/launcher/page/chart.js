@@ -1,4 +1,4 @@
-// A line chart in SVG over steps: axes with round numbers, marks, and what lies under the pointer.
+// A line chart over steps in SVG: axes with round numbers, marks, and the values under the pointer.
 const SVG = "http://www.w3.org/2000/svg";
 const LEFT = 46, RIGHT = 8, TOP = 8, BOTTOM = 22;
 
@@ -19,7 +19,7 @@ export function ticks(low, high, count) {
 }
 
 export class Chart {
-  // `series`: [{name, dots}]; `format` makes a value readable; `zero`: the axis begins at 0.
+  // `series`: [{name, dots}]; `format` makes a value readable; `zero`: the axis starts at 0.
   constructor(host, series, format, { zero = false } = {}) {
     Object.assign(this, { host, series, format, zero, data: [], marks: [] });
     this.svg = host.appendChild(node("svg", { role: "img" }));
@@ -34,9 +34,9 @@ export class Chart {
 
   // `data`: for each series a list of [step, value]; `marks`: [{step, text, event}].
   show(data, marks = []) {
-    const told = JSON.stringify([data, marks]);
-    if (told === this.told) return;
-    Object.assign(this, { told, data: data.map((rows) => rows.filter((row) => row[1] !== null)), marks });
+    const shown = JSON.stringify([data, marks]);
+    if (shown === this.shown) return;
+    Object.assign(this, { shown, data: data.map((rows) => rows.filter((row) => row[1] !== null)), marks });
     this.draw();
   }
 
@@ -94,7 +94,7 @@ export class Chart {
     if (!rows?.length) return;
     const box = this.svg.getBoundingClientRect(), at = event.clientX - box.left;
     const [step] = nearest(rows, (row) => Math.abs(this.x(row[0]) - at));
-    const told = this.series.map(({ name }, index) => {
+    const values = this.series.map(({ name }, index) => {
       const row = this.data[index].length ? nearest(this.data[index], (other) => Math.abs(other[0] - step)) : null;
       if (row === null) return null;
       return `${name} ${this.format(row[1], true)}${row[0] === step ? "" : ` (step ${row[0].toLocaleString("en")})`}`;
@@ -102,7 +102,7 @@ export class Chart {
     this.svg.querySelector(".cursor")?.remove();
     const x = this.x(step);
     this.svg.append(node("line", { class: "cursor", x1: x, x2: x, y1: TOP, y2: box.height - BOTTOM }));
-    this.tip.textContent = [`step ${step.toLocaleString("en")}`, ...told.filter((text) => text !== null)].join("\n");
+    this.tip.textContent = [`step ${step.toLocaleString("en")}`, ...values.filter((text) => text !== null)].join("\n");
     this.tip.hidden = false;
     const outer = this.host.getBoundingClientRect(), wanted = box.left - outer.left + x + 12;
     const fits = wanted + this.tip.offsetWidth < outer.width - 4;
@@ -132,7 +132,7 @@ function nearest(rows, distance) {
   return rows.reduce((best, row) => (distance(row) < distance(best) ? row : best));
 }
 
-// Bounds that differ, with some room above and (unless `fixed`) below.
+// Two different bounds, with some room above and (unless `fixed`) below.
 function widened(low, high, room, fixed = false) {
   if (low === high) return low === 0 ? [0, 1] : fixed ? [0, high * 1.1] : [low - Math.abs(low) * 0.1, high + Math.abs(high) * 0.1];
   const extra = (high - low) * room;

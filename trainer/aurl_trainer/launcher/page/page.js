@@ -1,4 +1,4 @@
-// Fetches what the launcher tells every two seconds and shows it. Text goes in as text, never as HTML.
+// Polls the launcher every two seconds and shows its answers. Text is inserted as text, never as HTML.
 import { Chart } from "./chart.js";
 
 const EVERY = 2000;
@@ -34,7 +34,7 @@ function bytes(value) {
   return `${+value.toPrecision(3)} ${units[unit]}`;
 }
 
-// Today's moments as a time of day, others with their date.
+// Times of today without the date, others with it.
 function moment(when) {
   const date = new Date(when), time = date.toLocaleTimeString("en-GB");
   return date.toDateString() === new Date().toDateString() ? time : `${date.toLocaleDateString("en-CA")} ${time.slice(0, 5)}`;
@@ -43,7 +43,7 @@ function moment(when) {
 const lossChart = new Chart(element("loss"), [{ name: "train" }, { name: "validation", dots: true }, { name: "validation, averaged weights", dots: true }], (value, exact) => (exact ? value.toFixed(4) : short(value)));
 const charts = new Map();
 
-// The chart of a metric; which metrics have one, and its title, comes with the history.
+// The chart of a metric; the history says which metrics have one.
 function chartOf({ name, title, unit, from_zero: zero, wide }) {
   if (!charts.has(name)) {
     const section = document.createElement("section"), heading = section.appendChild(document.createElement("h2"));
@@ -65,7 +65,7 @@ function showHead(progress) {
   const ranks = `${progress.worldSize} rank${progress.worldSize === 1 ? "" : "s"}`;
   setText("about", [
     `namespace ${progress.namespace}`, `${role}, attempt ${progress.attempt}`, progress.mode, progress.precision,
-    role === "training" ? ranks : null, `began ${moment(progress.startedAt)}`,
+    role === "training" ? ranks : null, `started ${moment(progress.startedAt)}`,
   ].filter(Boolean).join(" · "));
 }
 
@@ -79,7 +79,7 @@ function showTraining(progress, history) {
     ["loss", known(progress.loss, fixed(4))],
     ["validation loss", known(progress.validationLoss, fixed(4))],
     ["tokens/s", known(progress.tokensPerSecond, whole)],
-    ["tokens in all", known(progress.tokensTotal, short)],
+    ["total tokens", known(progress.tokensTotal, short)],
     ["learning rate", known(progress.learningRate, short)],
     ...(progress.mfu === null ? [] : [["MFU", share(progress.mfu)]]),
     ["goodput", known(progress.goodputRatio, share)],
@@ -89,13 +89,13 @@ function showTraining(progress, history) {
 }
 
 function showPreparation(progress) {
-  const told = progress.preparation ?? { filesDone: 0, filesTotal: null, filesDropped: 0, dataset: null };
-  setText("done", told.filesTotal === null ? "Looking for files …" : `File ${whole(told.filesDone)} of ${whole(told.filesTotal)}`);
+  const preparation = progress.preparation ?? { filesDone: 0, filesTotal: null, filesDropped: 0, dataset: null };
+  setText("done", preparation.filesTotal === null ? "Looking for files …" : `File ${whole(preparation.filesDone)} of ${whole(preparation.filesTotal)}`);
   setText("left", "");
-  element("bar").value = told.filesTotal ? told.filesDone / told.filesTotal : 0;
+  element("bar").value = preparation.filesTotal ? preparation.filesDone / preparation.filesTotal : 0;
   showFigures([
-    ["files done", whole(told.filesDone)], ["files dropped", whole(told.filesDropped)],
-    ...(told.dataset === null ? [] : [["files used", whole(told.dataset.files)], ["tokens to train on", short(told.dataset.trainTokens)]]),
+    ["files done", whole(preparation.filesDone)], ["files dropped", whole(preparation.filesDropped)],
+    ...(preparation.dataset === null ? [] : [["files used", whole(preparation.dataset.files)], ["training tokens", short(preparation.dataset.trainTokens)]]),
   ]);
 }
 
@@ -110,13 +110,13 @@ function showFigures(figures) {
 
 function showCurves(history) {
   const train = (name) => column(history.train, name), validation = (name) => column(history.validation, name);
-  const began = history.attempts.filter((attempt) => attempt.start_step)
-    .map((attempt) => ({ step: attempt.start_step, text: `attempt ${attempt.number} began at step ${attempt.start_step}` }));
+  const starts = history.attempts.filter((attempt) => attempt.start_step)
+    .map((attempt) => ({ step: attempt.start_step, text: `attempt ${attempt.number} started at step ${attempt.start_step}` }));
   const events = history.events.filter((event) => event.step !== null)
     .map((event) => ({ step: event.step, text: `${event.kind}: ${event.message}`, event: true }));
-  const marks = [...began, ...events];
+  const marks = [...starts, ...events];
   lossChart.show([train("loss"), validation("loss"), validation("emaLoss")], marks);
-  for (const chart of history.charts) chartOf(chart).show([train(chart.name)], chart.events ? marks : began);
+  for (const chart of history.charts) chartOf(chart).show([train(chart.name)], chart.events ? marks : starts);
 }
 
 function column({ columns, rows }, name) {
@@ -126,9 +126,9 @@ function column({ columns, rows }, name) {
 
 function showEvents(events) {
   const list = element("events").querySelector("ul");
-  const told = JSON.stringify(events);
-  if (list.told === told) return;
-  list.told = told;
+  const shown = JSON.stringify(events);
+  if (list.shown === shown) return;
+  list.shown = shown;
   list.replaceChildren(...events.slice().reverse().map(({ time, kind, step, message }) => {
     const item = document.createElement("li"), text = document.createElement("span");
     text.append(Object.assign(document.createElement("b"), { textContent: kind }), message);
@@ -136,13 +136,13 @@ function showEvents(events) {
     item.append(Object.assign(document.createElement("time"), { textContent: moment(time) }), text);
     return item;
   }));
-  if (!events.length) list.append(Object.assign(document.createElement("li"), { className: "empty", textContent: "Nothing out of the ordinary." }));
+  if (!events.length) list.append(Object.assign(document.createElement("li"), { className: "empty", textContent: "No events." }));
 }
 
 function showTable(id, rows, empty) {
-  const body = element(id).querySelector("tbody"), told = JSON.stringify(rows);
-  if (body.told === told) return;
-  body.told = told;
+  const body = element(id).querySelector("tbody"), shown = JSON.stringify(rows);
+  if (body.shown === shown) return;
+  body.shown = shown;
   body.replaceChildren(...rows.map((cells) => {
     const row = document.createElement("tr");
     row.append(...cells.map(([text, className]) => Object.assign(document.createElement("td"), { textContent: text, className: className ?? "" })));
@@ -161,13 +161,13 @@ function showAttempts(attempts, state) {
     const end = attempt.state ?? (index === last ? state : "Lost");
     const look = { Succeeded: "is-good", Failed: "is-bad", Lost: "is-warn" }[end];
     const until = attempt.ended_at ?? attempts[index + 1]?.started_at ?? Date.now() / 1000;
-    const why = attempt.message ?? (end === "Lost" ? "The pod went away without a word." : "");
+    const why = attempt.message ?? (end === "Lost" ? "The pod disappeared without a report." : "");
     return [
       [whole(attempt.number)], [moment(1000 * attempt.started_at)], [known(attempt.start_step, whole)],
       [attempt.state === null && index !== last ? "–" : duration(until - attempt.started_at)],
       [attempt.failure_class ? `${end}: ${attempt.failure_class}` : end, look], [why, "text"],
     ];
-  }).reverse(), "None yet.");
+  }).reverse(), "None yet");
 }
 
 function showArtifacts({ checkpoints, samples: music }) {
@@ -175,7 +175,7 @@ function showArtifacts({ checkpoints, samples: music }) {
   showTable("checkpoints", checkpoints.map((found) => [
     [whole(found.step)], [moment(found.time)], [known(found.bytes, bytes)], [known(found.validationLoss, fixed(4))],
     [found.health, looks[found.health]],
-  ]), "None yet.");
+  ]), "None yet");
   element("music").hidden = music === null;
   if (music === null || element("music").version === music.version) return;
   element("music").version = music.version;
@@ -192,7 +192,7 @@ function showArtifacts({ checkpoints, samples: music }) {
 function showAlarm(progress) {
   const quiet = progress.heartbeatAgeSeconds;
   const text = progress.state === "Training" && quiet > 60 ? `No rank of this pod has finished a step for ${duration(quiet)}.`
-    : progress.nodeRank > 0 ? `This is node ${progress.nodeRank}. Loss, curves and attempts of the whole job are on the page of node 0.` : "";
+    : progress.nodeRank > 0 ? `This is node ${progress.nodeRank}; the page of node 0 has the loss, curves and attempts of the whole job.` : "";
   element("alarm").hidden = !text;
   setText("alarm", text);
 }
@@ -225,8 +225,8 @@ async function refresh() {
     document.body.dataset.shown = String(round);
   } catch (error) {
     element("alarm").hidden = false;
-    setText("alarm", answeredAt === null ? `The launcher does not answer (${error.message}).`
-      : `The launcher has not answered since ${moment(answeredAt)}: the pod has ended or cannot be reached. What you see is what it told last.`);
+    setText("alarm", answeredAt === null ? `The launcher does not respond (${error.message}).`
+      : `No response from the launcher since ${moment(answeredAt)}: the pod terminated or is unreachable. The page shows its last values.`);
   }
   setTimeout(refresh, EVERY);
 }
