@@ -1,4 +1,4 @@
-"""Starts real launchers as processes of their own, and asks them what an operator or Prometheus would."""
+"""Starts real launchers as processes, and queries them like the operator and Prometheus."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEADLINE = 240.0
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment for a child: ours without what a launcher or torchrun would read."""
+    """Return the environment for a child: this process's without variables of the launcher or torchrun."""
     kept = {
         key: value
         for key, value in os.environ.items()
@@ -103,7 +103,7 @@ class RunningLauncher:
         self.process.send_signal(signal.SIGTERM)
 
     def wait(self, seconds: float = DEADLINE) -> int:
-        """Return the exit code; fails with the log when the launcher does not end."""
+        """Return the exit code; fails with the log if the launcher does not exit."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -118,7 +118,7 @@ class RunningLauncher:
         return dict(json.loads(text))
 
     def stop(self) -> None:
-        """End whatever is left of it."""
+        """Kill its remaining processes."""
         if self.process.poll() is None:
             self.terminate()
             try:
@@ -143,17 +143,17 @@ def processes_mentioning(text: str) -> list[int]:
 
 
 def history(launcher: RunningLauncher) -> dict[str, Any]:
-    """What the launcher remembers of the job."""
+    """Return the history of the job."""
     return dict(json.loads(launcher.get("/history")))
 
 
-def steps(told: dict[str, Any], curve: str = "train") -> list[int]:
-    """The steps of a curve of that."""
-    return [row[0] for row in told[curve]["rows"]]
+def steps(document: dict[str, Any], curve: str = "train") -> list[int]:
+    """Return the steps of a curve of the history."""
+    return [row[0] for row in document[curve]["rows"]]
 
 
 def finished(start: Callable[..., RunningLauncher], **variables: object) -> RunningLauncher:
-    """A launcher whose ranks have ended well and that still serves."""
+    """Return a launcher that still serves after its ranks have succeeded."""
     launcher = start("train", "train.py", linger_seconds=3600, **variables)
     eventually("the termination message", lambda: launcher.termination_log.stat().st_size > 0)
     eventually("the end in the history", lambda: history(launcher)["attempts"][-1]["state"])

@@ -31,7 +31,7 @@ JOB: dict[str, Any] = {
 
 
 def write_scales(folder: Path) -> None:
-    """Write eight scales and a file that is none."""
+    """Write eight scales and a file that is not MIDI."""
     folder.mkdir(parents=True)
     for number in range(8):
         file = mido.MidiFile(ticks_per_beat=480)

@@ -1,4 +1,4 @@
-"""The launcher by its front door: real torchrun, small ranks, what the operator and Prometheus see."""
+"""The launcher as a process: real torchrun, small ranks, the views of operator and Prometheus."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_ranks_that_hang_leave_their_stacks_and_end_as_a_hang(start: Start) -> N
     assert not processes_mentioning(str(launcher.run_dir))
 
 
-def test_two_nodes_that_hang_both_tell_so_and_show_who_kept_whom_waiting(start: Start) -> None:
+def test_two_nodes_that_hang_both_report_it_and_show_the_rank_behind(start: Start) -> None:
     endpoint = f"127.0.0.1:{free_port()}"
     # The one that waits ends well before the other, whose rank does not notice: so the order is certain.
     nodes = [
@@ -171,7 +171,7 @@ def test_sigterm_in_training_lets_every_rank_save(start: Start) -> None:
     assert "checkpoint of the last step was saved" in message["message"]
 
 
-def test_sigterm_in_the_rendezvous_ends_at_once(start: Start) -> None:
+def test_sigterm_in_the_rendezvous_ends_immediately(start: Start) -> None:
     launcher = start(
         "train",
         "train.py",
@@ -242,7 +242,7 @@ def rank_pids(launcher: RunningLauncher) -> list[int]:
         ({"volume": ""}, "AURL_VOLUME is not set"),
     ],
 )
-def test_a_broken_contract_is_one_sentence(start: Start, variables: dict[str, str], words: str) -> None:
+def test_an_environment_error_is_one_sentence(start: Start, variables: dict[str, str], words: str) -> None:
     launcher = start("train", **variables)
     assert launcher.wait() == 2
     assert words in launcher.message()["message"]

@@ -1,4 +1,4 @@
-"""`aurl-trainer train` and `prepare` by their front door: no cluster, real torchrun."""
+"""`aurl-trainer train` and `prepare` as commands: no cluster, real torchrun."""
 
 from __future__ import annotations
 

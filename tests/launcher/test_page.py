@@ -1,4 +1,4 @@
-"""The job's own page over HTTP: what is served and what is not, and what outlives a pod."""
+"""The job page over HTTP: the paths that are served, and the history that outlives a pod."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Start = Callable[..., RunningLauncher]
 def ask(
     launcher: RunningLauncher, method: str, path: str, **headers: str
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
-    """Send a path as it is: no client may tidy it up."""
+    """Send a path unchanged: other clients would normalise it."""
     connection = http.client.HTTPConnection("127.0.0.1", launcher.port, timeout=30)
     try:
         connection.request(
@@ -41,7 +41,7 @@ def ask(
         connection.close()
 
 
-def test_only_the_page_is_served_and_only_read(start: Start) -> None:
+def test_only_the_page_is_served_and_read_only(start: Start) -> None:
     launcher = finished(start)
     job_dir = launcher.folder / "volume/music/chorales"
     samples = job_dir / "samples/step-00000004"
@@ -77,7 +77,7 @@ def test_only_the_page_is_served_and_only_read(start: Start) -> None:
 
 
 def begun(launcher: RunningLauncher) -> int | None:
-    """The step at which the newest attempt began, once its rank has told."""
+    """The step at which the newest attempt began, once its rank has reported."""
     step: int | None = history(launcher)["attempts"][-1]["start_step"]
     return step
 
@@ -106,11 +106,11 @@ def test_the_history_outlives_a_pod_that_vanishes(start: Start) -> None:
     eventually("the server", second.is_serving)
     eventually("the new attempt", lambda: history(second)["attempts"] and begun(second) == 2)
     eventually("the new points", lambda: steps(history(second)) == [1, 2, 3, 4])
-    told = history(second)
-    times = [row[1] for row in told["train"]["rows"]]
+    document = history(second)
+    times = [row[1] for row in document["train"]["rows"]]
     assert times == sorted(times)
     kept = ("number", "start_step", "state")
-    lives = [tuple(attempt[key] for key in kept) for attempt in told["attempts"]]
+    lives = [tuple(attempt[key] for key in kept) for attempt in document["attempts"]]
     assert lives == [(2, 0, None), (3, 2, None)]
     eventually("both damaged checkpoints", lambda: len(history(second)["events"]) == 2)
     second.terminate()
@@ -119,9 +119,9 @@ def test_the_history_outlives_a_pod_that_vanishes(start: Start) -> None:
     assert [attempt["state"] for attempt in lives] == [None, "Interrupted"]
 
 
-def test_the_page_of_a_job_that_has_ended_comes_from_its_directory(start: Start) -> None:
+def test_the_page_of_a_finished_job_comes_from_its_directory(start: Start) -> None:
     launcher = finished(start)
-    told = launcher.progress()
+    answer = launcher.progress()
     launcher.terminate()
     assert launcher.wait() == 0
     job_dir = launcher.folder / "volume/music/chorales"
@@ -144,7 +144,7 @@ def test_the_page_of_a_job_that_has_ended_comes_from_its_directory(start: Start)
         assert server.wait(60) == 0
     assert (steps(kept)[-1], kept["attempts"][-1]["state"]) == (4, "Succeeded")
     ages = {"heartbeatAgeSeconds": None}  # the one value that changes by itself
-    assert last | ages == told | ages
+    assert last | ages == answer | ages
 
     nowhere = subprocess.run(
         [*command, str(launcher.folder)], env=clean_environment(), capture_output=True, text=True
@@ -153,7 +153,7 @@ def test_the_page_of_a_job_that_has_ended_comes_from_its_directory(start: Start)
     assert "has no history.json; pass the directory" in nowhere.stderr
 
 
-def test_the_page_answers_when_a_rank_is_dead_and_nobody_has_noticed(start: Start) -> None:
+def test_the_page_answers_before_a_dead_rank_is_noticed(start: Start) -> None:
     launcher = start("train", "train.py", script_env={"SCRIPT_END": "deadlock", "SCRIPT_SLOWLY": "1"})
     launcher.wait_for_progress("training", lambda progress: progress["lastCheckpoint"] is not None)
     assert steps(history(launcher)) == [1, 2, 3, 4]  # while the rank waits for ever

@@ -61,13 +61,13 @@ def test_a_real_training(start: Start, window: Browser, tmp_path: Path) -> None:
     assert window.text("#state") == "Finished"
     assert window.text("#done") == "Step 30 of 30 · 100 %"
     assert window.run("return document.getElementById('bar').value") == 1
-    told = history(launcher)
-    assert steps(told)[-1] == steps(told, "validation")[-1] == 30
+    document = history(launcher)
+    assert steps(document)[-1] == steps(document, "validation")[-1] == 30
     points = window.run(
         "return [...document.querySelectorAll('.curve path')]"
         ".map((path) => [path.closest('section').id, +path.dataset.points])"
     )
-    train, validation = len(steps(told)), len(steps(told, "validation"))
+    train, validation = len(steps(document)), len(steps(document, "validation"))
     assert points == [
         ["loss", train], ["loss", validation], ["tokensPerSecond", train], ["learningRate", train],
         ["gradientNorm", train],
@@ -105,8 +105,8 @@ def test_a_preparation(start: Start, window: Browser, tmp_path: Path) -> None:
     snapshot = launcher.run_dir / "prepare.json"
     eventually("the preparation", snapshot.exists)
     dropped = {"time": 1.0, "kind": "FilesDropped", "step": None, "message": "1 of 9 files is no music"}
-    told = {"files_done": 3, "files_total": 9, "files_dropped": 1, "events": [dropped]}
-    snapshot.write_text(json.dumps(json.loads(snapshot.read_text()) | told))
+    changes = {"files_done": 3, "files_total": 9, "files_dropped": 1, "events": [dropped]}
+    snapshot.write_text(json.dumps(json.loads(snapshot.read_text()) | changes))
     window.open(f"http://127.0.0.1:{launcher.port}/")
     eventually("a third", lambda: window.text("#done") == "File 3 of 9")
     assert window.run("return document.getElementById('bar').value") == pytest.approx(1 / 3)

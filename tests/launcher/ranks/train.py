@@ -31,8 +31,8 @@ ERRORS = {
 }
 
 
-def what_rank_0_told(run_dir: Path) -> str:
-    """What rank 0 has told the launcher so far."""
+def snapshot_of_rank_0(run_dir: Path) -> str:
+    """The newest snapshot of rank 0 as text."""
     file = run_dir / "rank-0.json"
     return file.read_text() if file.exists() else ""
 
@@ -102,10 +102,10 @@ def main() -> None:
                 wait_until_remembered(step)
         volume = Path(os.environ["AURL_VOLUME"])
         reporter.checkpoint(4, volume / "music" / "chorales" / "checkpoints" / "step-00000004", 0.1)
-        told = os.environ.get("SCRIPT_EVENT", "step-00000002 does not match its checksum.")
-        reporter.event("CheckpointDamaged", 4, told)
+        message = os.environ.get("SCRIPT_EVENT", "step-00000002 does not match its checksum.")
+        reporter.event("CheckpointDamaged", 4, message)
         # What rank 0 has reported must be there when another rank fails, or torchrun may end rank 0 before.
-        while mine and rank != 0 and "step-00000004" not in what_rank_0_told(run_dir):
+        while mine and rank != 0 and "step-00000004" not in snapshot_of_rank_0(run_dir):
             time.sleep(0.02)
         if end in ERRORS and mine:
             raise ERRORS[end]

@@ -1,4 +1,4 @@
-"""What the launcher shows of the volume: checkpoints and music, and nothing else."""
+"""Artifacts on the volume: checkpoints and music are listed, and nothing else can be read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sample(job_dir: Path, step: int, name: str, content: bytes = b"music") -> Pa
     return file
 
 
-def test_checkpoints_are_told_with_their_health(tmp_path: Path) -> None:
+def test_checkpoints_are_listed_with_their_health(tmp_path: Path) -> None:
     checkpoint(tmp_path, 10, validation_step=10, validation_loss=1.5)
     checkpoint(tmp_path, 20, healthy=False)
     (checkpoint(tmp_path, 30) / "model.safetensors").write_bytes(b"short")
@@ -58,7 +58,7 @@ def test_a_job_without_anything_has_no_artifacts(tmp_path: Path) -> None:
     assert newest_samples(tmp_path) is None
 
 
-def test_the_newest_music_is_found_in_its_order(tmp_path: Path) -> None:
+def test_the_newest_music_is_found_in_order(tmp_path: Path) -> None:
     sample(tmp_path, 9, "sample-0.mid")
     for name in ("sample-10.mid", "sample-2.mid", "sample-2.png", "secrets.txt", ".sample-3.mid.tmp"):
         sample(tmp_path, 10, name)
@@ -111,7 +111,7 @@ def test_links_pipes_and_giants_are_not_read(tmp_path: Path) -> None:
     assert read_sample(tmp_path / "gone", "step-00000010/sample-0.mid") is None
 
 
-def test_a_volume_that_hangs_holds_up_one_look_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_volume_that_hangs_blocks_one_listing_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint(tmp_path, 10)
     monkeypatch.setattr(artifacts, "FRESH_SECONDS", 0.0)
     seen = Artifacts(tmp_path)

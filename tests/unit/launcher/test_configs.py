@@ -1,4 +1,4 @@
-"""The job files that we ship are valid, and the bare one says the same as its job."""
+"""The shipped job files are valid, and the bare one equals its job."""
 
 from __future__ import annotations
 

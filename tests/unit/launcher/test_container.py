@@ -1,4 +1,4 @@
-"""The control group's files, the logs' lines, and what importing the launcher costs."""
+"""Control group files, log lines, and the imports of the launcher."""
 
 from __future__ import annotations
 

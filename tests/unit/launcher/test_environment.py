@@ -1,4 +1,4 @@
-"""The launcher's environment contract: every fault is one sentence that names its variable."""
+"""The launcher's environment: every error is one sentence that names its variable."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_operators_environment_becomes_torchruns_arguments() -> None:
         ("[fd00::7]:29400", "1", "[fd00::7]:29400"),
     ],
 )
-def test_the_host_of_the_rendezvous_goes_there_by_loopback(endpoint: str, rank: str, used: str) -> None:
+def test_the_host_of_the_rendezvous_uses_loopback(endpoint: str, rank: str, used: str) -> None:
     environment = read_environment(GOOD | {"AURL_RDZV_ENDPOINT": endpoint, "AURL_NODE_RANK": rank})
     assert rendezvous_endpoint(environment) == used
 
@@ -67,14 +67,14 @@ def test_the_host_of_the_rendezvous_goes_there_by_loopback(endpoint: str, rank: 
         ("AURL_VOLUME", " ", "AURL_VOLUME is not set"),
     ],
 )
-def test_a_fault_is_named(name: str, value: str, words: str) -> None:
+def test_an_error_names_its_variable(name: str, value: str, words: str) -> None:
     with pytest.raises(ContractError) as caught:
         read_environment(GOOD | {name: value})
     assert words in str(caught.value)
 
 
 @given(st.sampled_from(sorted(GOOD)), st.text(max_size=40))
-def test_wild_values_are_taken_or_refused_by_name(name: str, value: str) -> None:
+def test_wild_values_are_accepted_or_refused_by_name(name: str, value: str) -> None:
     try:
         read_environment(GOOD | {name: value})
     except ContractError as error:

@@ -1,4 +1,4 @@
-"""The launcher's metrics: what Prometheus' own parser reads out of them."""
+"""The launcher's metrics, read by Prometheus' own parser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The accounts of a job's time: whatever happens, they add up to its wall clock."""
+"""The accounts of a job's time always add up to its wall clock."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_accounts_always_add_up_to_wall_clock(changes: list[tuple[str, objec
         assert accounts.goodput >= 0 and min(accounts.badput.values()) >= 0
 
 
-def test_what_a_killed_process_trained_after_its_checkpoint_is_lost_progress(tmp_path: Path) -> None:
+def test_training_after_the_checkpoint_of_a_killed_process_is_lost_progress(tmp_path: Path) -> None:
     first = GoodputFile(tmp_path, 100.0)
     first.settle({"init": 5.0, "step": 20.0})
     first.accounts.mark(40)
@@ -52,7 +52,7 @@ def test_what_a_killed_process_trained_after_its_checkpoint_is_lost_progress(tmp
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"started_at": 1, "settled_at": "x"}'])
-def test_a_damaged_file_begins_new_accounts(content: str, tmp_path: Path) -> None:
+def test_a_damaged_file_starts_new_accounts(content: str, tmp_path: Path) -> None:
     (tmp_path / GOODPUT_FILE).write_text(content)
     accounts = GoodputFile(tmp_path, 5.0).accounts
     assert (accounts.started_at, accounts.settled_at, accounts.goodput) == (5.0, 5.0, 0.0)

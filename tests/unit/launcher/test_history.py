@@ -1,4 +1,4 @@
-"""What is remembered of a job: bounded, evenly spaced, never of steps that were taken back."""
+"""The history of a job: bounded, evenly spaced, without steps that were taken back."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from metric_records import step_metrics
 TRAIN = column_names(StepMetrics)
 
 
-def told(step: int, *, pid: int = 1, start: int = 0, total: int = 1000, **values: Any) -> RankSnapshot:
-    """What rank 0 says after a log interval that ended with `step`."""
+def reported(step: int, *, pid: int = 1, start: int = 0, total: int = 1000, **values: Any) -> RankSnapshot:
+    """The snapshot of rank 0 after a log interval that ended with `step`."""
     metrics = step_metrics(step=step, loss=1.0, **values)
     job = JobSnapshot(total_steps=total, start_step=start, logged_step=step, metrics=metrics)
     return RankSnapshot(0, 0, 1, pid, step=step, updated_at=100.0 + step, job=job)
@@ -31,7 +31,7 @@ def told(step: int, *, pid: int = 1, start: int = 0, total: int = 1000, **values
 
 def evaluated(step: int) -> RankSnapshot:
     """The same with an evaluation."""
-    rank = told(step)
+    rank = reported(step)
     assert rank.job is not None
     rank.job.validation_step, rank.job.validation = step, ValidationMetrics(2.0)
     return rank
@@ -63,27 +63,27 @@ def test_a_long_curve_is_evenly_spaced() -> None:
     assert max(gaps) <= 2 * min(gaps)
 
 
-def test_a_restart_and_a_roll_back_take_back_what_came_after() -> None:
+def test_a_restart_and_a_roll_back_drop_later_rows() -> None:
     history = History()
     for step in (10, 20, 30, 40):
         history.take(evaluated(step))
     history.begin(1, 1000.0)
-    history.take(told(25, pid=2, start=20))
+    history.take(reported(25, pid=2, start=20))
     assert steps(history.train) == [10, 20, 25]
     assert steps(history.validation) == [10, 20]
     assert history.attempts[-1].start_step == 20
 
-    back = told(25, pid=2, start=20)
+    back = reported(25, pid=2, start=20)
     back.step = 10
     assert back.job is not None
-    back.job.logged_step = None  # the values are of steps that are no more
+    back.job.logged_step = None  # the values belong to discarded steps
     history.take(back)
     assert steps(history.train) == [10]
 
 
-def test_values_without_a_number_are_left_out() -> None:
+def test_values_that_are_not_finite_are_left_out() -> None:
     history = History()
-    history.take(told(1, gradient_norm=math.inf))
+    history.take(reported(1, gradient_norm=math.inf))
     row = dict(zip(TRAIN, history.train.rows[0], strict=True))
     assert row["gradientNorm"] is None and row["loss"] == 1.0 and row["step"] == 1
     json_body(history.document())  # which refuses NaN
@@ -92,7 +92,7 @@ def test_values_without_a_number_are_left_out() -> None:
 def test_an_event_is_kept_once_and_only_the_newest_are() -> None:
     history = History()
     for number in range(MAX_EVENTS + 20):
-        rank = told(number + 1)
+        rank = reported(number + 1)
         rank.events = [
             JobEvent(float(at), "LossSpike", at, f"the {at}th")
             for at in range(max(0, number - 5), number + 1)
@@ -110,17 +110,17 @@ def test_attempts_are_bounded_and_know_their_end() -> None:
     assert [attempt.state for attempt in history.attempts[-2:]] == [None, "Failed"]
 
 
-def test_the_pace_is_that_of_this_attempt() -> None:
+def test_the_time_per_step_is_that_of_this_attempt() -> None:
     history = History()
-    history.take(told(10))
-    history.take(told(500, pid=2, start=490))
+    history.take(reported(10))
+    history.take(reported(500, pid=2, start=490))
     assert history.seconds_per_step() is None
     for step in (502, 510):
-        history.take(told(step, pid=2, start=490))
+        history.take(reported(step, pid=2, start=490))
     assert history.seconds_per_step() == pytest.approx(1.0)
 
 
-def test_what_was_stored_comes_back() -> None:
+def test_a_stored_history_is_restored() -> None:
     history = History()
     history.begin(3, 10.0)
     for step in (5, 10):
@@ -138,11 +138,11 @@ def test_a_curve_outlives_a_change_of_its_columns() -> None:
     assert row == dict.fromkeys(TRAIN) | {"step": 5, "time": 105.0, "loss": 2.5}
 
 
-def test_of_an_attempt_that_vanished_the_name_is_known() -> None:
+def test_the_name_of_an_attempt_that_vanished_is_known() -> None:
     history = History()
     history.begin(3, 10.0)
-    told = last_progress(history, Path("/volume/music/chorales"))
-    known = [told[key] for key in ("namespace", "job", "attempt", "state", "startedAt")]
+    last = last_progress(history, Path("/volume/music/chorales"))
+    known = [last[key] for key in ("namespace", "job", "attempt", "state", "startedAt")]
     assert known == ["music", "chorales", 3, "Lost", "1970-01-01T00:00:10.000Z"]
 
 
@@ -167,10 +167,10 @@ entries = st.lists(
         },
     )
 )
-def test_a_damaged_store_costs_what_is_damaged_only(document: dict[str, Any]) -> None:
+def test_a_damaged_store_loses_the_damaged_parts_only(document: dict[str, Any]) -> None:
     history = restored(document)
     history.begin(1, 2.0)
-    rank = told(5)
+    rank = reported(5)
     rank.events = [JobEvent(1e12, "LossSpike", 5, "a spike")]
     history.take(rank)
     assert history.train.last_step >= 5 or history.train.rows == []

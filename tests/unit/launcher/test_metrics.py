@@ -1,4 +1,4 @@
-"""A metric is declared in one place, and that brings it everywhere it says."""
+"""A metric is declared in one place and reaches every sink that it declares."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PAGE = sorted(Path(aurl_trainer.__file__).parent.rglob("page/*"))
 
 @dataclass(frozen=True)
 class WithEntropy(StepMetrics):
-    """The metrics of today and one more: what a person would add."""
+    """The metrics and one more, as somebody would add it."""
 
     entropy: float = field(
         default=0.25,
@@ -48,7 +48,7 @@ class WithEntropy(StepMetrics):
 
 @dataclass
 class Shown:
-    """What every sink shows of a record."""
+    """A record as every sink shows it."""
 
     log: dict[str, Any]
     board: dict[str, float]
@@ -79,7 +79,7 @@ def metric_logger(board: Board, reporter: RankReporter) -> MetricLogger:
 def show(
     record: StepMetrics, run_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> Shown:
-    """Report a record as the loop does, and look at every sink."""
+    """Report a record as the loop does, and read every sink."""
     kind = type(record)
     monkeypatch.setitem(snapshot._NESTED, "metrics", kind)
     for module in (progress, termination, history):
@@ -158,7 +158,7 @@ def test_a_new_field_is_all_that_a_new_metric_needs(
 
 
 def test_the_names_of_a_metric_are_in_one_file() -> None:
-    """Who computes it and who decides by it names the field; no sink knows any metric."""
+    """Only the producer and the detectors name a field; no sink knows any metric."""
     names = {name for name, _ in declared(StepMetrics) if "_" in name}
     for _, sinks in declared(StepMetrics):
         shown_as = (sinks.progress, sinks.gauge and sinks.gauge.name, sinks.column and sinks.column.name)

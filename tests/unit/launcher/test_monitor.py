@@ -1,4 +1,4 @@
-"""What a rank reports: snapshots that survive the file, phases that add up, causes that are named."""
+"""The reports of a rank: snapshots, phases that add up, classified failures."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_snapshot_reads_as_it_was_written(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_only_rank_0_speaks_for_the_job(tmp_path: Path) -> None:
+def test_only_rank_0_reports_for_the_job(tmp_path: Path) -> None:
     begin(reporter(tmp_path, rank=1))
     read = read_snapshot(rank_file(tmp_path, 1), RankSnapshot)
     assert read is not None and read.job is None and read.step == 4
@@ -108,7 +108,7 @@ def test_a_phase_that_fails_ends_too() -> None:
     st.binary(max_size=200)
     | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(lambda v: json.dumps(v).encode())
 )
-def test_a_snapshot_that_is_none_is_not_there(content: bytes) -> None:
+def test_a_damaged_snapshot_is_none(content: bytes) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -164,7 +164,7 @@ def test_failures_are_read_in_the_order_they_happened(tmp_path: Path) -> None:
     assert any("raise error" in line for line in second.lines)
 
 
-def test_leaving_with_success_is_no_failure(tmp_path: Path) -> None:
+def test_exiting_with_success_is_not_a_failure(tmp_path: Path) -> None:
     with pytest.raises(SystemExit), record_failure(tmp_path, 0):
         raise SystemExit(0)
     assert read_failures(tmp_path) == []

@@ -1,4 +1,4 @@
-"""How a launch is judged: which of many signs is the root cause, and which exit code follows."""
+"""The outcome of a launch: the root cause among many signs, and the exit code."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ CASES = [
     ),
     Case("finished, agent killed at the exit barrier", RunDirectory(results=DONE), "Succeeded", child=None),
     Case("finished, then SIGTERM", RunDirectory(results=DONE), "Succeeded", child=None, terminated_at=9.0),
-    Case("told to stop, saved", RunDirectory(results=SAVED), "Interrupted", exit_code=143, terminated_at=1.0),
-    Case("a peer was told to stop", RunDirectory(results=SAVED), "Interrupted", exit_code=143),
+    Case("interrupted, saved", RunDirectory(results=SAVED), "Interrupted", exit_code=143, terminated_at=1.0),
+    Case("a peer was interrupted", RunDirectory(results=SAVED), "Interrupted", exit_code=143),
     Case(
         "a connection broke after SIGTERM",
         RunDirectory(failures=[failure(0, "Infrastructure", 5.0, peer=True)], deaths=[RankDeath(0, 1)]),

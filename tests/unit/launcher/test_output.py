@@ -1,4 +1,4 @@
-"""What children write: every line becomes one line of JSON, and no line is lost or torn."""
+"""The output of children: every line becomes one line of JSON, and none is lost or torn."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def passed_on(*pieces: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in written]
 
 
-def test_our_lines_pass_as_they_are_and_others_are_wrapped() -> None:
+def test_log_lines_pass_unchanged_and_others_are_wrapped() -> None:
     ours, printed, empty = passed_on(f"{OURS}\n".encode(), b"plain words\n\n", b"{}\n")
     assert ours == json.loads(OURS)
     assert (printed["message"], printed["level"]) == ("plain words", "info")
@@ -34,18 +34,18 @@ def test_our_lines_pass_as_they_are_and_others_are_wrapped() -> None:
     assert empty["message"] == "{}"
 
 
-def test_lines_come_in_pieces_and_the_last_has_no_end() -> None:
+def test_lines_arrive_in_pieces_and_the_last_is_unterminated() -> None:
     whole = f"{OURS}\n".encode()
-    told = passed_on(whole[:10], whole[10:] + b"half ", b"a line\nthe ", b"end")
-    assert [line["message"] for line in told] == ["step", "half a line", "the end"]
+    lines = passed_on(whole[:10], whole[10:] + b"half ", b"a line\nthe ", b"end")
+    assert [line["message"] for line in lines] == ["step", "half a line", "the end"]
 
 
-def test_a_torn_line_of_ours_is_no_json_and_is_wrapped() -> None:
+def test_a_torn_log_line_is_wrapped() -> None:
     (torn,) = passed_on(OURS[:-9].encode() + b"\n")
     assert torn["message"] == OURS[:-9]
 
 
-def test_torch_tells_its_level() -> None:
+def test_the_level_of_torch_is_kept() -> None:
     lines = (
         b"E1125 18:00:00 1 torch/x.py:1] failed\n",
         b"[W1125 18:00:00.1 socket.cpp:1] slow\n",
@@ -54,14 +54,14 @@ def test_torch_tells_its_level() -> None:
     assert [line["level"] for line in passed_on(*lines)] == ["error", "warning", "info"]
 
 
-def test_neither_endless_lines_nor_wild_bytes_do_harm() -> None:
-    told = passed_on(b"x" * (2 * MAX_LINE + 10), b"\n\xff\xfe\x00\n")
-    assert sum(len(line["message"]) for line in told[:-1]) == 2 * MAX_LINE + 10
-    assert all(len(line["message"]) <= 2 * MAX_LINE for line in told)
-    assert "\ufffd" in told[-1]["message"]
+def test_endless_lines_and_wild_bytes_are_harmless() -> None:
+    lines = passed_on(b"x" * (2 * MAX_LINE + 10), b"\n\xff\xfe\x00\n")
+    assert sum(len(line["message"]) for line in lines[:-1]) == 2 * MAX_LINE + 10
+    assert all(len(line["message"]) <= 2 * MAX_LINE for line in lines)
+    assert "\ufffd" in lines[-1]["message"]
 
 
-def test_a_log_that_nobody_takes_stops_nobody() -> None:
+def test_a_closed_log_does_not_stop_the_children() -> None:
     def broken(line: str) -> None:
         raise BrokenPipeError
 

@@ -1,4 +1,4 @@
-"""The launcher's server: clients that hold on to it are bounded, and one bad answer ends nothing."""
+"""The launcher's server: idle clients are bounded, and a failed answer does not stop it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def eventually(running: LauncherServer, wanted: int) -> None:
         assert time.monotonic() < deadline
 
 
-def test_idle_clients_are_bounded_and_make_room_when_they_go(running: LauncherServer) -> None:
+def test_idle_clients_are_bounded_and_free_their_slots(running: LauncherServer) -> None:
     idle = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(2)]
     eventually(running, 0)
     idle[0].close()
@@ -53,6 +53,6 @@ def test_idle_clients_are_bounded_and_make_room_when_they_go(running: LauncherSe
     idle[1].close()
 
 
-def test_an_answer_that_fails_is_told_as_plain_text(running: LauncherServer) -> None:
+def test_a_failed_answer_is_plain_text(running: LauncherServer) -> None:
     assert status(running, "/broken") == (500, "text/plain")
     assert status(running)[0] == 200

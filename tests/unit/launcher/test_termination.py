@@ -1,4 +1,4 @@
-"""The termination message fits into the kubelet's 4096 bytes and stays valid JSON, whatever is in it."""
+"""The termination message fits into the kubelet's 4096 bytes and stays valid JSON, for any content."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_any_content_fits_and_keeps_what_the_operator_classifies_by(
     assert (message["step"], message["lastCheckpoint"]["step"], message["dataset"]["files"]) == (7, 5, 3)
 
 
-def test_what_fits_is_left_alone() -> None:
+def test_a_message_that_fits_is_unchanged() -> None:
     message = {"message": "größer als 4 GiB", "dataset": {"droppedNames": ["a.mid", "b.mid"]}, "loss": 1.5}
     assert json.loads(encode(message)) == message
 
