@@ -55,7 +55,7 @@ VOLUME_DIR: Final = "/mnt/aurl"
 RUN_DIR: Final = "/run/aurl"
 
 LaunchRole = Literal["train", "prepare"]
-"""What a launcher runs: `aurl-trainer launch <role>`."""
+"""The work of a launcher: `aurl-trainer launch <role>`."""
 
 PodState = Literal["Starting", "Preparing", "Training", "Saving", "Finished", "Failed"]
 """`state` of /progress."""

@@ -38,7 +38,7 @@ class Column:
     from_zero: bool = False
     wide: bool = False
     events: bool = False
-    """Whether the chart marks events, not just the starts of attempts."""
+    """True if the chart marks events too, not just the starts of attempts."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Sinks:
     """The value of the gauge's label; a mapping has a child for each key, a list for each place."""
     column: Column | None = None
     final: bool = False
-    """Whether the termination message repeats the value of /progress."""
+    """True if the termination message repeats the value of /progress."""
 
 
 def shown(

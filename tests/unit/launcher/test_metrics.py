@@ -26,7 +26,7 @@ from aurl_trainer.metrics import Column, Gauge, StepMetrics, declared, shown
 from aurl_trainer.monitor import snapshot
 from aurl_trainer.monitor.report import RankReporter
 from aurl_trainer.monitor.snapshot import RankSnapshot, rank_file, read_snapshot
-from aurl_trainer.optim.guard import GuardReading
+from aurl_trainer.optim.guard import GuardStatistics
 from metric_records import DEFAULTS, step_metrics
 
 SOURCES = sorted(Path(aurl_trainer.__file__).parent.rglob("*.py"))
@@ -181,7 +181,7 @@ def test_speeds_are_those_of_the_interval() -> None:
         logger.progress, step=6, interval_steps=2, interval_samples=16, interval_tokens=1000
     )
     logger.interval.lap = lambda: 2.0  # type: ignore[method-assign]
-    guard = GuardReading(norm=0.5, consecutive=0, nonfinite=0, spikes=0, last_rejected=0)
+    guard = GuardStatistics(norm=0.5, consecutive=0, nonfinite=0, spikes=0, last_rejected=0)
     metrics = logger.steps(2500.0, 1e-3, guard, 32, {"z_loss": 500.0})
     assert (metrics.tokens_per_second, metrics.samples_per_second, metrics.step_seconds) == (512.0, 8.0, 1.0)
     assert (metrics.loss, metrics.initial_loss, metrics.terms) == (2.5, 2.5, {"z_loss": 0.5})

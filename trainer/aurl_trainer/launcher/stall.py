@@ -11,7 +11,7 @@ WORKING = frozenset({"Starting", "Training"})
 """States in which a rank must make steps; the last save and sampling have no deadline."""
 
 UNFINISHED = WORKING | {"Saving"}
-"""States in which a rank may hang once somebody asked it to stop."""
+"""States in which a rank may hang after it was asked to stop."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from aurl_trainer.loop.tensorboard import TensorBoard
 from aurl_trainer.metrics import SkipReason, StepMetrics, ValidationMetrics, log_values, scalars
 from aurl_trainer.model.utilisation import Utilisation
 from aurl_trainer.monitor.report import RankReporter
-from aurl_trainer.optim.guard import GuardReading
+from aurl_trainer.optim.guard import GuardStatistics
 from aurl_trainer.stability.anomaly import SKIPPED, Action, Anomaly
 
 log = logging.getLogger("aurl_trainer.train")
@@ -68,7 +68,7 @@ class MetricLogger:
         self,
         loss_sum: float,
         rate: float,
-        guard: GuardReading,
+        guard: GuardStatistics,
         length: int,
         term_sums: Mapping[str, float] = NO_TERMS,
         components: Mapping[str, float] = NO_TERMS,
@@ -120,7 +120,7 @@ class MetricLogger:
         self.reporter.rolled_back(progress.step, lost_steps)
         self.interval.lap()
 
-    def _skips(self, guard: GuardReading) -> SkipReason:
+    def _skips(self, guard: GuardStatistics) -> SkipReason:
         """Report updates that were skipped since the last call, and return why most of them were."""
         totals: dict[SkipReason, int] = {"nonfinite": guard.nonfinite, "spike": guard.spikes}
         new = {reason: total - self.progress.skips_reported[reason] for reason, total in totals.items()}

@@ -29,7 +29,7 @@ MAX_SCALE = 2.0**24
 
 
 @dataclass(frozen=True)
-class GuardReading:
+class GuardStatistics:
     """The guard's state as the host sees it; the counts are since the start of training."""
 
     norm: float
@@ -81,10 +81,10 @@ class UpdateGuard:
         """Compare with no earlier norm: the next are of another kind. Judge none before a full window."""
         self.counters[ACCEPTED].zero_()
 
-    def read(self) -> GuardReading:
+    def read(self) -> GuardStatistics:
         """Return the state; the host waits for the device here."""
         counters = self.counters.tolist()
-        return GuardReading(
+        return GuardStatistics(
             norm=float(self.norm),
             nonfinite=counters[NONFINITE],
             spikes=counters[SPIKES],
