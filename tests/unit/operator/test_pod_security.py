@@ -97,6 +97,15 @@ SPECS = st.fixed_dictionaries(
         "image": st.sampled_from(["x", "evil:latest"]),
     },
 )
+#: Specs that get placeholder pods if their overlay is valid: elastic, and placed by the operator itself.
+ELASTIC_SPECS = SPECS.map(
+    lambda spec: {
+        **spec,
+        "numNodes": 1,
+        "elastic": {"minNodes": 1, "maxNodes": 3},
+        "gangScheduling": {"provider": "Plain"},
+    }
+)
 
 
 def breaches(pod: Object) -> list[str]:
@@ -168,7 +177,7 @@ def test_every_pod_of_any_specification_is_restricted() -> None:
     seen: Counter[str] = Counter()
 
     @settings(max_examples=250, deadline=None)
-    @given(SPECS)
+    @given(SPECS | ELASTIC_SPECS)
     def any_specification(spec: Object) -> None:
         lives(spec, seen)
 
