@@ -22,7 +22,7 @@ from aurl_operator.core.actions import (
 from aurl_operator.core.names import JobRef, owner_reference, owner_uid
 from aurl_operator.core.parsers import dig
 from aurl_operator.kube.client import ApiError, Client
-from aurl_operator.kube.store import Cache
+from aurl_operator.kube.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ class Applied:
 class Applier:
     """Applies the actions of one job at a time and stores every answer immediately."""
 
-    def __init__(self, client: Client, cache: Cache) -> None:
-        self._client, self._cache = client, cache
+    def __init__(self, client: Client, store: Store) -> None:
+        self._client, self._store = client, store
 
     async def apply(
         self, job: JobRef, actions: Sequence[Action], known: Mapping[str, Refusal], now: datetime
@@ -78,7 +78,7 @@ class Applier:
                 answer = await self._client.request(
                     "PATCH", action.kind, job.namespace, action.name, body=action.patch
                 )
-                self._cache.put_child(action.kind, answer)
+                self._store.put_child(action.kind, answer)
                 return True
             case Delete():
                 await self._delete(job, action)
@@ -100,7 +100,7 @@ class Applier:
             if error.code not in _REFUSALS and not unknown:
                 raise
             return _refused(job, action, error.code, error.message, before, now)
-        self._cache.put_child(action.kind, answer)
+        self._store.put_child(action.kind, answer)
         return True
 
     async def _adopt(
@@ -115,7 +115,7 @@ class Applier:
             raise
         if owner_uid(found) != job.uid:
             return _refused(job, action, 409, "the name is taken", before, now)
-        self._cache.put_child(action.kind, found)
+        self._store.put_child(action.kind, found)
         return True
 
     async def _delete(self, job: JobRef, action: Delete) -> None:
@@ -125,9 +125,9 @@ class Applier:
         answer = await self._delete_tolerantly(action.kind, job.namespace, action.name, body)
         gone = {"metadata": {"uid": action.uid, "ownerReferences": [owner_reference(job)]}}
         if answer is None:
-            self._cache.drop_child(gone)
+            self._store.drop_child(gone)
         elif dig(answer, "metadata", "uid") == action.uid and dig(answer, "metadata", "deletionTimestamp"):
-            self._cache.put_child(action.kind, answer)
+            self._store.put_child(action.kind, answer)
 
     async def _delete_tolerantly(
         self, kind: str, namespace: str, name: str, body: Mapping[str, Any]

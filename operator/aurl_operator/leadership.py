@@ -16,7 +16,7 @@ from aurl_operator.kube.event_recorder import EventRecorder
 from aurl_operator.kube.informer import Informer
 from aurl_operator.kube.leader_election import LeaderElector
 from aurl_operator.kube.progress_poller import ProgressPoller
-from aurl_operator.kube.store import Cache
+from aurl_operator.kube.store import Store
 from aurl_operator.kube.work_queue import WorkQueue
 from aurl_operator.reconciler import Conflict, Reconciler
 from aurl_operator.serve.metrics import Metrics
@@ -33,13 +33,13 @@ class LeaderSession:
     """One term as leader: everything that writes to the cluster or talks to pods. Used once."""
 
     def __init__(
-        self, client: Client, cache: Cache, metrics: Metrics, options: Options, workers: int
+        self, client: Client, store: Store, metrics: Metrics, options: Options, workers: int
     ) -> None:
         self.queue = WorkQueue()
         self._metrics, self._workers = metrics, workers
         self._poller = ProgressPoller(options.progress_interval, self.queue.add)
         self._recorder = EventRecorder(client)
-        self.reconciler = Reconciler(client, cache, self._poller, self._recorder, metrics, options)
+        self.reconciler = Reconciler(client, store, self._poller, self._recorder, metrics, options)
         self._stopping = False
 
     async def run(self) -> None:

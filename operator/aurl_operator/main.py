@@ -25,7 +25,7 @@ from aurl_operator.kube.informer import CHILDREN, Informer
 from aurl_operator.kube.kopf_operator import KopfOperator
 from aurl_operator.kube.leader_election import LeaderElector, LeaseLock
 from aurl_operator.kube.session import RequestObserver
-from aurl_operator.kube.store import Cache
+from aurl_operator.kube.store import Store
 from aurl_operator.leadership import LeaderSession, Leadership
 from aurl_operator.serve.certificate import ServerCertificate
 from aurl_operator.serve.health import Health
@@ -71,7 +71,7 @@ class Operator:
 
     def __init__(self, settings: Settings, check_config: ConfigCheck) -> None:
         self._settings, self._check_config = settings, check_config
-        self._metrics, self._client, self._store = Metrics(), Client(), Cache()
+        self._metrics, self._client, self._store = Metrics(), Client(), Store()
         self._informer = Informer(
             self._client,
             self._store,

@@ -20,7 +20,7 @@ from aurl_operator.core.views import JobView, ObjectView, object_view
 from aurl_operator.kube.client import ApiError, Client
 from aurl_operator.kube.event_recorder import EventRecorder
 from aurl_operator.kube.progress_poller import ProgressPoller, Target
-from aurl_operator.kube.store import Cache
+from aurl_operator.kube.store import Store
 from aurl_operator.serve.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -42,16 +42,16 @@ class Reconciler:
     def __init__(
         self,
         client: Client,
-        cache: Cache,
+        store: Store,
         poller: ProgressPoller,
         recorder: EventRecorder,
         metrics: Metrics,
         options: Options,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._client, self._cache, self._poller = client, cache, poller
+        self._client, self._store, self._poller = client, store, poller
         self._recorder, self._metrics, self._options, self._now = recorder, metrics, options, now
-        self._applier = Applier(client, cache)
+        self._applier = Applier(client, store)
         self._refusals: dict[str, dict[str, Refusal]] = {}
         self._claims: dict[Key, tuple[float, ObjectView]] = {}
 
@@ -60,7 +60,7 @@ class Reconciler:
 
         Raises Conflict, ApiError and Unreachable: the caller retries with back-off.
         """
-        job = self._cache.job(key)
+        job = self._store.job(key)
         if job is None:
             self._poller.follow(key, None)
             return None
@@ -99,7 +99,7 @@ class Reconciler:
     # ---------------------------------------------------------------- observe
 
     async def _observe(self, job: JobView) -> Observed:
-        children = self._cache.children(job.ref.uid)
+        children = self._store.children(job.ref.uid)
         children = replace(
             children,
             claim=await self._own_claim(job, children),
@@ -152,7 +152,7 @@ class Reconciler:
         """Return the launcher of rank 0 if it is running."""
         if job.finished:
             return None
-        for pod in self._cache.children(job.ref.uid).pods:
+        for pod in self._store.children(job.ref.uid).pods:
             rank_0 = (pod.role, pod.attempt, pod.index) == ("worker", job.status.attempt, 0)
             if rank_0 and pod.phase == "Running" and pod.ip and not pod.terminating:
                 return Target(pod.ip, pod.attempt)
@@ -175,7 +175,7 @@ class Reconciler:
 
     async def _report(self, job: JobView, events: list[Event]) -> JobView:
         """Write the planned status if it differs from the server's, record events, and return the job."""
-        known = self._cache.job(job.ref.key)
+        known = self._store.job(job.ref.key)
         if known is None or known.ref.uid != job.ref.uid:
             raise Conflict("the job is gone")
         if known.version != job.version:
@@ -188,7 +188,7 @@ class Reconciler:
                 log.info("state %s", job.status.state, extra=_about(job))
         for event in events:
             self._recorder.record(job.ref, job.version, event)
-        return self._cache.job(job.ref.key) or job
+        return self._store.job(job.ref.key) or job
 
     async def _write(self, job: JobView, patch: dict[str, Any]) -> None:
         """Patch the status of exactly this version of the job. Raises Conflict if there is a newer one."""
@@ -203,21 +203,21 @@ class Reconciler:
                 await self._refresh(ref)
                 raise Conflict("the job has changed in the meantime") from error
             if error.code == 404:
-                self._cache.drop_job(job.raw)
+                self._store.drop_job(job.raw)
                 raise Conflict("the job is gone") from error
             raise
-        self._cache.put_job(answer)
+        self._store.put_job(answer)
 
     async def _refresh(self, job: JobRef) -> None:
         """Read the job after a conflict: the watch may lag."""
         try:
-            self._cache.put_job(await self._client.request("GET", "Job", job.namespace, job.name))
+            self._store.put_job(await self._client.request("GET", "Job", job.namespace, job.name))
         except ApiError as error:
             if error.code != 404:
                 raise
-            known = self._cache.job(job.key)
+            known = self._store.job(job.key)
             if known is not None:
-                self._cache.drop_job(known.raw)
+                self._store.drop_job(known.raw)
 
     def _count(self, job: JobView, decided: Plan) -> None:
         """Count restarts and failures, whose status is written by now."""

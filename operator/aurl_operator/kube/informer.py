@@ -21,7 +21,7 @@ from aurl_operator.core.actions import Kind
 from aurl_operator.core.names import CHILD_SELECTOR, Key
 from aurl_operator.core.parsers import dig, integer, items, text
 from aurl_operator.kube.client import ApiError, Client, Unreachable
-from aurl_operator.kube.store import Cache, version
+from aurl_operator.kube.store import Store, version
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Informer:
     def __init__(
         self,
         client: Client,
-        store: Cache,
+        store: Store,
         kinds: Iterable[Kind],
         namespaces: tuple[str, ...],
         *,

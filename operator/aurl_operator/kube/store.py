@@ -29,7 +29,7 @@ class _Child:
 
 
 @dataclass
-class Cache:
+class Store:
     """Objects by UID. Older versions never replace newer ones, and deleted objects never come back."""
 
     _jobs: dict[Key, JobView] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from aurl_operator.core.observed import Observed, Options
 from aurl_operator.core.plan import plan
 from aurl_operator.core.progress import ProgressReport
 from aurl_operator.core.views import object_view
-from aurl_operator.kube.store import Cache
+from aurl_operator.kube.store import Store
 
 Object = dict[str, Any]
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -65,16 +65,16 @@ def observe(
     named_claim: Object | None = None,
 ) -> Observed | None:
     """Return what plan() observes of raw objects, or None if the store refuses the job."""
-    cache = Cache()
-    key = cache.put_job(job)
+    store = Store()
+    key = store.put_job(job)
     for kind, obj in owned:
         if obj is not None:
-            cache.put_child(kind, obj)
-    view = cache.job(key) if key else None
+            store.put_child(kind, obj)
+    view = store.job(key) if key else None
     if view is None:
         return None
     children = replace(
-        cache.children(view.ref.uid),
+        store.children(view.ref.uid),
         claim=object_view(claim) if claim is not None else None,
         named_claim=object_view(named_claim) if named_claim is not None else None,
     )

@@ -9,7 +9,7 @@ from typing import cast
 from aurl_operator.core.names import Key
 from aurl_operator.kube.client import Client
 from aurl_operator.kube.informer import Informer
-from aurl_operator.kube.store import Cache
+from aurl_operator.kube.store import Store
 from aurl_operator.kube.work_queue import WorkQueue
 from aurl_operator.leadership import LeaderSession, Leadership
 from aurl_operator.serve.metrics import Metrics
@@ -46,7 +46,7 @@ class FakeSession:
 def test_without_a_lease_every_job_that_was_there_before_is_looked_at() -> None:
     async def scenario() -> set[Key]:
         session, client = FakeSession(), cast(Client, FakeClient())
-        informer = Informer(client, Cache(), (), (), idle_seconds=30, resync_seconds=300, observer=Metrics())
+        informer = Informer(client, Store(), (), (), idle_seconds=30, resync_seconds=300, observer=Metrics())
         leadership = Leadership(informer, None, lambda: cast(LeaderSession, session))
         tasks = [asyncio.create_task(informer.run()), asyncio.create_task(leadership.run())]
         async with asyncio.timeout(10):

@@ -14,7 +14,7 @@ import pytest
 from aurl_operator.kube.client import ApiError, Client
 from aurl_operator.kube.event_recorder import EventRecorder
 from aurl_operator.kube.progress_poller import ProgressPoller
-from aurl_operator.kube.store import Cache
+from aurl_operator.kube.store import Store
 from aurl_operator.reconciler import Reconciler
 from aurl_operator.serve.metrics import Metrics
 from unit.operator.builders import OPTIONS, Object, World, make_job, running
@@ -53,14 +53,14 @@ def reconciled(world: World) -> list[str]:
     """Return the names of the objects that one reconciliation creates, without any events from the server."""
 
     async def scenario() -> list[str]:
-        server, cache = Server(world.job), Cache()
+        server, store = Server(world.job), Store()
         client = cast(Client, server)
         metrics = Metrics()
         poller = ProgressPoller(5.0, lambda key: None)
         reconciler = Reconciler(
-            client, cache, poller, EventRecorder(client), metrics, OPTIONS, lambda: world.now
+            client, store, poller, EventRecorder(client), metrics, OPTIONS, lambda: world.now
         )
-        key = cache.put_job(world.job)
+        key = store.put_job(world.job)
         assert key is not None
         for kind, obj in (
             ("ConfigMap", world.config_map),
@@ -70,7 +70,7 @@ def reconciled(world: World) -> list[str]:
             *(("Pod", pod) for pod in world.pods.values()),
         ):
             if obj is not None:
-                cache.put_child(cast(Any, kind), obj)
+                store.put_child(cast(Any, kind), obj)
         await reconciler.reconcile(key)
         await poller.close()
         return server.made

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aurl_operator.core.actions import Kind
-from aurl_operator.kube.store import Cache
+from aurl_operator.kube.store import Store
 from unit.operator.builders import UID, Object, make_job, running
 from unit.operator.test_hostile_objects import JSON, paths, spoil
 
@@ -33,66 +33,66 @@ def at(version: int, obj: Object, **status: Any) -> Object:
 
 
 def test_each_version_is_parsed_once() -> None:
-    cache = Cache()
-    key = cache.put_job(at(1, WORLD.job))
+    store = Store()
+    key = store.put_job(at(1, WORLD.job))
     assert key is not None
-    cache.put_child("Pod", at(1, WORLD.pods["bach-0-0"]))
-    job, pods = cache.job(key), cache.children(UID).pods
+    store.put_child("Pod", at(1, WORLD.pods["bach-0-0"]))
+    job, pods = store.job(key), store.children(UID).pods
     assert job is not None
     assert job.spec is job.spec
     assert job.status is job.status
-    assert cache.job(key) is job
-    assert cache.children(UID).pods[0] is pods[0]
+    assert store.job(key) is job
+    assert store.children(UID).pods[0] is pods[0]
 
 
 @pytest.mark.parametrize(("version", "taken"), [(6, True), (5, False), (4, False)])
 def test_only_a_newer_version_replaces_the_known_one(version: int, taken: bool) -> None:
-    cache = Cache()
-    key = cache.put_job(at(5, make_job()))
-    cache.put_child("Pod", at(5, WORLD.pods["bach-0-0"], phase="Pending"))
+    store = Store()
+    key = store.put_job(at(5, make_job()))
+    store.put_child("Pod", at(5, WORLD.pods["bach-0-0"], phase="Pending"))
     assert key is not None
-    assert cache.put_job(at(version, make_job(numNodes=7))) == (key if taken else None)
-    job = cache.job(key)
+    assert store.put_job(at(version, make_job(numNodes=7))) == (key if taken else None)
+    job = store.job(key)
     assert job is not None and job.spec is not None
     assert (job.spec.num_nodes == 7) == taken
-    assert cache.put_child("Pod", at(version, WORLD.pods["bach-0-0"], phase="Running")) == (
+    assert store.put_child("Pod", at(version, WORLD.pods["bach-0-0"], phase="Running")) == (
         key if taken else None
     )
-    assert (cache.children(UID).pods[0].phase == "Running") == taken
+    assert (store.children(UID).pods[0].phase == "Running") == taken
 
 
 def test_a_deleted_object_does_not_come_back() -> None:
-    cache, pod = Cache(), at(5, WORLD.pods["bach-0-0"])
-    key = cache.put_job(at(5, make_job()))
-    cache.put_child("Pod", pod)
-    assert cache.drop_child(pod) == key
-    assert cache.put_child("Pod", at(9, pod)) is None
-    assert cache.children(UID).pods == ()
-    assert cache.drop_job(make_job()) == key
-    assert cache.put_job(at(9, make_job())) is None
-    assert cache.jobs() == []
+    store, pod = Store(), at(5, WORLD.pods["bach-0-0"])
+    key = store.put_job(at(5, make_job()))
+    store.put_child("Pod", pod)
+    assert store.drop_child(pod) == key
+    assert store.put_child("Pod", at(9, pod)) is None
+    assert store.children(UID).pods == ()
+    assert store.drop_job(make_job()) == key
+    assert store.put_job(at(9, make_job())) is None
+    assert store.jobs() == []
 
 
 def test_a_job_of_the_same_name_replaces_its_predecessor() -> None:
-    cache, successor = Cache(), at(1, make_job())
+    store, successor = Store(), at(1, make_job())
     successor["metadata"]["uid"] = "another"
-    key = cache.put_job(at(5, make_job()))
-    assert cache.put_job(successor) == key
-    assert [job.ref.uid for job in cache.jobs()] == ["another"]
-    assert cache.put_job(at(6, make_job())) is None
+    key = store.put_job(at(5, make_job()))
+    assert store.put_job(successor) == key
+    assert [job.ref.uid for job in store.jobs()] == ["another"]
+    assert store.put_job(at(6, make_job())) is None
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(PLACES), JSON)
 def test_malformed_objects_do_not_break_the_store(place: tuple[Any, tuple[Any, ...]], value: Any) -> None:
     kind, path = place
-    obj, cache = spoil(OBJECTS[kind], path, value), Cache()
+    obj, store = spoil(OBJECTS[kind], path, value), Store()
     if kind == "Job":
-        key = cache.put_job(obj)
-        job = cache.job(key) if key else None
+        key = store.put_job(obj)
+        job = store.job(key) if key else None
         assert job is None or (job.spec is None) == bool(job.problems)
-        cache.drop_job(obj)
+        store.drop_job(obj)
     else:
-        cache.put_child(kind, obj)
-        cache.children(UID)
-        cache.drop_child(obj)
+        store.put_child(kind, obj)
+        store.children(UID)
+        store.drop_child(obj)
