@@ -1,10 +1,10 @@
-"""Runs inside an image build: installs Python distributions into a virtual environment and prunes it.
+"""Install Python distributions into a virtual environment and prune it; runs inside an image build.
 
-    install.py dependencies VENV LOCK      the pinned dependencies, the slow and seldom changing part
-    install.py package VENV SOURCE ROOT    one distribution alone, as files below ROOT to be copied to /
+    install.py dependencies VENV LOCK      the pinned dependencies: slow to install, rarely changed
+    install.py package VENV SOURCE ROOT    one distribution, as files below ROOT to be copied to /
 
-Wheels come from /wheels when it is mounted and filled (offline), else from pip's index. The same inputs give
-the same files: bytecode is compiled in a fixed order by one process with a fixed seed for hashes.
+Wheels come from /wheels if it is mounted and filled (offline), else from pip's index. The same inputs give
+the same files: one process compiles bytecode in a fixed order with a fixed hash seed.
 """
 
 import compileall
@@ -20,10 +20,10 @@ from typing import Any
 
 WHEELS = Path("/wheels")
 
-# What `cuda` says in torch/version.py, by VARIANT.
+# The start of the value of `cuda` in torch/version.py, by VARIANT.
 BUILDS = {"cpu": "None", "cuda": "'"}
 
-# Read only when C++ extensions are compiled, which needs a compiler that the image does not have.
+# Used only to compile C++ extensions, for which the image has no compiler.
 PRUNED = (
     "torch/include",
     "torch/share",
@@ -37,7 +37,7 @@ PRUNED = (
     "**/tests",
 )
 
-# What a training run does not import: half of all code. It stays, as source.
+# Modules that a training run does not import, half of all code: kept as source.
 NOT_COMPILED = re.compile(
     r"site-packages/(torch/(_inductor|onnx|testing/_internal)|sympy|networkx|setuptools)/"
     r"|/python3[.0-9]*/(test|idlelib|lib2to3|tkinter|turtledemo|ensurepip|dist-packages)/"
@@ -51,10 +51,10 @@ QUIETLY: dict[str, Any] = {
 
 
 def main(argv: list[str]) -> None:
-    """Do what the first word says."""
+    """Run the step named by the first word."""
     what, venv = argv[0], Path(argv[1])
     if os.environ.get("PYTHONHASHSEED") != "0":
-        # The order of a set's elements stands in bytecode; and no bytecode but what is compiled below.
+        # Bytecode contains sets in hash order; and all bytecode is compiled below.
         fixed = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **fixed})
     python = venv / "bin" / "python"
@@ -64,10 +64,10 @@ def main(argv: list[str]) -> None:
         check_variant(venv, os.environ.get("VARIANT", ""))
         prune(venv)
         compile_all(venv)
-        # The base may hold the standard library as source only.
+        # The base image may have the standard library as source only.
         compileall.compile_dir(sysconfig.get_path("stdlib"), rx=NOT_COMPILED, **QUIETLY)
     elif what == "package":
-        # --root alone leaves the paths inside of the files as they will be.
+        # Unlike --prefix, --root keeps the final paths inside the files.
         root = Path(argv[3])
         pip(python, ["install", "--no-deps", "--root", str(root), argv[2]])
         compile_all(root / venv.relative_to("/"), stripped=str(root))
@@ -76,22 +76,22 @@ def main(argv: list[str]) -> None:
 
 
 def check_variant(venv: Path, variant: str) -> None:
-    """Refuse another build of PyTorch than the one that is wanted: the version in the lock is the same."""
+    """Fail if pip has installed another build of PyTorch; both builds have the version in the lock file."""
     if not variant:
         return
     if variant not in BUILDS:
-        raise SystemExit(f"VARIANT is {variant!r}: give cpu or cuda")
+        raise SystemExit(f"VARIANT is {variant!r}; it must be cpu or cuda")
     for version in venv.glob("lib/python3*/site-packages/torch/version.py"):
         found = re.search(r"^cuda\b[^=]*= (.*)$", version.read_text(), re.MULTILINE)
         if found is None or not found[1].startswith(BUILDS[variant]):
             raise SystemExit(
-                f"VARIANT is {variant}, but pip found another build of PyTorch: name the index that has it "
-                "with --build-arg PIP_EXTRA_INDEX_URL=…, or give the other VARIANT."
+                f"VARIANT is {variant}, but pip installed another build of PyTorch: pass its index "
+                "with --build-arg PIP_EXTRA_INDEX_URL=…, or choose the other VARIANT"
             )
 
 
 def pip(python: Path, words: list[str]) -> None:
-    """Run pip, which may be there only as a wheel (a wheel of pip runs as it is)."""
+    """Run pip; offline, straight from its mounted wheel."""
     offline = sorted(WHEELS.glob("pip-*.whl"))
     if offline:
         command = [str(python), str(offline[-1] / "pip")]
@@ -105,20 +105,20 @@ def pip(python: Path, words: list[str]) -> None:
 
 
 def prune(venv: Path) -> None:
-    """Delete what no running job reads."""
+    """Delete files that no running job reads."""
     for site in venv.glob("lib/python3*/site-packages"):
         for pattern in PRUNED:
             for found in list(site.glob(pattern)):
                 if found.is_dir():
-                    shutil.rmtree(found, ignore_errors=True)  # may lie in one that is gone already
+                    shutil.rmtree(found, ignore_errors=True)  # may be inside a deleted directory
                 else:
                     found.unlink()
 
 
 def compile_all(venv: Path, stripped: str | None = None) -> None:
-    """Write bytecode now: the image's file system is read-only later, and start-up is to be quick.
+    """Compile bytecode now: the image's file system is read-only later, and start-up must be fast.
 
-    Unchecked: neither the time stamp nor the source is looked at, so copies and layers cannot outdate it.
+    Python does not check it against the date or content of its source, so copies cannot outdate it.
     """
     for package in sorted(venv.glob("lib/python3*/site-packages/*")):
         if package.is_dir():

@@ -1,4 +1,4 @@
-"""Fixtures that bring up what the tests run against; a failure to do so is an error, never a skip."""
+"""Fixtures that start what the tests run against; failing to start is an error, never a skip."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aurl_dev.cluster.provider import Cluster
 
 @pytest.fixture(scope="session")
 def echo(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Print progress past pytest's capture, so that a long step is seen to live."""
+    """Print progress past pytest's capture, so that a long step does not look dead."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
 
     def say(text: str) -> None:
@@ -38,7 +38,7 @@ def api_server(echo: Callable[[str], None]) -> Iterator[ApiServer]:
 
 @pytest.fixture(scope="session")
 def cluster(echo: Callable[[str], None]) -> Iterator[Cluster]:
-    """A whole cluster with a kubelet; deleted afterwards unless AURL_KEEP_CLUSTER=1."""
+    """A complete cluster with a kubelet; deleted afterwards unless AURL_KEEP_CLUSTER=1."""
     place = hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:8]
     name = os.environ.get("AURL_TEST_CLUSTER") or f"test-{place}"
     running = provider.ensure(name, echo)

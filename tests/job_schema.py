@@ -1,4 +1,4 @@
-"""Judges a job file as `kubectl apply` and the trainer do: keys, types, bounds, what fits together."""
+"""Check a job file as `kubectl apply` and the trainer do: keys, types, bounds, consistency."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def crd_schema() -> dict[str, Any]:
-    """The OpenAPI schema of the resource, from the chart's CRD."""
+    """Return the OpenAPI schema in the chart's CRD."""
     crd = yaml.safe_load(without_cel((ROOT / "charts/aurl-operator/files/crd.yaml").read_text()))
     schema: dict[str, Any] = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     return schema
 
 
 def strict(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same schema as kubectl reads it: unknown keys are refused."""
+    """Return the schema as kubectl reads it: unknown keys are rejected."""
     closed = dict(schema)
     if "properties" in schema:
         closed["properties"] = {key: strict(value) for key, value in schema["properties"].items()}
@@ -36,9 +36,9 @@ def strict(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_job(job: dict[str, Any], where: str) -> None:
-    """Raise, with the path, unless this is a job that would be accepted and trained."""
+    """Raise with the path unless the job would be accepted and trained."""
     schema = strict(crd_schema())
-    # A namespace, labels and annotations are Kubernetes' own.
+    # Namespace, labels and annotations are defined by Kubernetes.
     about = schema["properties"]["metadata"]
     schema["properties"]["metadata"] = {**about, "additionalProperties": True}
     jsonschema.validate(job, schema)

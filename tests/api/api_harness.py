@@ -1,4 +1,4 @@
-"""A namespace on a real API server in which the test is the user and plays scheduler and kubelet."""
+"""A namespace on a real API server, where the test acts as user, scheduler and kubelet."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ TRAINED: Object = {
 
 
 def environment(pod: dict[str, Any]) -> dict[str, Any]:
-    """Literal environment of a pod's container."""
+    """Return the literal environment of a pod's container."""
     return {e["name"]: e.get("value") for e in pod["spec"]["containers"][0]["env"]}
 
 
 class JobNamespace:
-    """One namespace."""
+    """One namespace with its jobs."""
 
     def __init__(self, api: Kube, namespace: str) -> None:
         self.api, self.namespace = api, namespace
@@ -69,28 +69,28 @@ class JobNamespace:
         self.api.request("PATCH", f"{self._jobs}/{name}", {"spec": spec})
 
     def delete_job(self, name: str) -> None:
-        """Delete a job, as kubectl does."""
+        """Delete a job as kubectl does."""
         self.api.delete(f"{self._jobs}/{name}")
 
     def hold_job(self, name: str, hold: bool = True) -> None:
-        """Keep a job that is being deleted in existence by a finalizer, or let it go."""
+        """Add a finalizer that keeps a deleted job, or remove it."""
         finalizers = ["test.aurl.ai/hold"] if hold else []
         self.api.request("PATCH", f"{self._jobs}/{name}", {"metadata": {"finalizers": finalizers}})
 
     def job(self, name: str) -> Object:
-        """The job as it is now."""
+        """Return the job."""
         return self.api.get(f"{self._jobs}/{name}")
 
     def status(self, name: str) -> Object:
-        """The job's status, empty while there is none."""
+        """Return the job's status; empty if it has none."""
         return dict(self.job(name).get("status") or {})
 
     def condition(self, name: str, kind: str) -> Object:
-        """One condition of a job, empty while there is none."""
+        """Return one condition of a job; empty if it has none."""
         return condition(self.job(name), kind)
 
     def state(self, name: str, state: str, seconds: float = SECONDS) -> Object:
-        """Wait until the job is in a state; its status."""
+        """Wait until the job is in a state; return its status."""
 
         def look() -> Object | None:
             status = self.status(name)
@@ -99,15 +99,15 @@ class JobNamespace:
         return wait_for(f"state {state} of job {name}", look, seconds)
 
     def failure(self, name: str, seconds: float = SECONDS) -> Object:
-        """Wait until the job has had a failure: the latest one."""
+        """Wait until the job has failed; return the last failure."""
         return wait_for(f"a failure of job {name}", lambda: self.status(name).get("lastFailure"), seconds)
 
     def gone(self, name: str, seconds: float = SECONDS) -> None:
-        """Wait until nothing that belonged to a job is left."""
+        """Wait until all objects of a job are deleted."""
         wait_for(f"everything of job {name} to be gone", lambda: not self.children(name), seconds)
 
     def stalled(self, name: str, reason: str, seconds: float = SECONDS) -> Object:
-        """Wait until the job is stalled for a reason; that condition."""
+        """Wait until the job is stalled for a reason; return the condition."""
 
         def look() -> Object | None:
             found = self.condition(name, "Stalled")
@@ -116,11 +116,11 @@ class JobNamespace:
         return wait_for(f"job {name} to be stalled by {reason}", look, seconds)
 
     def events(self, name: str) -> list[Object]:
-        """The events about a job."""
+        """Return the events about a job."""
         return [e for e in self.objects("events") if e["involvedObject"]["name"] == name]
 
     def event(self, name: str, reason: str, seconds: float = SECONDS) -> Object:
-        """Wait for an event about a job."""
+        """Wait for an event about a job and return it."""
         return wait_for(
             f"event {reason} of job {name}",
             lambda: next((e for e in self.events(name) if e["reason"] == reason), None) or {},
@@ -130,7 +130,7 @@ class JobNamespace:
     # ---------------------------------------------------------------- objects
 
     def objects(self, plural: str) -> list[Object]:
-        """All objects of a built-in kind in the namespace."""
+        """Return all objects of a built-in kind in the namespace."""
         return list(self.api.get(f"{self._of(plural)}/{plural}")["items"])
 
     def create(self, plural: str, body: Object) -> Object:
@@ -145,7 +145,7 @@ class JobNamespace:
         return self._networking if plural == "networkpolicies" else self._core
 
     def children(self, name: str) -> list[str]:
-        """Kind and name of everything that belongs to a job."""
+        """Return kind and name of every object that belongs to a job."""
         found = []
         for plural in ("pods", "services", "configmaps", "networkpolicies", "persistentvolumeclaims"):
             for obj in self.objects(plural):
@@ -154,7 +154,7 @@ class JobNamespace:
         return sorted(found)
 
     def pods(self, name: str) -> dict[str, Object]:
-        """The pods of a job by name."""
+        """Return the pods of a job by name."""
         return {
             pod["metadata"]["name"]: pod
             for pod in self.objects("pods")
@@ -162,7 +162,7 @@ class JobNamespace:
         }
 
     def wait_pods(self, job: str, *names: str) -> dict[str, Object]:
-        """Wait until a job has exactly these pods, the successful prepare pod aside."""
+        """Wait until a job has exactly these pods, not counting a prepare pod that succeeded."""
 
         def look() -> dict[str, Object] | None:
             pods = self.pods(job)
@@ -178,7 +178,7 @@ class JobNamespace:
     # ---------------------------------------------------------------- scheduler and kubelet
 
     def bind(self, pod: str, node: str = "node-1") -> None:
-        """Put a pod on a node that does not exist: from now on its deletion waits for `confirm_gone`."""
+        """Bind a pod to a node that does not exist; its deletion then waits for `confirm_gone`."""
         binding = {
             "apiVersion": "v1",
             "kind": "Binding",
@@ -188,30 +188,30 @@ class JobNamespace:
         self.api.request("POST", f"{self._core}/pods/{pod}/binding", binding)
 
     def run(self, pod: str, ip: str = "127.0.0.1") -> None:
-        """The container runs."""
+        """Report a running container."""
         running = {"startedAt": _now()}
         self._status(pod, "Running", {"running": running}, podIP=ip, podIPs=[{"ip": ip}])
 
     def succeed(self, pod: str, report: Mapping[str, Any]) -> None:
-        """The container ended well and left a termination message."""
+        """Report a container that succeeded with a termination message."""
         ended = {"exitCode": 0, "reason": "Completed", "finishedAt": _now(), "message": json.dumps(report)}
         self._status(pod, "Succeeded", {"terminated": ended})
 
     def fail(
         self, pod: str, exit_code: int, report: Mapping[str, Any] | None = None, reason: str = "Error"
     ) -> None:
-        """The container ended badly."""
+        """Report a container that failed."""
         ended: Object = {"exitCode": exit_code, "reason": reason, "finishedAt": _now()}
         if report is not None:
             ended["message"] = json.dumps(report)
         self._status(pod, "Failed", {"terminated": ended})
 
     def cannot_start(self, pod: str, reason: str, message: str) -> None:
-        """The container waits for a reason."""
+        """Report a waiting container with its reason."""
         self._status(pod, "Pending", {"waiting": {"reason": reason, "message": message}})
 
     def unschedulable(self, pod: str, message: str) -> None:
-        """The scheduler found no node."""
+        """Report that the scheduler found no node."""
         condition = {
             "type": "PodScheduled",
             "status": "False",
@@ -223,7 +223,7 @@ class JobNamespace:
         self.api.request("PATCH", path, {"status": {"phase": "Pending", "conditions": [condition]}})
 
     def confirm_gone(self, pod: str) -> None:
-        """The kubelet tells that a pod which is being deleted has ended."""
+        """Report that a deleted pod has terminated."""
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
         self.api.request("DELETE", f"{self._core}/pods/{pod}", body)
 
@@ -242,17 +242,17 @@ class JobNamespace:
         except ApiError as error:
             raise AssertionError(f"pod {pod} cannot become {phase}: {error}") from error
 
-    # ---------------------------------------------------------------- whole stretches
+    # ---------------------------------------------------------------- whole phases
 
     def prepare(self, job: str, attempt: int = 0) -> None:
-        """Play the preparation of the dataset to its good end."""
+        """Run the prepare pod until it succeeds."""
         name = f"{job}-prepare-{attempt}"
         self.wait_pods(job, name)
         self.run(name)
         self.succeed(name, PREPARED)
 
     def train(self, job: str, attempt: int = 0, nodes: int = 2) -> list[str]:
-        """Play until all workers of an attempt run; their names."""
+        """Run all workers of an attempt; return their names."""
         names = [f"{job}-{attempt}-{index}" for index in range(nodes)]
         self.wait_pods(job, *names)
         for name in names:

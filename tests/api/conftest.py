@@ -1,4 +1,4 @@
-"""Fixtures of the tests that run the operator against a real API server."""
+"""Fixtures for the tests that run the operator against a real API server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def api(api_server: ApiServer) -> Kube:
 
 @pytest.fixture(scope="module")
 def kubectl(api_server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Kubectl:
-    """The kubectl of this machine, on the API server; installed from Debian where there is none."""
+    """kubectl on the API server; installed from Debian if it is missing."""
     system.ensure(system.KUBECTL, print)
     caches = tmp_path_factory.mktemp("discovery")
 
@@ -53,7 +53,7 @@ def kubectl(api_server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @contextmanager
 def defined(api: Kube, definition: dict[str, Any]) -> Iterator[None]:
-    """The kind, for the time of a `with`."""
+    """Define the kind within a `with`."""
     crd.create(api, definition)
     yield
     api.delete(crd.PATH)
@@ -61,13 +61,13 @@ def defined(api: Kube, definition: dict[str, Any]) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def job_kind(api: Kube) -> Iterator[None]:
-    """The CRD as the chart has it for this server."""
+    """The chart's CRD for this server."""
     with defined(api, crd.load()):
         yield
 
 
 def loose_definition() -> dict[str, Any]:
-    """A CRD that takes anything as spec and status, as an older one might."""
+    """Return a CRD that accepts any spec and status, as an older one might."""
     definition = crd.load()
     (version,) = definition["spec"]["versions"]
     anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
@@ -91,7 +91,7 @@ def operator(
 
 @pytest.fixture
 def ns(api: Kube, job_kind: None) -> Iterator[JobNamespace]:
-    """A namespace of the test's own."""
+    """A new namespace for the test."""
     name = f"t-{uuid.uuid4().hex[:8]}"
     api.ensure_namespace(name)
     yield JobNamespace(api, name)

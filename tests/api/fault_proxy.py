@@ -1,6 +1,6 @@
-"""A proxy between an operator and the API server that fails as networks and API servers do, on demand.
+"""A proxy between the operator and the API server that fails on demand, as networks and API servers do.
 
-The operator speaks plain HTTP to it, it speaks TLS to the API server, as the administrator.
+The operator speaks plain HTTP to the proxy; the proxy speaks TLS to the API server, as the administrator.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from aurl_dev import kubeconfig as kubeconfigs
 
 T = TypeVar("T")
 
-#: What goes wrong with a request: it is answered with an error code, by nobody, late, or its answer is lost.
+#: The fate of a request: answered with an error, never or late; its answer lost; its connection refused.
 Fault = Literal["answer", "hang", "slow", "lose_answer", "refuse"]
 _DROPPED = {"Host", "Content-Length", "Transfer-Encoding", "Connection", "Accept-Encoding"}
 
 
 @dataclass
 class Rule:
-    """A fault for requests with one of these methods (none: all) whose path and query contain a text."""
+    """A fault for requests with one of `methods` (empty: all) whose path and query contain a text."""
 
     fault: Fault
     methods: tuple[str, ...] = ()
@@ -39,12 +39,12 @@ class Rule:
     code: int = 500
     headers: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
-    #: How many requests it hits before it is over; negative for as long as it stands.
+    #: How many requests it affects; negative: all until `heal`.
     times: int = -1
     hits: int = 0
 
     def takes(self, request: web.Request) -> bool:
-        """Whether it applies to a request, which counts."""
+        """Return whether the rule applies to a request, and count it."""
         if self.times == 0 or (self.methods and request.method not in self.methods):
             return False
         if self.containing not in request.path_qs:
@@ -56,7 +56,7 @@ class Rule:
 
 @dataclass(eq=False)
 class _Stream:
-    """A watch that is open through the proxy."""
+    """An open watch through the proxy."""
 
     path: str
     response: web.StreamResponse
@@ -65,7 +65,7 @@ class _Stream:
 
 
 class FaultProxy:
-    """Serves on a free loopback port in a thread of its own, for the time of a `with`."""
+    """A proxy on a free loopback port, in its own thread, within a `with`."""
 
     def __init__(self, kubeconfig: Path) -> None:
         self._access = kubeconfigs.read(kubeconfig)
@@ -94,7 +94,7 @@ class FaultProxy:
 
     @property
     def kubeconfig(self) -> Path:
-        """A kubeconfig that leads through the proxy."""
+        """A kubeconfig for access through the proxy."""
         path = Path(self._directory.name) / "kubeconfig"
         cluster = {"server": f"http://127.0.0.1:{self._port}"}
         document = {
@@ -111,17 +111,17 @@ class FaultProxy:
     # ---------------------------------------------------------------- faults
 
     def add(self, fault: Fault, *methods: str, **options: Any) -> Rule:
-        """Have a fault happen from now on."""
+        """Inject a fault."""
         rule = Rule(fault, methods, **options)
         self._call(lambda: self._rules.append(rule))
         return rule
 
     def heal(self) -> None:
-        """No faults any more; streams that were made deaf stay so, as their connections are lost."""
+        """Remove all faults; deaf streams stay deaf, because their connections are lost."""
         self._call(self._rules.clear)
 
     def cut(self) -> None:
-        """Break every connection in the middle of whatever it carries."""
+        """Abort every connection."""
 
         def do() -> None:
             for transport in self._transports:
@@ -130,7 +130,7 @@ class FaultProxy:
         self._call(do)
 
     def deafen(self, containing: str) -> int:
-        """Let the watches whose path contains a text bring nothing more, though they stay open."""
+        """Stop delivering events on watches whose path contains a text, but keep them open."""
 
         def do() -> int:
             chosen = [stream for stream in self._streams if containing in stream.path]
@@ -140,8 +140,8 @@ class FaultProxy:
 
         return self._call(do)
 
-    def tell(self, containing: str, event: dict[str, Any]) -> int:
-        """Send an event of one's own through the watches whose path contains a text, and end them."""
+    def send(self, containing: str, event: dict[str, Any]) -> int:
+        """Send an event on the watches whose path contains a text, and close them."""
 
         async def do() -> int:
             chosen = [stream for stream in self._streams if containing in stream.path]
@@ -154,13 +154,13 @@ class FaultProxy:
         return self._do(do())
 
     def watches(self, containing: str) -> int:
-        """Open watches whose path contains a text, the deaf ones aside."""
+        """Return the number of open watches whose path contains a text, without deaf ones."""
         return self._call(
             lambda: sum(containing in stream.path and not stream.deaf for stream in self._streams)
         )
 
     def writes(self) -> list[str]:
-        """What has arrived that was to change something, in order; the lease aside, answered or not."""
+        """Return the write requests received, in order, answered or not, without those for leases."""
         return self._call(
             lambda: [
                 f"{method} {where}"

@@ -1,4 +1,4 @@
-"""Plays a launcher: answers GET /progress on an address of this machine's loopback network."""
+"""A fake launcher: answers GET /progress on a loopback address."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def launcher(ip: str, answer: dict[str, Any]) -> Iterator[None]:
-    """What a pod with this address answers to GET /progress."""
+    """Answer GET /progress for the pod with this address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -23,7 +23,7 @@ def launcher(ip: str, answer: dict[str, Any]) -> Iterator[None]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer((ip, 9402), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

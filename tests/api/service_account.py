@@ -1,4 +1,4 @@
-"""Acts as a service account: a kubeconfig that holds a token of it, and nothing else."""
+"""A kubeconfig that holds only a token of a service account."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aurl_dev.kube import Kube
 
 
 def write_kubeconfig(admin: Path, namespace: str, account: str, path: Path) -> Path:
-    """Write a kubeconfig that has exactly the rights of a service account, for an hour."""
+    """Write a kubeconfig with exactly the rights of a service account, valid for an hour."""
     answer = Kube(admin).request(
         "POST",
         f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token",

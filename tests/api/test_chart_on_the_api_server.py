@@ -25,7 +25,7 @@ GROUP = "aurl.ai"
 RBAC = "rbac.authorization.k8s.io"
 OPERATOR = f"system:serviceaccount:{NAMESPACE}:aurl-aurl-operator"
 GROUPS = ["system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}", "system:authenticated"]
-# No kubelet runs the operator here.
+# No kubelet runs the operator.
 HELD: helm.Values = {"replicaCount": 0}
 
 READ = ("get", "list", "watch")
@@ -92,7 +92,7 @@ EDITOR: dict[str, set[str]] = {
     "aurltrainingjobs/status": set(),
     "aurltrainingjobs/scale": {"get", "update", "patch"},
 }
-#: What the roles that every cluster has may do with jobs, once the chart has added to them.
+#: What Kubernetes' user-facing roles may do with jobs once the chart has extended them.
 PEOPLE: dict[str, dict[str, set[str]]] = {
     "view": {**{key: set() for key in JOBS}, "aurltrainingjobs": set(READ)},
     "edit": EDITOR,
@@ -110,10 +110,10 @@ def _crd_is_gone(api: client.ApiClient) -> bool:
 
 @pytest.fixture(scope="module")
 def admin(api_server: ApiServer) -> Iterator[client.ApiClient]:
-    """The administrator's client, with empty namespaces and no definition of the kind."""
+    """The administrator's client, with empty namespaces and without the CRD."""
     made = config.new_client_from_config(str(api_server.kubeconfig))
     core = client.CoreV1Api(made)
-    # Another module's may still be on its way out.
+    # That of another module may still be terminating.
     wait_for("the CRD to be gone", lambda: _crd_is_gone(made))
     for name in (NAMESPACE, TENANT):
         core.create_namespace({"metadata": {"name": name}})
@@ -132,7 +132,7 @@ def _install(api_server: ApiServer, values: helm.Values) -> None:
 def _allowed(
     admin: client.ApiClient, user: str, namespace: str, group: str, resource: str, named: str = ""
 ) -> set[str]:
-    """Return the verbs that a user has on a resource, as `kubectl auth can-i` finds out."""
+    """Return the verbs that a user may use on a resource, as `kubectl auth can-i` does."""
     name, _, sub = resource.partition("/")
     allowed = set()
     for verb in VERBS:
@@ -157,14 +157,14 @@ def _allowed(
 
 
 def _check_matrix(admin: client.ApiClient, namespace: str, needed: dict[tuple[str, str], set[str]]) -> None:
-    """Compare every verb on every resource that matters with what the operator is to have in a namespace."""
+    """Compare every verb on every relevant resource with the rights the operator should have."""
     for group, resource in [*NEEDED, *FORBIDDEN]:
         allowed = _allowed(admin, OPERATOR, namespace, group, resource)
         assert allowed == needed.get((group, resource), set()), f"{resource} in {namespace}"
 
 
 def _check_lease(admin: client.ApiClient) -> None:
-    """One Lease, in the operator's own namespace."""
+    """One Lease, in the operator's namespace."""
     lease = ("coordination.k8s.io", "leases")
     assert _allowed(admin, OPERATOR, TENANT, *lease) == set()
     assert _allowed(admin, OPERATOR, NAMESPACE, *lease) == {"create"}
@@ -174,7 +174,7 @@ def _check_lease(admin: client.ApiClient) -> None:
 
 
 def test_install_upgrade_uninstall(admin: client.ApiClient, api_server: ApiServer) -> None:
-    """One release from its first day to its last; jobs and CRD outlive it."""
+    """One release from installation to removal; jobs and CRD outlive it."""
     apps, custom = client.AppsV1Api(admin), client.CustomObjectsApi(admin)
     _install(api_server, {})
     deployment = apps.read_namespaced_deployment("aurl-aurl-operator", NAMESPACE)
@@ -192,7 +192,7 @@ def test_install_upgrade_uninstall(admin: client.ApiClient, api_server: ApiServe
     where = (GROUP, "v1alpha1", TENANT, "aurltrainingjobs")
     uid = custom.create_namespaced_custom_object(*where, job)["metadata"]["uid"]
 
-    # Everything on at once, as far as the server knows the kinds.
+    # Everything enabled, as far as the server knows the kinds.
     _install(
         api_server,
         {
@@ -212,7 +212,7 @@ def test_install_upgrade_uninstall(admin: client.ApiClient, api_server: ApiServe
     assert [hook.metadata.name for hook in hooks.list_validating_webhook_configuration().items] == [
         f"{NAMESPACE}-aurl-aurl-operator"
     ]
-    # No operator answers, and no job is kept waiting for that.
+    # Without a running operator, jobs are still admitted.
     custom.create_namespaced_custom_object(*where, {**job, "metadata": {"name": "unseen"}})
     custom.delete_namespaced_custom_object(*where, "unseen")
 
@@ -223,7 +223,7 @@ def test_install_upgrade_uninstall(admin: client.ApiClient, api_server: ApiServe
     assert client.ApiextensionsV1Api(admin).read_custom_resource_definition(CRD_NAME)
     assert custom.get_namespaced_custom_object(*where, "survivor")["metadata"]["uid"] == uid
 
-    # A new release of the same name takes the kept definition over.
+    # A new release of the same name adopts the kept CRD.
     _install(api_server, {})
     helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
     custom.delete_namespaced_custom_object(*where, "survivor")
@@ -257,8 +257,8 @@ def test_namespaced_mode_gives_rights_in_the_named_namespaces_only(
         helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
 
 
-def test_people_have_the_rights_of_their_role_on_jobs(admin: client.ApiClient, api_server: ApiServer) -> None:
-    """Who may view a namespace sees its jobs, who may edit it runs them; nobody writes a status."""
+def test_user_facing_roles_include_jobs(admin: client.ApiClient, api_server: ApiServer) -> None:
+    """Viewers of a namespace see its jobs, editors run them, and nobody writes a status."""
     rbac = client.RbacAuthorizationV1Api(admin)
     _install(api_server, {})
     try:
@@ -269,7 +269,7 @@ def test_people_have_the_rights_of_their_role_on_jobs(admin: client.ApiClient, a
                 "subjects": [{"apiGroup": RBAC, "kind": "User", "name": role}],
             }
             rbac.create_namespaced_role_binding(TENANT, binding)
-        # The controller manager adds the chart's rules to the roles.
+        # The controller-manager aggregates the chart's rules into the roles.
         wait_for("the aggregation", lambda: _allowed(admin, "view", TENANT, GROUP, JOBS[0]))
         wait_for("the aggregation", lambda: _allowed(admin, "admin", TENANT, GROUP, JOBS[0]))
         for user, rights in {**PEOPLE, "stranger": {key: set[str]() for key in JOBS}}.items():
@@ -284,15 +284,15 @@ def test_people_have_the_rights_of_their_role_on_jobs(admin: client.ApiClient, a
         helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
 
 
-def test_every_switch_is_taken_by_this_very_server(
+def test_the_server_accepts_every_switch(
     api_server: ApiServer, admin: client.ApiClient, echo: Callable[[str], None]
 ) -> None:
-    """One at a time, rendered for its version; kubectl refuses a field that the server does not know."""
+    """One at a time, rendered for its version; kubectl rejects a field that the server does not know."""
     system.ensure(system.KUBECTL, echo)
     chart = Chart.load(str(CHART))
 
     def known_here(values: helm.Values) -> bool:
-        """Whether no kind of an operator that is not here is among its objects: Helm asks the server."""
+        """Return whether the server knows all kinds of the objects, which Helm checks."""
         text = "".join(chart.render(values, name="aurl", namespace=NAMESPACE).values())
         return not re.search(r"^apiVersion: (monitoring\.coreos\.com|cert-manager\.io)/", text, re.MULTILINE)
 
@@ -303,7 +303,7 @@ def test_every_switch_is_taken_by_this_very_server(
         for document in filter(None, yaml.safe_load_all(manifest)):
             documents.setdefault(yaml.safe_dump(document), name)
     assert len(documents) > len(manifests) > 40
-    # The namespaces of namespaced mode are not here; what stands in them is judged all the same.
+    # The namespaces of namespaced mode do not exist; their objects are checked all the same.
     texts = [text.replace("namespace: one\n", f"namespace: {TENANT}\n") for text in documents]
     for absent in ("two", "monitoring"):
         texts = [text.replace(f"namespace: {absent}\n", f"namespace: {TENANT}\n") for text in texts]

@@ -1,7 +1,7 @@
-"""A release on a real API server from the previous chart to this one, back and away, while jobs run.
+"""A release on a real API server, upgraded from the previous chart, rolled back and removed, while jobs run.
 
-The previous chart is kept as it was packaged. The operator is a real process with the rights that the release
-gives to its service account and no others; the test plays the kubelet that would start it anew.
+The previous chart is kept as it was packaged. The operator is a real process with exactly the rights of the
+release's service account; the test restarts it, as the kubelet would.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ PREVIOUS = Path(__file__).parent / "charts/aurl-operator-0.1.0.tgz"
 CURRENT_VERSION = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
 RELEASE, NAMESPACE, TENANT = "aurl", "upgrade-system", "upgrade-jobs"
 NAME = "aurl-aurl-operator"
-# No kubelet runs the Deployment's pods here.
+# No kubelet runs the Deployment's pods.
 HELD: helm.Values = {"replicaCount": 0}
 
 
 @pytest.fixture
 def ns(api_server: ApiServer) -> Iterator[JobNamespace]:
-    """A tenant on a server that does not know the kind; the release is what brings it."""
+    """A tenant on a server without the CRD, which the release installs."""
     api = Kube(api_server.kubeconfig)
-    # Another module's definition may still be on its way out.
-    wait_for("the definition to be gone", lambda: api.status(crd.PATH) == 404)
+    # The CRD of another module may still be terminating.
+    wait_for("the CRD to be gone", lambda: api.status(crd.PATH) == 404)
     for name in (NAMESPACE, TENANT):
         api.ensure_namespace(name)
     yield JobNamespace(api, TENANT)
@@ -49,19 +49,19 @@ def ns(api_server: ApiServer) -> Iterator[JobNamespace]:
 
 
 def deployed(api: Kube) -> tuple[Any, Any]:
-    """What a new version changes: the specification of the Deployment, and that of the definition."""
+    """Return what a new version changes: the specs of the Deployment and of the CRD."""
     deployment = api.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{NAME}")
     return deployment["spec"], api.get(crd.PATH)["spec"]
 
 
 def chart_of(api: Kube) -> set[str]:
-    """The label of Deployment and definition that names the chart's version."""
+    """Return the chart labels of Deployment and CRD."""
     paths = (f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{NAME}", crd.PATH)
     return {api.get(path)["metadata"]["labels"]["helm.sh/chart"] for path in paths}
 
 
 def undisturbed(ns: JobNamespace) -> Object:
-    """All that an upgrade must not touch: pods to the last write, claims, what jobs are and have come to."""
+    """Return what an upgrade must not change: pods (to the last write), claims, the jobs themselves."""
     pods = {
         pod["metadata"]["name"]: (pod["metadata"]["uid"], pod["metadata"]["resourceVersion"])
         for pod in ns.objects("pods")
@@ -73,12 +73,12 @@ def undisturbed(ns: JobNamespace) -> Object:
     for name in ("busy", "done", "preparing"):
         job = ns.job(name)
         status = job["status"]
-        told = {key: status.get(key) for key in ("state", "attempt", "restarts", "startTime", "dataset")}
-        jobs[name] = (job["metadata"]["uid"], job["metadata"]["generation"], job["spec"], told)
+        kept = {key: status.get(key) for key in ("state", "attempt", "restarts", "startTime", "dataset")}
+        jobs[name] = (job["metadata"]["uid"], job["metadata"]["generation"], job["spec"], kept)
     return {"pods": pods, "claims": claims, "jobs": jobs}
 
 
-def test_a_release_goes_through_its_versions_and_jobs_do_not_notice(
+def test_upgrade_rollback_and_reinstall_do_not_affect_jobs(
     ns: JobNamespace, api_server: ApiServer, tmp_path: Path
 ) -> None:
     kubeconfig = api_server.kubeconfig
@@ -103,7 +103,7 @@ def test_a_release_goes_through_its_versions_and_jobs_do_not_notice(
         assert len(held["pods"]) == 6
 
         def goes_on(job: str) -> None:
-            """The operator starts anew, as the Deployment would have it; it finds all as it was and works."""
+            """Restart the operator, as the Deployment would; it finds everything unchanged and works."""
             assert operator.stop() == 0
             operator.start()
             wait_for("the new operator to lead", operator.leads)
@@ -115,7 +115,7 @@ def test_a_release_goes_through_its_versions_and_jobs_do_not_notice(
             assert undisturbed(ns) == held
             assert operator.metric("aurl_operator_reconciles_total", result="error") == 0
 
-        # Upgrade: another Deployment, another definition, under the feet of a running operator.
+        # Upgrade: Deployment and CRD change under a running operator.
         helm.install(kubeconfig, RELEASE, CHART, NAMESPACE, HELD, wait_seconds=60)
         assert chart_of(ns.api) == {f"aurl-operator-{CURRENT_VERSION}"}
         after = deployed(ns.api)
@@ -124,19 +124,19 @@ def test_a_release_goes_through_its_versions_and_jobs_do_not_notice(
         assert undisturbed(ns) == held
         goes_on("new")
 
-        # Rollback: to the last field what it was.
+        # Rollback: every field is what it was.
         helm.rollback(kubeconfig, RELEASE, NAMESPACE, revision=1, wait_seconds=60)
         assert chart_of(ns.api) == {"aurl-operator-0.1.0"}
         assert deployed(ns.api) == before
         goes_on("old")
 
-        # Gone, and with it the operator's rights; jobs, their pods and the definition stay.
+        # Uninstall: the operator's rights are gone; jobs, their pods and the CRD stay.
         assert operator.stop() == 0
         helm.uninstall(kubeconfig, RELEASE, NAMESPACE, wait_seconds=60)
         assert ns.api.status(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{NAME}") == 404
         assert undisturbed(ns) == held
 
-        # Installed anew, it takes the definition over and brings the jobs to their ends.
+        # Reinstalled, it adopts the CRD and finishes the jobs.
         helm.install(kubeconfig, RELEASE, CHART, NAMESPACE, HELD, wait_seconds=60)
         write_kubeconfig(kubeconfig, NAMESPACE, NAME, tmp_path / "kubeconfig")
         operator.start()

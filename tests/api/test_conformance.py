@@ -1,8 +1,8 @@
-"""What users of other training operators rely on, a test per promise: `pytest --collect-only -k conformance`.
+"""What users of other training operators rely on, one test each: `pytest --collect-only -k conformance`.
 
-The list is what the test suites and issue trackers of PyTorchJob, TrainJob, JobSet and their like ask for.
-A watch that is silently dead is the business of test_operator_faults.py, and that managedBy cannot be changed
-that of test_webhook.py, under names that the same command lists.
+The list comes from the test suites and issue trackers of PyTorchJob, TrainJob, JobSet and similar projects.
+The same command also lists two tests elsewhere: a silently dead watch (test_operator_faults.py) and the
+immutable managedBy (test_webhook.py).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ DIVERGED = {"state": "Failed", "class": "Divergence", "message": "loss is NaN"}
 
 
 def trained(ns: JobNamespace, job: str, attempt: int = 0, nodes: int = 2) -> None:
-    """All workers of an attempt succeed."""
+    """Let all workers of an attempt succeed."""
     for index in range(nodes):
         ns.succeed(f"{job}-{attempt}-{index}", TRAINED)
     ns.state(job, "Succeeded")
 
 
 def running(ns: JobNamespace, job: str, nodes: int = 2, **changes: Any) -> None:
-    """A job whose workers run."""
+    """Create a job and run its workers."""
     ns.create_job(job, numNodes=nodes, **changes)
     ns.prepare(job)
     ns.train(job, nodes=nodes)
@@ -61,7 +61,7 @@ def test_created_suspended_makes_no_pods(ns: JobNamespace) -> None:
     assert ns.children("asleep") == []
 
 
-def test_suspend_deletes_pods_and_clears_start_time_and_resume_goes_on_from_the_checkpoint(
+def test_suspend_deletes_pods_and_clears_start_time_and_resume_continues_from_the_checkpoint(
     ns: JobNamespace,
 ) -> None:
     ns.create_job("paused")
@@ -73,7 +73,7 @@ def test_suspend_deletes_pods_and_clears_start_time_and_resume_goes_on_from_the_
     ns.wait_pods("paused")
     assert "startTime" not in ns.status("paused")
     ns.patch_job("paused", {"suspend": False})
-    ns.train("paused", attempt=1)  # no preparation, on the same volume: the ranks find its checkpoint
+    ns.train("paused", attempt=1)  # no preparation: the ranks find the checkpoint on the same volume
     status = ns.status("paused")
     assert (status["restarts"]["total"], status["attempt"]) == (0, 1)
     volumes = {v["name"]: v for v in ns.pods("paused")["paused-1-0"]["spec"]["volumes"]}
@@ -86,7 +86,7 @@ def test_external_managed_by_is_untouched_and_immutable(ns: JobNamespace) -> Non
     ns.state("ours", "Preparing")
     assert ns.status("foreign") == {}
     assert ns.children("foreign") == []
-    # Servers that know CEL rules refuse a change.
+    # Servers with CEL rules reject a change.
     assert "managedBy cannot be changed after creation" in crd.FILE.read_text()
 
 
@@ -101,7 +101,7 @@ def test_backoff_limit_exceeded_respects_clean_pod_policy(
     ns.prepare("limited")
     for attempt in range(limit + 1):
         ns.train("limited", attempt=attempt)
-        report["lastCheckpoint"] = {"step": attempt + 1}  # so that no restart has to wait
+        report["lastCheckpoint"] = {"step": attempt + 1}  # so that restarts need no back-off
         ns.fail(f"limited-{attempt}-0", 3, report)
     status = ns.state("limited", "Failed")
     assert status["restarts"]["total"] == limit
@@ -121,9 +121,9 @@ def test_active_deadline(ns: JobNamespace) -> None:
 def test_deadline_neither_starts_nor_runs_while_suspended(ns: JobNamespace) -> None:
     ns.create_job("patient", suspend=True, runPolicy={"activeDeadlineSeconds": 2})
     ns.create_job("clock", numNodes=1, runPolicy={"activeDeadlineSeconds": 2})
-    # By the time the other's deadline has passed, that of the suspended job would have, too.
+    # When the other job's deadline has passed, so would that of the suspended job.
     ns.state("clock", "Failed")
-    ns.patch_job("patient", {"managedBy": None})  # any touch has it looked at
+    ns.patch_job("patient", {"managedBy": None})  # any change triggers a reconcile
     assert ns.status("patient")["state"] == "Suspended"
     ns.patch_job("patient", {"suspend": False, "runPolicy": {"activeDeadlineSeconds": 3600}})
     ns.prepare("patient")
@@ -172,11 +172,11 @@ def test_complete_and_failed_conditions(ns: JobNamespace) -> None:
     trained(ns, "good", nodes=1)
     ns.fail("bad-0-0", 2, {"state": "Failed", "class": "UserError", "message": "no such key"})
     ns.state("bad", "Failed")
-    told = {
+    conditions = {
         job: tuple(ns.condition(job, kind)["status"] for kind in ("Succeeded", "Failed", "Running"))
         for job in ("good", "bad")
     }
-    assert told == {"good": ("True", "False", "False"), "bad": ("False", "True", "False")}
+    assert conditions == {"good": ("True", "False", "False"), "bad": ("False", "True", "False")}
     assert "no such key" in ns.condition("bad", "Failed")["message"]
 
 
@@ -188,34 +188,36 @@ def test_termination_grace_period_propagates(ns: JobNamespace) -> None:
     assert environment(pod)["AURL_GRACE_SECONDS"] == "77"
 
 
-def test_progress_is_taken_and_overwritten_kept_when_empty_and_rejected_beyond_the_end(
+def test_progress_is_updated_kept_when_empty_and_rejected_beyond_the_end(
     ns: JobNamespace,
 ) -> None:
-    ns.create_job("told", numNodes=1)
-    ns.prepare("told")
-    ns.wait_pods("told", "told-0-0")
+    ns.create_job("reported", numNodes=1)
+    ns.prepare("reported")
+    ns.wait_pods("reported", "reported-0-0")
     answer: dict[str, Any] = {"attempt": 0, "state": "Training", "step": 10, "totalSteps": 40, "loss": 3.0}
 
     def step(wanted: int, loss: float) -> None:
         def look() -> bool:
-            progress = ns.status("told").get("progress") or {}
+            progress = ns.status("reported").get("progress") or {}
             return (progress.get("step"), progress.get("loss")) == (wanted, loss)
 
         wait_for(f"step {wanted}", look)
 
     with launcher("127.0.0.14", answer):
-        ns.run("told-0-0", ip="127.0.0.14")
+        ns.run("reported-0-0", ip="127.0.0.14")
         step(10, 3.0)
         answer |= {"step": 20, "loss": 2.5}
         step(20, 2.5)
         answer["loss"] = None
         answer["lastCheckpoint"] = {"step": 20, "path": "x"}
-        wait_for("the checkpoint", lambda: (ns.status("told").get("lastCheckpoint") or {}).get("step") == 20)
+        wait_for(
+            "the checkpoint", lambda: (ns.status("reported").get("lastCheckpoint") or {}).get("step") == 20
+        )
         step(20, 2.5)
         answer |= {"step": 41, "lastCheckpoint": {"step": 21, "path": "x"}}
-        wait_for("the checkpoint", lambda: ns.status("told")["lastCheckpoint"]["step"] == 21)
+        wait_for("the checkpoint", lambda: ns.status("reported")["lastCheckpoint"]["step"] == 21)
         step(20, 2.5)
-        assert ns.status("told")["progress"]["percentage"] == 50
+        assert ns.status("reported")["progress"]["percentage"] == 50
 
 
 def test_succeeds_after_one_failure(ns: JobNamespace) -> None:
@@ -226,7 +228,7 @@ def test_succeeds_after_one_failure(ns: JobNamespace) -> None:
     assert ns.status("tough")["restarts"]["byClass"] == {"Divergence": 1}
 
 
-def test_old_pods_are_gone_before_new_ones_are_made(ns: JobNamespace) -> None:
+def test_old_pods_are_gone_before_new_ones_are_created(ns: JobNamespace) -> None:
     ns.create_job("gang", runPolicy__backoffLimit=1)
     ns.prepare("gang")
     ns.wait_pods("gang", "gang-0-0", "gang-0-1")
@@ -247,7 +249,7 @@ def test_old_pods_are_gone_before_new_ones_are_made(ns: JobNamespace) -> None:
     failure = status["lastFailure"]
     assert (failure["class"], failure["rank"], failure["pod"]) == ("Divergence", 1, "gang-0-1")
     assert "NaN" in failure["message"]
-    # The survivor is told to go, and as long as it still saves its work nothing new may exist.
+    # The survivor is deleted; while it still saves its work, no new pod may exist.
     pods = ns.wait_pods("gang", "gang-0-0")
     assert "deletionTimestamp" in pods["gang-0-0"]["metadata"]
     assert set(pods) == {"gang-prepare-0", "gang-0-0"}
@@ -278,7 +280,7 @@ def test_a_deleted_service_or_pod_is_recreated(ns: JobNamespace) -> None:
         now = {s["metadata"]["name"]: s["metadata"]["uid"] for s in ns.objects("services")}
         return bool(now.get("mended-rdzv", before["mended-rdzv"]) != before["mended-rdzv"])
 
-    wait_for("the Service to come back", again)
+    wait_for("the Service to be recreated", again)
     ns.delete("pods", "mended-0-1")
     ns.train("mended", attempt=1)
     assert ns.status("mended")["restarts"]["byClass"] == {"Infrastructure": 1}
@@ -336,8 +338,8 @@ def test_unschedulable_with_a_schedule_timeout_releases_the_gang(ns: JobNamespac
     assert (status["restarts"]["total"], status["attempt"], status["scheduling"]["releases"]) == (0, 1, 1)
 
 
-def test_two_jobs_that_each_hold_half_of_the_room_both_succeed_in_the_end(ns: JobNamespace) -> None:
-    """A node for two pods, and a scheduler that gives room to whoever has waited longest."""
+def test_two_jobs_that_each_hold_half_of_the_capacity_both_succeed_in_the_end(ns: JobNamespace) -> None:
+    """A node for two pods, and a scheduler that places the pod that has waited longest."""
     jobs = ("left", "right")
     for job in jobs:
         ns.create_job(job, gangScheduling={"scheduleTimeoutSeconds": 1})
@@ -390,7 +392,7 @@ def test_scale_up_down_and_to_the_bounds(ns: JobNamespace) -> None:
     ns.wait_pods("scaled", "scaled-0-0", "scaled-0-1", "scaled-0-2")
     assert ns.pods("scaled")["scaled-0-2"]["metadata"]["labels"]["aurl.ai/role"] == "placeholder"
     ns.bind("scaled-0-2")
-    ns.wait_pods("scaled", "scaled-0-2")  # it is asked to leave; the kubelet says when it has
+    ns.wait_pods("scaled", "scaled-0-2")  # deleted; gone when the kubelet reports its end
     ns.confirm_gone("scaled-0-2")
     ns.train("scaled", attempt=1, nodes=3)
     to(1)
@@ -440,7 +442,7 @@ def test_delete_in_every_phase_leaves_nothing_behind(ns: JobNamespace) -> None:
         if phase == "Starting":
             continue
         if phase == "Restarting":
-            ns.bind(f"{job}-0-1")  # no kubelet confirms that the survivor has ended
+            ns.bind(f"{job}-0-1")  # no kubelet confirms that the survivor has terminated
         ns.train(job)
         if phase == "Suspended":
             ns.patch_job(job, {"suspend": True})
@@ -473,10 +475,10 @@ def test_image_pull_back_off_surfaces_with_a_startup_deadline(ns: JobNamespace) 
 def test_quota_403_surfaces_and_retries(ns: JobNamespace) -> None:
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     ns.create("resourcequotas", quota)
-    wait_for("the quota to hold", lambda: "hard" in ns.objects("resourcequotas")[0].get("status", {}))
+    wait_for("the quota to be enforced", lambda: "hard" in ns.objects("resourcequotas")[0].get("status", {}))
     ns.create_job("poor")
-    told = ns.stalled("poor", "QuotaExceeded", 15)
-    assert "exceeded quota" in told["message"]
+    stalled = ns.stalled("poor", "QuotaExceeded", 15)
+    assert "exceeded quota" in stalled["message"]
     assert ns.event("poor", "QuotaExceeded")["type"] == "Warning"
     assert ns.status("poor")["state"] == "Pending"
     ns.delete("resourcequotas", "none")
@@ -484,7 +486,7 @@ def test_quota_403_surfaces_and_retries(ns: JobNamespace) -> None:
     ns.train("poor")
 
 
-def test_the_operator_killed_in_mid_create_makes_no_duplicates(
+def test_the_operator_killed_in_mid_create_creates_no_duplicates(
     ns: JobNamespace, operator: OperatorProcess
 ) -> None:
     ns.create_job("many", numNodes=20)
@@ -517,7 +519,7 @@ def test_finished_jobs_are_never_restarted_and_running_ones_not_disturbed_by_an_
     ns.delete("pods", "done-prepare-0")
     before = ns.pods("busy")["busy-0-0"]["metadata"]
     operator.start()
-    # A job made after the restart is done with: the restarted operator has then looked at all others.
+    # A job created after the restart has finished, so the operator has reconciled all others.
     ns.create_job("later", numNodes=1)
     ns.prepare("later")
     ns.train("later", nodes=1)
@@ -529,7 +531,7 @@ def test_finished_jobs_are_never_restarted_and_running_ones_not_disturbed_by_an_
     assert ns.status("busy")["restarts"]["total"] == 0
 
 
-def test_a_pod_group_is_made_for_another_scheduler_and_its_absence_is_told(ns: JobNamespace) -> None:
+def test_a_pod_group_is_created_for_another_scheduler_and_its_absence_is_reported(ns: JobNamespace) -> None:
     definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     names = {"kind": "PodGroup", "plural": "podgroups", "singular": "podgroup"}

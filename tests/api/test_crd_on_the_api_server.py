@@ -1,4 +1,4 @@
-"""The CRD on a real API server: accepted, published, explained, and refusing what is wrong with its path."""
+"""The CRD on a real API server: accepted, published, explained; it rejects bad input with the path."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ GOOD: Object = {
 
 @pytest.fixture(scope="module")
 def crd(kubectl: Kubectl, api_server: ApiServer) -> Iterator[None]:
-    """The definition as the chart renders it for this server, until its schema is published."""
+    """The CRD as the chart renders it for this server, once its schema is published."""
     definition = yaml.safe_load(resource.without_cel(CRD.read_text()))
-    # Tells our definition from that of an earlier module, which stays published for a while.
+    # Distinguishes our CRD from that of an earlier module, which stays published for a while.
     token = secrets.token_hex(4)
     schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     schema["description"] += f" {token}"
@@ -53,7 +53,7 @@ def crd(kubectl: Kubectl, api_server: ApiServer) -> Iterator[None]:
     applied = kubectl("apply", "-f", "-", given=definition, cache="early")
     assert applied.returncode == 0, applied.stderr
     deadline = time.monotonic() + 60
-    # kubectl remembers what it discovered, and does not ask again for a short name that it does not know.
+    # kubectl caches discovery and does not ask again for a short name that it does not know.
     for attempt in itertools.count():
         if token in kubectl("explain", "atj", cache=f"early-{attempt}").stdout:
             break
@@ -65,10 +65,10 @@ def crd(kubectl: Kubectl, api_server: ApiServer) -> Iterator[None]:
 
 @pytest.mark.usefixtures("crd")
 class TestAccepted:
-    """What the API server makes of the definition."""
+    """The API server accepts and publishes the CRD."""
 
-    def test_no_complaint_about_the_schema(self, kubectl: Kubectl) -> None:
-        """Established, names accepted, and not a word of NonStructuralSchema."""
+    def test_the_schema_is_structural(self, kubectl: Kubectl) -> None:
+        """Established, names accepted, and no condition NonStructuralSchema."""
         found = kubectl("get", "crd", "aurltrainingjobs.aurl.ai", "-o", "json")
         conditions = {
             each["type"]: each["status"] for each in json.loads(found.stdout)["status"]["conditions"]
@@ -98,10 +98,10 @@ class TestAccepted:
         ],
     )
     def test_explain(self, kubectl: Kubectl, path: str, said: str) -> None:
-        """Unit, default and bounds of every field are in the cluster."""
-        told = kubectl("explain", path)
-        assert told.returncode == 0, told.stderr
-        assert said in " ".join(told.stdout.split())
+        """The cluster documents unit, default and bounds of every field."""
+        explained = kubectl("explain", path)
+        assert explained.returncode == 0, explained.stderr
+        assert said in " ".join(explained.stdout.split())
 
     def test_columns(self, kubectl: Kubectl) -> None:
         """`kubectl get atj` with a status as the operator writes it."""
@@ -156,15 +156,15 @@ def _with(changes: Mapping[str, Any]) -> Object:
 
 @pytest.mark.usefixtures("crd")
 class TestRefused:
-    """Bad input at `kubectl apply`."""
+    """`kubectl apply` rejects bad input."""
 
-    def test_good_input_is_not(self, kubectl: Kubectl) -> None:
-        """The job that the bad ones are made from."""
+    def test_good_input_is_accepted(self, kubectl: Kubectl) -> None:
+        """The job from which the bad ones are derived."""
         applied = kubectl("apply", "--dry-run=server", "-f", "-", given=GOOD)
         assert applied.returncode == 0, applied.stderr
 
     def test_job_files_of_the_project(self, kubectl: Kubectl) -> None:
-        """Every file under configs/jobs is accepted as it stands."""
+        """Every file in configs/jobs is accepted unchanged."""
         files = sorted((ROOT / "configs/jobs").glob("*.yaml"))
         assert files
         for path in files:
@@ -198,7 +198,7 @@ class TestRefused:
         ],
     )
     def test_bad_input(self, kubectl: Kubectl, changes: Mapping[str, Any], where: str, what: str) -> None:
-        """Refused, with the path and the reason."""
+        """Rejected with path and reason."""
         applied = kubectl("apply", "-f", "-", given=_with(changes))
         assert applied.returncode != 0, applied.stdout
         assert where in applied.stderr

@@ -1,6 +1,6 @@
 """Bad input on a real API server: a condition and an event in one sentence, and no crash-looping pods.
 
-What else may stand in a job's way is in test_surfacing.py.
+Other blockers are in test_surfacing.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aurl_dev.waiting import wait_for
 
 pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
 
-#: What the issue promises is 30 s; this is our own goal.
+#: 30 s are promised; this is the goal.
 SOON = 15.0
 
 
@@ -32,26 +32,26 @@ def test_a_startup_deadline_ends_the_wait(ns: JobNamespace) -> None:
     assert "nowhere" in failed["message"]
 
 
-def test_a_deleted_namespace_is_no_failure(ns: JobNamespace, operator: OperatorProcess) -> None:
+def test_a_deleted_namespace_is_not_a_failure(ns: JobNamespace, operator: OperatorProcess) -> None:
     ns.create_job("doomed")
     ns.prepare("doomed")
     ns.train("doomed")
     ns.hold_job("doomed")
-    ns.delete("pods", "doomed-0-0")  # which the operator is about to replace
+    ns.delete("pods", "doomed-0-0")  # the operator is about to replace it
     ns.api.delete(f"/api/v1/namespaces/{ns.namespace}")
     wait_for("the pods to go", lambda: not ns.objects("pods"))
     wait_for("the operator to see it", lambda: "namespace is being deleted" in operator.log())
     status = ns.status("doomed")
     assert status["state"] != "Failed"
     assert "lastFailure" not in status or status["lastFailure"]["class"] == "Infrastructure"
-    # Its claim may be seen to go before the first refusal.
+    # The claim may be deleted before the first refusal.
     assert ns.condition("doomed", "Stalled")["reason"] in ("NotBlocked", "ClaimLost")
     ns.hold_job("doomed", hold=False)
     assert [e["reason"] for e in ns.events("doomed") if e["reason"] == "AdmissionDenied"] == []
     assert [x for x in operator.log_lines() if x["level"] == "warning" and x.get("job") == "doomed"] == []
 
 
-def test_pods_that_the_server_finds_invalid_fail_the_job_at_once(ns: JobNamespace) -> None:
+def test_pods_that_the_server_finds_invalid_fail_the_job_immediately(ns: JobNamespace) -> None:
     wrong: dict[str, Any] = {
         "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}
     }
@@ -62,7 +62,7 @@ def test_pods_that_the_server_finds_invalid_fail_the_job_at_once(ns: JobNamespac
     assert ns.pods("crooked") == {}
 
 
-def test_a_dataset_without_a_valid_file_fails_the_job_at_once(ns: JobNamespace) -> None:
+def test_a_dataset_without_a_valid_file_fails_the_job_immediately(ns: JobNamespace) -> None:
     ns.create_job("silent", runPolicy={"backoffLimit": 5})
     ns.wait_pods("silent", "silent-prepare-0")
     report = {
@@ -79,7 +79,7 @@ def test_a_dataset_without_a_valid_file_fails_the_job_at_once(ns: JobNamespace) 
     assert set(ns.pods("silent")) == {"silent-prepare-0"}
 
 
-def test_a_name_that_is_taken_is_told(ns: JobNamespace) -> None:
+def test_a_name_conflict_is_reported(ns: JobNamespace) -> None:
     ns.create("configmaps", {"metadata": {"name": "clash-config"}, "data": {}})
     ns.create_job("clash")
     assert "clash-config" in ns.stalled("clash", "NameConflict", SOON)["message"]
@@ -90,7 +90,7 @@ def test_a_name_that_is_taken_is_told(ns: JobNamespace) -> None:
 
 @pytest.fixture
 def lenient(api: Kube, job_kind: None) -> Iterator[None]:
-    """A server that takes anything as spec.training, as one with an older CRD might."""
+    """A server that accepts any spec.training, as one with an older CRD might."""
     strict = api.get(crd.PATH)
     loose: dict[str, Any] = copy.deepcopy(strict)
     spec = loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
@@ -107,17 +107,15 @@ def lenient(api: Kube, job_kind: None) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("lenient")
-def test_the_operator_refuses_what_the_server_let_through(
-    ns: JobNamespace, operator: OperatorProcess
-) -> None:
+def test_the_operator_rejects_what_the_server_accepted(ns: JobNamespace, operator: OperatorProcess) -> None:
     def refused() -> str:
-        """Name of a job that reached the operator as it was written: its watches must be renewed first."""
+        """Return the name of a job that reached the operator unchanged, once its watches are renewed."""
         name = f"typo-{uuid.uuid4().hex[:6]}"
         ns.create_job(name, training={"steps": 400, "stepz": 1, "model": {"dropout": 1.5}})
         ns.state(name, "Failed", SOON)
         return name if "stepz" in ns.condition(name, "Failed")["message"] else ""
 
-    name = wait_for("the lenient definition", refused)
+    name = wait_for("the lenient CRD", refused)
     assert ns.status(name)["lastFailure"]["class"] == "UserError"
     message = ns.condition(name, "Failed")["message"]
     assert "spec.training.model.dropout" in message

@@ -1,4 +1,4 @@
-"""What failed, on which node, by whose fault, and what the next attempt makes of it; on an API server."""
+"""Failures on a real API server: class, node and message of each, and the next attempt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
 
 
 def running(ns: JobNamespace, job: str, nodes: int = 1, **changes: Any) -> None:
-    """A job whose workers run; the first one on a node called far."""
+    """Create a job and run its workers, the first one on a node called far."""
     ns.create_job(job, numNodes=nodes, **changes)
     ns.prepare(job)
     ns.wait_pods(job, *(f"{job}-0-{index}" for index in range(nodes)))
@@ -24,12 +24,12 @@ def running(ns: JobNamespace, job: str, nodes: int = 1, **changes: Any) -> None:
     ns.train(job, nodes=nodes)
 
 
-def told(**report: Any) -> Object:
-    """A launcher's termination message; its checkpoint keeps the next attempt from waiting."""
+def message(**report: Any) -> Object:
+    """Return a launcher's termination message; its checkpoint spares the next attempt the back-off."""
     return {"state": "Failed", "lastCheckpoint": {"step": 1}, **report}
 
 
-#: How a worker ends, and what status.lastFailure makes of it.
+#: How a worker ends, and the resulting status.lastFailure.
 ENDS: dict[str, tuple[Object, Object]] = {
     "user": ({"exit_code": 2}, {"class": "UserError", "exitCode": 2}),
     "divergence": ({"exit_code": 3}, {"class": "Divergence", "exitCode": 3}),
@@ -43,7 +43,7 @@ ENDS: dict[str, tuple[Object, Object]] = {
     "reported": (
         {
             "exit_code": 1,
-            "report": told(
+            "report": message(
                 **{"class": "Divergence", "rank": 3, "signal": "SIGABRT", "step": 7, "exitCode": 134},
                 exception="FloatingPointError",
                 message="loss is NaN",
@@ -63,7 +63,7 @@ ENDS: dict[str, tuple[Object, Object]] = {
 }
 
 
-def test_every_end_of_a_worker_has_a_class_a_node_and_a_sentence(ns: JobNamespace) -> None:
+def test_every_failure_of_a_worker_has_a_class_a_node_and_a_message(ns: JobNamespace) -> None:
     for job in ENDS:
         running(ns, job, runPolicy={"backoffLimit": 3})
     for job, (end, _) in ENDS.items():
@@ -84,7 +84,7 @@ def test_every_end_of_a_worker_has_a_class_a_node_and_a_sentence(ns: JobNamespac
         else:
             ns.wait_pods(job, f"{job}-1-0")
             assert ns.status(job)["restarts"]["byClass"] == {expected["class"]: 1}
-    # The trainer is told, and takes a smaller micro-batch.
+    # The trainer is informed and uses a smaller micro-batch.
     memory = environment(ns.pods("memory")["memory-1-0"])
     assert memory["AURL_OUT_OF_MEMORY_RESTARTS"] == "1"
     assert environment(ns.pods("hang")["hang-1-0"])["AURL_OUT_OF_MEMORY_RESTARTS"] == "0"
@@ -93,7 +93,7 @@ def test_every_end_of_a_worker_has_a_class_a_node_and_a_sentence(ns: JobNamespac
 def test_a_node_that_failed_a_job_repeatedly_is_avoided(ns: JobNamespace) -> None:
     policy = {"nodeAvoidance": {"afterFailures": 2, "seconds": 3600}, "backoffLimit": 9}
     running(ns, "spotted", runPolicy=policy)
-    report = told(**{"class": "Unknown"}, message="bus error")
+    report = message(**{"class": "Unknown"}, message="bus error")
     ns.fail("spotted-0-0", 1, report)
     ns.wait_pods("spotted", "spotted-1-0")
     assert "affinity" not in ns.pods("spotted")["spotted-1-0"]["spec"]
@@ -123,13 +123,13 @@ def test_a_rank_that_is_slower_than_its_peers_is_marked(ns: JobNamespace, operat
         ns.run("uneven-0-0", ip="127.0.0.16")
         ns.run("uneven-0-1", ip="127.0.0.17")
         ns.run("uneven-0-2", ip="127.0.0.18")
-        (slow,) = wait_for("the mark", lambda: ns.status("uneven").get("stragglers"))
+        (slow,) = wait_for("the straggler to be marked", lambda: ns.status("uneven").get("stragglers"))
         assert (slow["rank"], slow["node"], slow["slowdown"]) == (2, "slow", 4.8)
         metric = ("aurl_operator_job_stragglers", labels)
         wait_for("the metric", lambda: operator.metrics().get(metric) == 1)
         assert "Rank 2 on node slow" in ns.event("uneven", "Straggler")["message"]
         answer |= {"step": 20, "computeSeconds": [0.1, 0.11, 0.12]}
-        wait_for("the mark to go", lambda: not ns.status("uneven").get("stragglers"))
+        wait_for("the mark to be removed", lambda: not ns.status("uneven").get("stragglers"))
         wait_for("the metric to fall", lambda: operator.metrics().get(metric) == 0)
 
 
@@ -147,7 +147,7 @@ def test_a_rank_that_is_slower_than_its_peers_is_marked(ns: JobNamespace, operat
     ],
     ids=["SchedulerPlugins", "Kueue"],
 )
-def test_what_other_gang_schedulers_are_given(
+def test_objects_for_other_gang_schedulers(
     ns: JobNamespace,
     gangs: Object,
     group: str | None,
@@ -155,7 +155,7 @@ def test_what_other_gang_schedulers_are_given(
     body: Object | None,
     scheduler: str,
 ) -> None:
-    """Volcano's contract is the business of test_conformance.py."""
+    """For Volcano see test_conformance.py."""
     definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     if group:

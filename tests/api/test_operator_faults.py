@@ -1,4 +1,4 @@
-"""What an API server and a network do on bad days, between the operator and a real API server."""
+"""Faults of network and API server, injected between the operator and a real API server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aurl_dev.waiting import wait_for
 
 pytestmark = pytest.mark.api
 
-#: Seconds of an outage; two minutes are what the operator must survive, and kopf alone did not survive one.
+#: Seconds of an outage; the operator must survive two minutes (kopf alone did not survive one).
 OUTAGE = float(os.environ.get("AURL_TEST_OUTAGE_SECONDS", "6"))
 RESYNC, IDLE = "4", "2"
 PODS_WATCH = "/api/v1/pods?watch=true"
@@ -25,7 +25,7 @@ JOBS_WATCH = "/aurltrainingjobs?watch=true"
 
 @pytest.fixture(scope="module")
 def proxy(api_server: ApiServer) -> Iterator[FaultProxy]:
-    """What stands between."""
+    """The proxy between operator and API server."""
     with FaultProxy(api_server.kubeconfig) as found:
         yield found
 
@@ -34,7 +34,7 @@ def proxy(api_server: ApiServer) -> Iterator[FaultProxy]:
 def operator(
     proxy: FaultProxy, job_kind: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
-    """One operator that lives through all of it."""
+    """One operator for all tests of the module."""
     log = tmp_path_factory.mktemp("operator") / "log"
     flags = ("--resync-interval", RESYNC, "--watch-idle-seconds", IDLE)
     with OperatorProcess(proxy.kubeconfig, log, *flags) as process:
@@ -43,14 +43,14 @@ def operator(
 
 @pytest.fixture(autouse=True)
 def healed(proxy: FaultProxy, operator: OperatorProcess) -> Iterator[None]:
-    """No fault outlives its test, and no error is the operator's own."""
+    """Remove all faults after a test, and check that no reconcile failed."""
     yield
     proxy.heal()
     assert operator.metric("aurl_operator_reconciles_total", result="error") == 0
 
 
 def brought_up(ns: JobNamespace, job: str, nodes: int = 2) -> None:
-    """A job gets through, with no pod too many and no restart."""
+    """Run a job's workers, and check that there is no extra pod and no restart."""
     ns.prepare(job)
     ns.train(job, nodes=nodes)
     assert len(ns.pods(job)) == nodes + 1
@@ -69,7 +69,7 @@ def test_server_errors_for_a_while_are_survived(
     ends = time.monotonic() + OUTAGE
     wait_for("the outage to end", lambda: time.monotonic() > ends, OUTAGE + 10)
     assert rule.hits > 0
-    # A server that is away is not cured by a restart of the operator.
+    # Restarting the operator would not bring the server back.
     assert operator.get("/healthz") == (200, "ok")
     proxy.heal()
     brought_up(ns, "before", nodes=1)
@@ -93,7 +93,7 @@ def test_conflicts_are_resolved(ns: JobNamespace, proxy: FaultProxy) -> None:
     assert rule.times == 0
 
 
-def test_a_lost_answer_makes_no_duplicates(ns: JobNamespace, proxy: FaultProxy) -> None:
+def test_a_lost_answer_creates_no_duplicates(ns: JobNamespace, proxy: FaultProxy) -> None:
     rule = proxy.add("lose_answer", "POST", containing=f"/{ns.namespace}/", times=8)
     ns.create_job("unheard", numNodes=6)
     brought_up(ns, "unheard", nodes=6)
@@ -115,7 +115,7 @@ def test_cut_connections_are_survived(ns: JobNamespace, proxy: FaultProxy) -> No
 def test_blocked_connections_are_survived(
     ns: JobNamespace, proxy: FaultProxy, operator: OperatorProcess
 ) -> None:
-    """As behind a firewall that has forgotten them: they stay open, nothing is answered, none is cut."""
+    """As behind a firewall that has dropped its state: connections stay open without answers."""
     ns.create_job("blocked")
     ns.prepare("blocked")
     workers = ("blocked-0-0", "blocked-0-1")
@@ -145,13 +145,13 @@ def test_a_deletion_in_a_gap_of_the_watch_is_noticed_by_the_resync(
     assert proxy.deafen(PODS_WATCH) > 0
     ns.delete("pods", "gap-0-0")
     gone = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410}
-    proxy.tell(PODS_WATCH, {"type": "ERROR", "object": gone})
+    proxy.send(PODS_WATCH, {"type": "ERROR", "object": gone})
     ns.wait_pods("gap", "gap-1-0")
     assert ns.status("gap")["restarts"]["byClass"] == {"Infrastructure": 1}
 
 
 @pytest.mark.parametrize(
-    ("watch", "told"),
+    ("watch", "logged"),
     [
         (PODS_WATCH, "watch on pods closed, reconnecting in"),
         (JOBS_WATCH, "watch on aurltrainingjobs closed, reconnecting in"),
@@ -159,12 +159,12 @@ def test_a_deletion_in_a_gap_of_the_watch_is_noticed_by_the_resync(
     ids=["pods", "jobs"],
 )
 def test_an_error_within_a_watch_does_not_end_the_operator(
-    watch: str, told: str, ns: JobNamespace, proxy: FaultProxy, operator: OperatorProcess
+    watch: str, logged: str, ns: JobNamespace, proxy: FaultProxy, operator: OperatorProcess
 ) -> None:
     wait_for("the watch", lambda: proxy.watches(watch))
     broken = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "etcd", "code": 500}
-    proxy.tell(watch, {"type": "ERROR", "object": broken})
-    wait_for("the watch to end", lambda: told in operator.log())
+    proxy.send(watch, {"type": "ERROR", "object": broken})
+    wait_for("the watch to end", lambda: logged in operator.log())
     ns.create_job("anew")
     brought_up(ns, "anew")
 
@@ -176,14 +176,14 @@ def test_conformance_a_watch_that_is_silently_dead_is_noticed(
     proxy.add("hang", containing=PODS_WATCH)
     proxy.deafen(PODS_WATCH)
 
-    def told() -> bool:
+    def reported() -> bool:
         code, text = operator.get("/healthz")
         return code == 503 and "The watch on pods is silent" in text
 
-    wait_for("the health page to tell it", told)
-    # The resync replaces the watch meanwhile, only slower.
+    wait_for("the health page to report it", reported)
+    # The resync replaces the watch meanwhile, but slowly.
     ns.create_job("unwatched", numNodes=1)
     brought_up(ns, "unwatched", nodes=1)
     proxy.heal()
     proxy.cut()
-    wait_for("the health page to be content", lambda: operator.get("/healthz") == (200, "ok"))
+    wait_for("the health page to recover", lambda: operator.get("/healthz") == (200, "ok"))

@@ -1,7 +1,6 @@
-"""Jobs, statuses, annotations and children that make no sense, on an API server that takes anything as a job.
+"""Nonsensical jobs, statuses, annotations and children, on an API server that accepts any job.
 
-Whatever is written, the operator neither ends nor errs nor mistakes it for something else, and the next job
-gets through.
+The operator must not crash, fail or misread them, and the next job must run.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ STATUSES: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def job_kind(api: Kube) -> Iterator[None]:
-    """A server that checks nothing itself, not even what its scale subresource reads."""
+    """A server that validates nothing, not even the fields of its scale subresource."""
     definition = loose_definition()
     del definition["spec"]["versions"][0]["subresources"]["scale"]
     with defined(api, definition):
@@ -63,8 +62,8 @@ def job_kind(api: Kube) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def unimpressed(ns: JobNamespace, operator: OperatorProcess) -> Iterator[None]:
-    """The operator lives, has made no mistake, and the next job gets through."""
+def unharmed(ns: JobNamespace, operator: OperatorProcess) -> Iterator[None]:
+    """After each test: the next job runs, no reconcile has failed, and the operator is healthy."""
     yield
     ns.create_job("next", numNodes=1)
     ns.prepare("next")
@@ -74,12 +73,12 @@ def unimpressed(ns: JobNamespace, operator: OperatorProcess) -> Iterator[None]:
 
 
 def create(ns: JobNamespace, name: str, spec: object, **metadata: Any) -> Object:
-    """A job with any specification."""
+    """Create a job with any spec."""
     path = f"/apis/aurl.ai/v1alpha1/namespaces/{ns.namespace}/aurltrainingjobs"
     return ns.api.request("POST", path, {**JOB, "metadata": {"name": name, **metadata}, "spec": spec})
 
 
-def test_specifications_that_make_no_sense_fail_at_once_with_a_sentence(ns: JobNamespace) -> None:
+def test_nonsensical_specs_fail_immediately_with_a_message(ns: JobNamespace) -> None:
     for name, spec in SPECS.items():
         create(ns, name, spec)
     for name in SPECS:
@@ -91,7 +90,7 @@ def test_specifications_that_make_no_sense_fail_at_once_with_a_sentence(ns: JobN
         assert ns.children(name) == [], name
 
 
-def test_a_manager_that_makes_no_sense_is_somebody_else(ns: JobNamespace) -> None:
+def test_a_nonsensical_manager_counts_as_another_controller(ns: JobNamespace) -> None:
     for name, manager in (("number", 5), ("object", {"a": 1}), ("list", [])):
         create(ns, name, {**SOUND, "managedBy": manager})
     ns.create_job("ours", numNodes=1)
@@ -101,7 +100,7 @@ def test_a_manager_that_makes_no_sense_is_somebody_else(ns: JobNamespace) -> Non
         assert ns.children(name) == []
 
 
-def test_statuses_that_make_no_sense_neither_stop_nor_finish_a_job(ns: JobNamespace) -> None:
+def test_nonsensical_statuses_neither_stop_nor_finish_a_job(ns: JobNamespace) -> None:
     jobs = f"/apis/aurl.ai/v1alpha1/namespaces/{ns.namespace}/aurltrainingjobs"
     for name, status in STATUSES.items():
         create(ns, name, {**SOUND, "suspend": True})
@@ -130,7 +129,7 @@ def test_annotations_and_labels_of_a_job_change_nothing(ns: JobNamespace) -> Non
     assert len(ns.pods("decorated")) == 3
 
 
-def test_children_that_others_made_or_spoiled_are_no_members(ns: JobNamespace) -> None:
+def test_children_made_or_spoiled_by_others_do_not_count(ns: JobNamespace) -> None:
     uid = ns.create_job("lured", numNodes=1)["metadata"]["uid"]
     ns.prepare("lured")
     ns.train("lured", nodes=1)
@@ -154,7 +153,7 @@ def test_children_that_others_made_or_spoiled_are_no_members(ns: JobNamespace) -
             name = f"lure-{number}-{len(owners)}"
             metadata = {"name": name, "labels": {**ours, **labels}, "ownerReferences": owners}
             ns.create("pods", {"metadata": metadata, "spec": spec})
-    # One that looks like a worker of a later attempt, but that nobody owns.
+    # Looks like a worker of a later attempt, but has no owner.
     worker = {"aurl.ai/attempt": "7", "aurl.ai/role": "worker", "aurl.ai/replica-index": "0"}
     ns.create("pods", {"metadata": {"name": "lure-later", "labels": {**ours, **worker}}, "spec": spec})
     core = f"/api/v1/namespaces/{ns.namespace}"

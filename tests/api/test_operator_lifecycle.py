@@ -1,4 +1,4 @@
-"""A job's life on a real API server: the operator is a real process, the test plays scheduler and kubelet."""
+"""The life of a job on a real API server, with a real operator; the test acts as scheduler and kubelet."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_from_creation_to_success(ns: JobNamespace, operator: OperatorProcess) -
         assert progress["estimatedRemainingSeconds"] == round(280 * 60 / 119)
         assert ns.status("happy")["lastCheckpoint"]["step"] == 100
         labels = {"job_namespace": ns.namespace, "job_name": "happy"}
-        # Seen here before the operator has its own answer, perhaps.
+        # The test may see it before the operator gets its answer.
         steps = ("aurl_operator_job_step", frozenset(labels.items()))
         wait_for("the metric", lambda: operator.metrics().get(steps) == 120)
         assert operator.metric("aurl_operator_job_state", **labels, state="Running") == 1
@@ -108,8 +108,8 @@ def test_a_deleted_worker_does_not_consume_the_backoff_limit(ns: JobNamespace) -
     assert ns.condition("struck", "DatasetReady")["status"] == "True"
 
 
-def test_the_only_worker_vanishes_again_and_again(ns: JobNamespace) -> None:
-    """One event is all that is heard of it: nobody else would have the job looked at again."""
+def test_the_only_worker_vanishes_repeatedly(ns: JobNamespace) -> None:
+    """Its deletion is the only event: nothing else would trigger a reconcile."""
     ns.create_job("alone", numNodes=1)
     ns.prepare("alone")
     for attempt in (0, 1):
@@ -127,29 +127,29 @@ def test_time_to_live(ns: JobNamespace) -> None:
     wait_for("the job to be deleted", lambda: ns.api.status(f"{jobs}/brief") == 404)
 
 
-def test_a_lost_claim_is_told_and_never_silently_made_anew(ns: JobNamespace) -> None:
+def test_a_lost_claim_is_reported_and_never_silently_recreated(ns: JobNamespace) -> None:
     ns.create_job("bereft", numNodes=1)
     ns.prepare("bereft")
     ns.train("bereft", nodes=1)
-    # Only a pod that has a node uses its claim.
+    # Only a pod with a node uses its claim.
     ns.bind("bereft-0-0")
     claims = "persistentvolumeclaims"
     ns.delete(claims, "bereft-data")
-    # A claim in use stays until its pods have ended: now there is still time to copy what it holds.
+    # A claim in use stays until its pods have terminated: there is still time to copy its data.
     assert "is being deleted" in ns.stalled("bereft", "ClaimLost")["message"]
     assert ns.status("bereft")["state"] == "Running"
     ns.delete("pods", "bereft-0-0")
     ns.confirm_gone("bereft-0-0")
     ns.delete("pods", "bereft-prepare-0")
 
-    def told() -> bool:
+    def reported() -> bool:
         return "was deleted, and" in ns.condition("bereft", "Stalled")["message"]
 
-    wait_for("the loss to be told", told)
+    wait_for("the loss to be reported", reported)
     assert ns.objects(claims) == []
     assert ns.pods("bereft") == {}
     assert ns.event("bereft", "ClaimLost")["type"] == "Warning"
-    # A claim of that name, restored from wherever, cures it.
+    # A restored claim of that name resolves it.
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     restored = ns.create(claims, {"metadata": {"name": "bereft-data"}, "spec": spec})
     ns.prepare("bereft", attempt=1)
@@ -162,7 +162,7 @@ def test_others_reach_only_the_metrics_of_a_job(ns: JobNamespace) -> None:
     uid = ns.create_job("guarded")["metadata"]["uid"]
     ns.prepare("guarded")
     (policy,) = ns.objects("networkpolicies")
-    # The workers may be there as well by now.
+    # The workers may exist by now.
     pod = ns.pods("guarded")["guarded-prepare-0"]
     assert int(policy["metadata"]["resourceVersion"]) < int(pod["metadata"]["resourceVersion"])
     own = {"matchLabels": {"aurl.ai/job-uid": uid}}
@@ -172,10 +172,10 @@ def test_others_reach_only_the_metrics_of_a_job(ns: JobNamespace) -> None:
         "ingress": [{"from": [{"podSelector": own}]}, {"ports": [{"port": 9402, "protocol": "TCP"}]}],
     }
     ns.delete("networkpolicies", "guarded-pods")
-    wait_for("the policy to come back", lambda: ns.objects("networkpolicies"))
+    wait_for("the policy to be recreated", lambda: ns.objects("networkpolicies"))
 
 
-def test_a_training_that_stands_still_is_restarted_within_its_budget(ns: JobNamespace) -> None:
+def test_a_hanging_training_is_restarted_within_its_budget(ns: JobNamespace) -> None:
     ns.create_job("frozen", numNodes=1, runPolicy={"hangDeadlineSeconds": 2, "backoffLimit": 1})
     ns.prepare("frozen")
     answer = {"attempt": 0, "state": "Training", "step": 5, "totalSteps": 400, "startStep": 0}
@@ -202,7 +202,7 @@ def test_a_running_job_cannot_be_changed_but_suspended(ns: JobNamespace) -> None
     assert "spec.numNodes" in stalled["message"]
     assert ns.status("fixed")["state"] == "Running"
     ns.patch_job("fixed", {"numNodes": 2})
-    wait_for("the refusal to end", lambda: ns.condition("fixed", "Stalled")["status"] == "False")
+    wait_for("the refusal to be lifted", lambda: ns.condition("fixed", "Stalled")["status"] == "False")
 
 
 def test_pages_of_the_operator(operator: OperatorProcess) -> None:

@@ -1,4 +1,4 @@
-"""One job's life in the operator's metrics: what it took, what failed, how it came back."""
+"""The life of one job in the operator's metrics: durations, failures, restarts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PREFIX = "aurl_operator_"
 DIVERGED = {"state": "Failed", "class": "Divergence", "message": "loss is NaN"}
 
 
-def told(attempt: int) -> Object:
-    """What a launcher says after its first step."""
+def answer(attempt: int) -> Object:
+    """Return the /progress of a launcher after its first step."""
     return {
         "attempt": attempt,
         "state": "Training",
@@ -42,7 +42,7 @@ def test_the_life_of_a_job_is_counted_and_timed(ns: JobNamespace, operator: Oper
 
     ns.create_job("measured", numNodes=1, runPolicy={"backoffLimit": 1})
     ns.prepare("measured")
-    with launcher("127.0.0.19", told(0)):
+    with launcher("127.0.0.19", answer(0)):
         ns.wait_pods("measured", "measured-0-0")
         ns.run("measured-0-0", ip="127.0.0.19")
         reaches(1, "submit_to_pods_created_seconds_count")
@@ -52,7 +52,7 @@ def test_the_life_of_a_job_is_counted_and_timed(ns: JobNamespace, operator: Oper
     assert 0 < grown("submit_to_first_step_seconds_sum") < 60
     ns.fail("measured-0-0", 3, DIVERGED)
     ns.wait_pods("measured", "measured-1-0")
-    with launcher("127.0.0.20", told(1)):
+    with launcher("127.0.0.20", answer(1)):
         reaches(1, "recovery_seconds_count", until="pods_created")
         ns.run("measured-1-0", ip="127.0.0.20")
         reaches(1, "recovery_seconds_count", until="first_step")
@@ -73,7 +73,7 @@ def test_the_life_of_a_job_is_counted_and_timed(ns: JobNamespace, operator: Oper
     assert operator.metric(f"{PREFIX}leader") == 1
 
 
-def test_the_state_of_the_operator_itself_is_told(ns: JobNamespace, operator: OperatorProcess) -> None:
+def test_the_operator_reports_its_own_state(ns: JobNamespace, operator: OperatorProcess) -> None:
     began = datetime.now(UTC).timestamp()
     ns.create_job("seen", numNodes=1)
     ns.prepare("seen")
@@ -83,7 +83,7 @@ def test_the_state_of_the_operator_itself_is_told(ns: JobNamespace, operator: Op
         return lambda: operator.metric(f"{PREFIX}{name}", resource="pods") >= began
 
     wait_for("an event of the pods' watch", fresh("watch_last_event_timestamp_seconds"))
-    wait_for("a sign of life of it", fresh("watch_last_contact_timestamp_seconds"))
+    wait_for("a contact of it", fresh("watch_last_contact_timestamp_seconds"))
     assert 0 < operator.metric(f"{PREFIX}last_resync_timestamp_seconds") <= datetime.now(UTC).timestamp()
     wait_for("the queue to be empty", lambda: operator.metric(f"{PREFIX}queue_depth") == 0)
     assert operator.metric(f"{PREFIX}queue_oldest_seconds") < 60

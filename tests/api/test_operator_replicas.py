@@ -1,4 +1,4 @@
-"""Two replicas of the operator on a real API server: one acts, the other waits, the lease decides which."""
+"""Two replicas of the operator on a real API server: the lease decides which one leads."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from aurl_dev.waiting import wait_for
 pytestmark = pytest.mark.api
 
 Pair = tuple[OperatorProcess, OperatorProcess]
-#: What both replicas come down to when nothing wakes the one that waits.
+#: Lease durations in seconds: one that outlasts any wait here, and one that expires during a test.
 LONG_LEASE, SHORT_LEASE = "60", "4"
 
 
 @contextmanager
 def replicas(kubeconfigs: tuple[Path, Path], logs: Path, lease: str, seconds: str) -> Iterator[Pair]:
-    """Two operators that share a lease, the leader first."""
+    """Run two operators that share a lease; yields the leader first."""
     with ExitStack() as stack:
         found = []
         for number, kubeconfig in enumerate(kubeconfigs):
@@ -39,22 +39,22 @@ def replicas(kubeconfigs: tuple[Path, Path], logs: Path, lease: str, seconds: st
 
 
 def same_kubeconfigs(api_server: ApiServer) -> tuple[Path, Path]:
-    """Both replicas reach the API server directly."""
+    """Return kubeconfigs with which both replicas reach the API server directly."""
     return api_server.kubeconfig, api_server.kubeconfig
 
 
 def holder(ns: JobNamespace) -> str:
-    """Who holds the lease."""
+    """Return the holder of the lease."""
     path = f"/apis/coordination.k8s.io/v1/namespaces/{ns.namespace}/leases/aurl"
     return str(ns.api.get(path)["spec"].get("holderIdentity", ""))
 
 
 def uids(ns: JobNamespace, job: str) -> dict[str, str]:
-    """The UIDs of a job's pods."""
+    """Return the UIDs of a job's pods."""
     return {name: pod["metadata"]["uid"] for name, pod in ns.pods(job).items()}
 
 
-def test_a_stopped_leader_hands_over_at_once_and_nothing_is_disturbed(
+def test_a_stopped_leader_hands_over_immediately_and_disturbs_nothing(
     ns: JobNamespace, api_server: ApiServer, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     lease = f"{ns.namespace}/aurl"
@@ -67,18 +67,18 @@ def test_a_stopped_leader_hands_over_at_once_and_nothing_is_disturbed(
         ns.state("done", "Succeeded")
         ns.delete("pods", "done-0-0")
         before = {name: uids(ns, name) for name in ("done", "busy")}
-        # The one that waits knows everything, is well, and does nothing.
+        # The standby is up to date and healthy, and does nothing.
         assert waiting.get("/healthz") == (200, "ok")
         assert waiting.get("/readyz") == (200, f"ok, standby: the leader is {holder(ns)}")
         assert leader.get("/readyz") == (200, "ok, leader")
         assert waiting.writes() == 0
-        # It counts what it knows, and knows of its own write when that was answered.
+        # The leader counts its own write once the server has answered.
         wait_for("the leader's count", lambda: leader.metric("aurl_operator_jobs", state="Running") == 1)
         assert waiting.metric("aurl_operator_jobs", state="Running") == 0
 
         began = time.monotonic()
         assert leader.stop() == 0
-        # A lease that was not released would last longer than anybody waits here.
+        # An unreleased lease would outlast this wait.
         wait_for("the other replica to lead", waiting.leads)
         record_property("hand_over_seconds", time.monotonic() - began)
         ns.create_job("later", numNodes=1)
@@ -89,7 +89,7 @@ def test_a_stopped_leader_hands_over_at_once_and_nothing_is_disturbed(
         assert ns.status("busy")["restarts"]["total"] == 0
         assert waiting.metric("aurl_operator_reconciles_total", result="error") == 0
 
-        # An upgrade brings a new replica, which waits in its turn.
+        # An upgrade adds a new replica, which stands by.
         leader.start()
         assert not leader.leads()
         assert waiting.leads()
@@ -115,7 +115,7 @@ def test_a_killed_leader_is_replaced_without_duplicates(
         assert ns.status("many")["attempt"] == 0
 
 
-def test_a_leader_that_stood_still_does_nothing_once_it_goes_on(
+def test_a_leader_that_was_frozen_does_nothing_after_it_thaws(
     ns: JobNamespace, api_server: ApiServer, tmp_path: Path
 ) -> None:
     lease = f"{ns.namespace}/aurl"
@@ -129,10 +129,10 @@ def test_a_leader_that_stood_still_does_nothing_once_it_goes_on(
         ns.create_job("torn", numNodes=2, runPolicy__backoffLimit=1)
         ns.prepare("torn")
         ns.train("torn")
-        # The last thing that it has to do: after that it rests, so no request is under way when it freezes.
+        # Its last work: after that it is idle, so no request is in flight when it freezes.
         ns.event("torn", "Running")
         leader.freeze()
-        # It will find these in its sockets when it goes on.
+        # It finds these in its sockets when it thaws.
         ns.fail("torn-0-1", 1)
         ns.create_job("fresh", numNodes=1)
         wait_for("the other replica to lead", waiting.leads)
@@ -141,7 +141,7 @@ def test_a_leader_that_stood_still_does_nothing_once_it_goes_on(
         before = uids(ns, "torn") | uids(ns, "fresh")
         ns.fail("torn-1-1", 1)
         ns.state("torn", "Failed")
-        # What it sent before it froze has arrived long since, whether it knows the answer or not.
+        # Requests sent before it froze have arrived, whether it has read the answers or not.
         writes = proxy.writes()
         leader.thaw()
         wait_for("the first replica to notice", lambda: "lost leadership" in leader.log())
@@ -151,14 +151,14 @@ def test_a_leader_that_stood_still_does_nothing_once_it_goes_on(
         assert proxy.writes() == writes
         assert ns.status("torn")["restarts"]["total"] == 1
         assert (uids(ns, "torn") | uids(ns, "fresh")).items() <= before.items()
-        # It is as good as new: it leads again when it is its turn.
+        # It can lead again.
         waiting.stop()
         wait_for("the first replica to lead again", leader.leads)
         ns.prepare("fresh")
         ns.train("fresh", nodes=1)
 
 
-def test_a_leader_that_cannot_reach_the_api_server_stops_before_another_begins(
+def test_a_leader_that_cannot_reach_the_api_server_stops_before_another_starts(
     ns: JobNamespace, api_server: ApiServer, tmp_path: Path
 ) -> None:
     lease = f"{ns.namespace}/aurl"
@@ -172,7 +172,7 @@ def test_a_leader_that_cannot_reach_the_api_server_stops_before_another_begins(
         proxy.deafen("")
 
         def handed_over() -> bool:
-            # In this order: one that leads now may have been leading before the other said no.
+            # In this order: the new leader may have been leading before the old one answered no.
             second, first = other.leads(), cut.leads()
             assert not (first and second), "two leaders"
             return second
@@ -182,5 +182,5 @@ def test_a_leader_that_cannot_reach_the_api_server_stops_before_another_begins(
         assert cut.get("/healthz") == (200, "ok")
         proxy.heal()
         proxy.cut()
-        wait_for("the first one to see who leads", lambda: holder(ns) in cut.get("/readyz")[1])
+        wait_for("the first one to see the leader", lambda: holder(ns) in cut.get("/readyz")[1])
         assert not cut.leads()

@@ -1,7 +1,7 @@
-"""What keeps a job from going on is told within 15 s: a reason, a sentence and an event, and what cures it.
+"""Whatever blocks a job surfaces within 15 s, as a reason, a message and an event, until it is resolved.
 
-`pytest --collect-only -k surfaces` lists it all. What is waited for is the reason of the condition Stalled; a
-failure after which the gang starts anew is that of Reconciling, and stands in status.lastFailure.
+`pytest --collect-only -k surfaces` lists the cases. The tests wait for the reason of the condition Stalled. A
+failure after which the gang restarts is the reason of Reconciling and is recorded in status.lastFailure.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
 SOON = 15.0
 
 
-def told(ns: JobNamespace, job: str, reason: str, *words: str) -> str:
-    """Wait until condition and event give a reason, in one sentence with these words, and only once."""
+def surfaced(ns: JobNamespace, job: str, reason: str, *words: str) -> str:
+    """Wait until condition and event give a reason, in one message with these words, and only once."""
     message = str(ns.stalled(job, reason, SOON)["message"])
     event = ns.event(job, reason, SOON)
     assert event["type"] == "Warning"
@@ -30,12 +30,12 @@ def told(ns: JobNamespace, job: str, reason: str, *words: str) -> str:
 
 
 def cured(ns: JobNamespace, job: str) -> None:
-    """Nothing stands in the way any more."""
+    """Wait until nothing blocks the job."""
     wait_for("the blocker to go", lambda: ns.condition(job, "Stalled")["status"] == "False")
 
 
 def restarted(ns: JobNamespace, job: str, reason: str, *words: str) -> Object:
-    """Wait until a lost worker is told; the failure as status.lastFailure has it."""
+    """Wait until a lost worker is reported; return status.lastFailure."""
 
     def look() -> Object | None:
         failure = ns.status(job).get("lastFailure")
@@ -54,9 +54,9 @@ def restarted(ns: JobNamespace, job: str, reason: str, *words: str) -> Object:
 
 def test_surfaces_quota(ns: JobNamespace) -> None:
     ns.create("resourcequotas", {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}})
-    wait_for("the quota to hold", lambda: "hard" in ns.objects("resourcequotas")[0].get("status", {}))
+    wait_for("the quota to be enforced", lambda: "hard" in ns.objects("resourcequotas")[0].get("status", {}))
     ns.create_job("poor")
-    told(ns, "poor", "QuotaExceeded", "poor-prepare-0", "exceeded quota: none")
+    surfaced(ns, "poor", "QuotaExceeded", "poor-prepare-0", "exceeded quota: none")
     ns.delete("resourcequotas", "none")
     ns.prepare("poor")
     cured(ns, "poor")
@@ -68,7 +68,7 @@ def test_surfaces_an_admission_denial(ns: JobNamespace) -> None:
     resources = {"requests": {"memory": "2Gi"}, "limits": {"memory": "2Gi"}}
 
     def denied() -> bool:
-        """The API server takes a moment to know a new LimitRange."""
+        """Return whether the API server enforces the new LimitRange, which takes a moment."""
         name = f"large-{len(names)}"
         names.append(name)
         ns.create_job(name, resourcesPerNode=resources)
@@ -76,8 +76,8 @@ def test_surfaces_an_admission_denial(ns: JobNamespace) -> None:
         return not ns.pods(name)
 
     names: list[str] = []
-    wait_for("the limit to hold", denied)
-    told(ns, names[-1], "AdmissionDenied", f"{names[-1]}-prepare-0", "maximum memory usage per Container")
+    wait_for("the limit to be enforced", denied)
+    surfaced(ns, names[-1], "AdmissionDenied", f"{names[-1]}-prepare-0", "maximum memory usage per Container")
     assert ns.status(names[-1])["state"] == "Pending"
     ns.delete("limitranges", "small")
     ns.prepare(names[-1])
@@ -96,7 +96,7 @@ def test_surfaces_an_evicted_pod(ns: JobNamespace) -> None:
     }
     ns.api.request("PATCH", pod, {"status": status})
     restarted(ns, "evicted", "Evicted", "evicted-0-1", "low on resource: memory")
-    ns.train("evicted", attempt=1)  # which the backoff limit of 0 does not count
+    ns.train("evicted", attempt=1)  # the backoff limit of 0 does not count it
     assert ns.status("evicted")["restarts"]["byClass"] == {"Infrastructure": 1}
 
 
@@ -109,26 +109,26 @@ def test_surfaces_a_lost_node(ns: JobNamespace) -> None:
     pod = f"/api/v1/namespaces/{ns.namespace}/pods/remote-0-1"
 
     def ready(value: str) -> None:
-        """What the node controller says of the pods of a node whose kubelet is silent, or is back."""
+        """Report pods as the node controller does when a kubelet stops or resumes reporting."""
         condition = {"type": "Ready", "status": value, "lastTransitionTime": "2026-01-01T00:00:00Z"}
         ns.api.request("PATCH", f"{pod}/status", {"status": {"conditions": [condition]}})
 
     ready("False")
-    told(ns, "remote", "NodeNotReporting", "Node far of pod remote-0-1")
+    surfaced(ns, "remote", "NodeNotReporting", "Node far of pod remote-0-1")
     assert ns.status("remote")["state"] == "Running"
     ready("True")
     cured(ns, "remote")
     ready("False")
     ns.delete("pods", "remote-0-1")  # as the taint manager does after 30 s; no kubelet confirms it
     restarted(ns, "remote", "NodeLost", "Node far of pod remote-0-1 no longer reports")
-    ns.confirm_gone("remote-0-1")  # which the operator does by force two minutes later
+    ns.confirm_gone("remote-0-1")  # the operator would force this two minutes later
     ns.train("remote", attempt=1)
     assert ns.status("remote")["restarts"]["byClass"] == {"Infrastructure": 1}
 
 
-def test_surfaces_a_missing_claim_whose_appearance_cures(ns: JobNamespace) -> None:
+def test_surfaces_a_missing_claim_until_it_exists(ns: JobNamespace) -> None:
     ns.create_job("claimless", storage={"claimName": "nowhere"})
-    told(ns, "claimless", "ClaimNotFound", "'nowhere'")
+    surfaced(ns, "claimless", "ClaimNotFound", "'nowhere'")
     assert ns.pods("claimless") == {}
     claim = {
         "metadata": {"name": "nowhere"},
@@ -138,7 +138,7 @@ def test_surfaces_a_missing_claim_whose_appearance_cures(ns: JobNamespace) -> No
     ns.wait_pods("claimless", "claimless-prepare-0")
     cured(ns, "claimless")
     ns.delete_job("claimless")
-    # The garbage collector looks for new kinds every 30 s.
+    # The garbage collector discovers new kinds every 30 s.
     wait_for("the job's objects to go", lambda: not ns.children("claimless"), 90)
     assert [c["metadata"]["name"] for c in ns.objects("persistentvolumeclaims")] == ["nowhere"]
 
@@ -148,7 +148,7 @@ def test_surfaces_an_image_that_cannot_be_pulled(ns: JobNamespace) -> None:
     pod = "imageless-prepare-0"
     ns.wait_pods("imageless", pod)
     ns.cannot_start(pod, "ErrImagePull", "registry.test/nothing:v0: not found")
-    told(ns, "imageless", "ImagePullBackOff", "registry.test/nothing:v0")
+    surfaced(ns, "imageless", "ImagePullBackOff", "registry.test/nothing:v0")
     ns.cannot_start(pod, "ImagePullBackOff", 'Back-off pulling image "registry.test/nothing:v0"')
     wait_for("the second message", lambda: "Back-off" in ns.condition("imageless", "Stalled")["message"])
     assert len([e for e in ns.events("imageless") if e["reason"] == "ImagePullBackOff"]) == 1
@@ -161,10 +161,10 @@ def test_surfaces_pods_that_no_node_has_room_for(ns: JobNamespace) -> None:
     ns.create_job("huge", resourcesPerNode={"requests": {"memory": "100Ti"}})
     ns.wait_pods("huge", "huge-prepare-0")
     ns.unschedulable("huge-prepare-0", "0/1 nodes are available: 1 Insufficient memory.")
-    told(ns, "huge", "Unschedulable", "huge-prepare-0", "1 Insufficient memory")
+    surfaced(ns, "huge", "Unschedulable", "huge-prepare-0", "1 Insufficient memory")
 
 
-def test_a_pod_that_finds_its_node_late_makes_no_noise(ns: JobNamespace) -> None:
+def test_a_pod_that_is_scheduled_late_surfaces_nothing(ns: JobNamespace) -> None:
     ns.create_job("binding")
     ns.wait_pods("binding", "binding-prepare-0")
     ns.unschedulable("binding-prepare-0", "pod has unbound immediate PersistentVolumeClaims")

@@ -1,6 +1,6 @@
-"""The validating webhook on a real API server, as the chart registers it, with a CA of its own.
+"""The validating webhook on a real API server, as the chart registers it, with its own CA.
 
-The API server takes anything as a job here: what is refused, the webhook refuses.
+The API server accepts any job here, so every rejection comes from the webhook.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ LABEL = "webhook-test"
 
 @pytest.fixture(scope="module")
 def job_kind(api: Kube) -> Iterator[None]:
-    """A server that checks nothing itself."""
+    """A server that validates nothing."""
     with defined(api, loose_definition()):
         yield
 
 
 class Certificates:
-    """A directory as a Secret is mounted, and the CA that its certificate is from."""
+    """A directory like a mounted Secret, and the CA of its certificate."""
 
     def __init__(self, home: Path) -> None:
         self._home, self.directory = home, home / "mounted"
@@ -53,7 +53,7 @@ class Certificates:
         self._number = 0
 
     def issue(self) -> pki.Pki:
-        """Put a new certificate, of a new CA, in place of the one before."""
+        """Replace the certificate by one from a new CA."""
         self._number += 1
         made = pki.ensure(self._home / f"pki-{self._number}", ["127.0.0.1"], "none")
         for name, source in (("tls.crt", made.certificate("apiserver")), ("tls.key", made.key("apiserver"))):
@@ -64,13 +64,13 @@ class Certificates:
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """What the operator's certificate directory holds."""
+    """The operator's certificate directory."""
     return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module")
 def authority(certificates: Certificates) -> pki.Pki:
-    """The CA of the certificate with which the operator starts."""
+    """The CA of the operator's first certificate."""
     return certificates.issue()
 
 
@@ -84,11 +84,11 @@ class Hooked(OperatorProcess):
 
     @property
     def url(self) -> str:
-        """Where the API server finds the webhook."""
+        """The webhook's URL."""
         return f"https://127.0.0.1:{self.hook_port}/validate"
 
     def post(self, raw: bytes, trusted: pki.Pki) -> tuple[int, str]:
-        """What the webhook answers to a body; 0 where the connection fails."""
+        """POST a body to the webhook; return status and answer, status 0 if the connection fails."""
         context = ssl.create_default_context(cafile=str(trusted.ca))
         try:
             asked = urllib.request.Request(self.url, raw)
@@ -117,7 +117,7 @@ def operator(
 
 
 def registration(policy: str, url: str, authority: pki.Pki) -> Object:
-    """The configuration as the chart renders it; only the way to the webhook leads to this machine."""
+    """Return the configuration as the chart renders it, except that the webhook is on this machine."""
     bundle = base64.b64encode(authority.ca.read_bytes()).decode()
     hook = {"enabled": True, "secretName": "given", "caBundle": bundle, "failurePolicy": policy}
     files = Chart.load(str(ROOT / "charts/aurl-operator")).render(
@@ -140,7 +140,7 @@ def registration(policy: str, url: str, authority: pki.Pki) -> Object:
 
 
 def register(api: Kube, policy: str, url: str, authority: pki.Pki) -> None:
-    """Have the API server ask the webhook from now on."""
+    """Register the webhook with the API server."""
     if api.status(f"{HOOKS}/webhook-test") == 200:
         api.delete(f"{HOOKS}/webhook-test")
     api.request("POST", HOOKS, registration(policy, url, authority))
@@ -148,7 +148,7 @@ def register(api: Kube, policy: str, url: str, authority: pki.Pki) -> None:
 
 @pytest.fixture
 def hooked(api: Kube, operator: Hooked, authority: pki.Pki, ns: JobNamespace) -> Iterator[JobNamespace]:
-    """A namespace in which the API server asks the operator, and takes no answer for a no."""
+    """A namespace for which the API server calls the webhook, with failurePolicy Fail."""
     api.request("PATCH", f"/api/v1/namespaces/{ns.namespace}", {"metadata": {"labels": {LABEL: "yes"}}})
     register(api, "Fail", operator.url, authority)
 
@@ -160,13 +160,13 @@ def hooked(api: Kube, operator: Hooked, authority: pki.Pki, ns: JobNamespace) ->
         ns.delete_job("probe")
         return False
 
-    wait_for("the API server to ask", asked)
+    wait_for("the API server to call the webhook", asked)
     yield ns
     api.delete(f"{HOOKS}/webhook-test")
 
 
 def manifest(ns: JobNamespace, name: str, changes: Object) -> Object:
-    """A job file; `changes` replace fields of the specification, None removes them."""
+    """Return a job; `changes` replace fields of its spec, None removes them."""
     made = copy.deepcopy(JOB)
     made["metadata"] = {"name": name, "namespace": ns.namespace}
     spec = made["spec"] | changes
@@ -203,7 +203,7 @@ REFUSED: list[tuple[str, str, Object, str]] = [
 
 
 @pytest.mark.parametrize(("name", "changes", "said"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
-def test_kubectl_apply_is_refused_in_one_sentence(
+def test_kubectl_apply_is_rejected_with_one_message(
     hooked: JobNamespace, kubectl: Kubectl, name: str, changes: Object, said: str
 ) -> None:
     applied = kubectl("apply", "--validate=false", "-f", "-", given=manifest(hooked, name, changes))
@@ -248,7 +248,7 @@ def test_edits_of_a_running_job(hooked: JobNamespace, kubectl: Kubectl) -> None:
     hooked.train("fixed", attempt=1, nodes=1)
     assert edit({"suspend": True}) == ""
     hooked.state("fixed", "Suspended")
-    # What a suspended job goes on with may be anything that is sound.
+    # A suspended job may be changed in any valid way.
     assert edit({"image": "other", "numNodes": 2, "elastic": None, "suspend": False}) == ""
     wait_for("two workers", lambda: sum("-prepare-" not in name for name in hooked.pods("fixed")) == 2)
     assert "spec.numNodes cannot change" in kubectl(*scale, "--replicas=1").stderr
@@ -287,7 +287,7 @@ def test_malformed_reviews_are_answered(operator: Hooked, authority: pki.Pki) ->
     assert operator.metric("aurl_operator_admissions_total", result="malformed") > 5
 
 
-def test_a_replica_that_waits_answers_as_well(
+def test_a_standby_replica_answers_too(
     api_server: ApiServer,
     ns: JobNamespace,
     certificates: Certificates,
@@ -317,14 +317,14 @@ def test_a_replica_that_waits_answers_as_well(
             assert json.loads(answers[0][1])["response"]["allowed"] is False
 
 
-def test_a_renewed_certificate_is_taken_without_a_restart(
+def test_a_renewed_certificate_is_used_without_a_restart(
     operator: Hooked, certificates: Certificates, authority: pki.Pki
 ) -> None:
     assert operator.post(b"", authority)[0] == 400
-    # Half of a pair does not replace the one that serves.
+    # An incomplete pair does not replace the current one.
     key = (certificates.directory / "tls.key").read_bytes()
     (certificates.directory / "tls.key").write_text("no key")
-    wait_for("the complaint", lambda: "cannot read the webhook's certificate" in operator.log())
+    wait_for("the warning", lambda: "cannot read the webhook's certificate" in operator.log())
     assert operator.post(b"", authority)[0] == 400
     (certificates.directory / "tls.key").write_bytes(key)
     renewed = certificates.issue()
@@ -336,7 +336,7 @@ def test_a_renewed_certificate_is_taken_without_a_restart(
     wait_for("the first certificate", lambda: operator.post(b"", authority)[0] == 400)
 
 
-def test_an_operator_that_is_away_blocks_nobody_unless_that_is_wished(
+def test_an_unreachable_operator_blocks_nobody_unless_configured_to(
     api: Kube, hooked: JobNamespace, operator: Hooked, authority: pki.Pki
 ) -> None:
     operator.stop()
@@ -353,7 +353,7 @@ def test_an_operator_that_is_away_blocks_nobody_unless_that_is_wished(
                 return False
             return True
 
-        wait_for("the API server to ask no more", let_through)
+        wait_for("the API server to stop calling the webhook", let_through)
     finally:
         operator.start()
     hooked.state("open", "Preparing")

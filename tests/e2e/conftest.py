@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: the operator installed by Helm, Prometheus, namespaces."""
+"""Fixtures of the end-to-end tests: the operator installed by Helm, Prometheus, namespaces."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def kube(cluster: Cluster, images: dict[str, Image]) -> Kube:
 
 @pytest.fixture(scope="session")
 def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Debian's Prometheus, scraping the cluster's pods; AURL_KEEP_PROMETHEUS names where its data stays."""
+    """Debian's Prometheus, scraping the cluster's pods; AURL_KEEP_PROMETHEUS is a directory for its data."""
     kept = os.environ.get("AURL_KEEP_PROMETHEUS")
     directory = Path(kept).resolve() if kept else tmp_path_factory.mktemp("prometheus")
     directory.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(scope="module")
 def namespace(kube: Kube) -> Iterator[str]:
-    """A namespace of the test module's own, deleted in the end with everything in it."""
+    """A namespace for the test module, deleted afterwards."""
     name = f"e2e-{uuid.uuid4().hex[:8]}"
     kube.ensure_namespace(name)
     yield name

@@ -1,4 +1,4 @@
-"""Bad input gets a refusal with its path, or a condition and an event in one sentence."""
+"""Bad input is rejected with its path, or reported by a condition and an event."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SECONDS = 30
         pytest.param({"training__steps": "many"}, ("spec.training.steps",), id="wrong-type"),
     ],
 )
-def test_kubectl_apply_refuses(
+def test_kubectl_apply_rejects(
     kube: Kube, namespace: str, change: dict[str, Any], words: tuple[str, ...]
 ) -> None:
     said = kube.apply(namespace, small("wrong", **change), check=False)
@@ -41,10 +41,10 @@ def test_kubectl_apply_refuses(
 
 
 def surfaced(kube: Kube, namespace: str, name: str, *words: str) -> Object:
-    """Wait until a condition and an event hold all the words; no pod may restart or pile up meanwhile."""
+    """Wait until a condition and an event contain all words; no pod may restart or be added meanwhile."""
     began = time.monotonic()
 
-    def told() -> Object | None:
+    def found() -> Object | None:
         job = kube.job(namespace, name)
         conditions = ((job or {}).get("status") or {}).get("conditions", [])
         speaking = [one for one in conditions if all(word in one.get("message", "") for word in words)]
@@ -53,7 +53,7 @@ def surfaced(kube: Kube, namespace: str, name: str, *words: str) -> Object:
         ]
         return job if speaking and events else None
 
-    job = wait_for(f"job {name} to say {words}", told, SECONDS, every=0.25)
+    job = wait_for(f"job {name} to report {words}", found, SECONDS, every=0.25)
     assert time.monotonic() - began <= SECONDS
     pods = kube.pods(namespace, name)
     assert len(pods) <= small(name)["spec"]["numNodes"], [pod["metadata"]["name"] for pod in pods]
@@ -86,7 +86,7 @@ def test_more_memory_than_any_node_has(kube: Kube, namespace: str) -> None:
 
 @pytest.fixture(scope="module")
 def music_claim(kube: Kube, namespace: str, images: dict[str, Image]) -> str:
-    """A claim of the user's: six good and two broken MIDI files in `mixed`, only broken ones in `bad`."""
+    """A user's claim: six good and two broken MIDI files in `mixed`, only broken ones in `bad`."""
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -157,8 +157,8 @@ def test_a_corrupt_file_among_good_ones_is_named_and_stops_nothing(
     assert ended is not None
     dataset = ended["status"]["dataset"]
     assert (dataset["files"], dataset["dropped"]) == (6, 2)
-    told = " ".join(event["message"] for event in kube.events(namespace, "mixed"))
-    assert "torn.mid" in told and "text.mid" in told, told
+    messages = " ".join(event["message"] for event in kube.events(namespace, "mixed"))
+    assert "torn.mid" in messages and "text.mid" in messages, messages
     # The user's claim outlives the job.
     kube.delete_job(namespace, "mixed")
     assert kube.find(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{music_claim}") is not None

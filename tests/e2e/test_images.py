@@ -1,4 +1,4 @@
-"""The images as they are built: small, labelled, without root, the same bytes again, and accounted for."""
+"""The built images: small, labelled, without root, reproducible, with a bill of materials."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from aurl_dev.cluster.images import Image, digest_when_rebuilt
 
 pytestmark = pytest.mark.cluster
 
-#: Bytes that an image may take up unpacked.
+#: Maximum size of an unpacked image in bytes.
 LIMITS = {"operator": 120e6, "trainer": 1.3e9}
 WORDS = ("title", "description", "licenses", "version", "revision", "created", "source")
 
 
 def opened(archive: Path) -> tuple[float, dict[str, Any]]:
-    """How large the layers of an image archive are in all, and its configuration."""
+    """Return the total size of an image archive's layers, and its configuration."""
     with tarfile.open(archive) as image:
         (manifest,) = json.load(image.extractfile("manifest.json") or pytest.fail("no manifest"))
         document = json.load(image.extractfile(manifest["Config"]) or pytest.fail("no configuration"))
@@ -44,7 +44,7 @@ def test_the_same_inputs_give_the_same_digest(images: dict[str, Image]) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(LIMITS))
-def test_the_bill_of_materials_names_what_is_in_it(
+def test_the_bill_of_materials_lists_the_packages(
     name: str, images: dict[str, Image], tmp_path: Path
 ) -> None:
     image = images[name]

@@ -1,4 +1,4 @@
-"""The job files of the autoencoders on the real cluster, shortened: from `kubectl apply` to music."""
+"""The autoencoders' job files on a real cluster, shortened: from `kubectl apply` to music."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ STEPS = 20
 
 
 def shortened(file: str) -> dict[str, Any]:
-    """A job file of configs/jobs with the same model on fewer pieces, for fewer steps."""
+    """Return a job file of configs/jobs with fewer pieces and steps."""
     job: dict[str, Any] = yaml.safe_load((CHECKOUT / "configs/jobs" / file).read_text())
     spec = job["spec"]
     spec["dataset"]["source"]["music21Corpus"]["maxPieces"] = 12
-    # All of its phases: the players of vae-gan begin at 40 and at 50 %.
+    # All phases: the players of vae-gan start at 40 and 50 %.
     spec["training"] |= {"steps": STEPS, "checkpoint": {"everySteps": 10}}
     spec["training"]["evaluation"] = {
         "everySteps": 10,

@@ -1,4 +1,4 @@
-"""Jobs on the real cluster: music comes out, and a deleted pod changes nothing of the result."""
+"""Jobs on a real cluster: they produce music, and a deleted pod does not change the result."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_to_end(kube: Kube, namespace: str, name: str, seconds: float = 300) -> S
 
 
 def checkpoints(kube: Kube, namespace: str, job: str, image: str) -> dict[int, str]:
-    """The sha256 of the weights of each of the job's checkpoints, by step, read on the job's volume."""
+    """Return the sha256 of the weights of each checkpoint on the job's volume, by step."""
     job_dir = f"/mnt/aurl/{namespace}/{job}"
     command = ["aurl-trainer", "checkpoints", "list", "--job-dir", job_dir, "--json"]
     log = run_on_volume(kube, namespace, f"{job}-data", image, command, f"{job}-checkpoints")
@@ -42,7 +42,7 @@ def checkpoints(kube: Kube, namespace: str, job: str, image: str) -> dict[int, s
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A run of the demo's own code to its end, with a small job."""
+    """The result of the demo's code with a small job."""
 
     plan: story.Plan
     summary: dict[str, Any]
@@ -56,7 +56,7 @@ def undisturbed(
     prometheus: Prometheus,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Undisturbed:
-    """Run the very code of `make demo`, while Prometheus scrapes operator and trainer."""
+    """Run the code of `make demo` while Prometheus scrapes operator and trainer."""
     directory = tmp_path_factory.mktemp("demo")
     job_file = directory / "job.yaml"
     job_file.write_text(yaml.safe_dump(small("demo-small")))
@@ -95,7 +95,7 @@ def test_prometheus_saw_operator_and_trainer(undisturbed: Undisturbed, prometheu
     assert all(float(series["value"][1]) > 100e6 for series in memory)
     of_state = "{job_namespace='e2e-demo', job_name='demo-small', state='Succeeded'}"
     assert wait_for(
-        "the operator's metric to say Succeeded",
+        "the operator's metric to report Succeeded",
         lambda: prometheus.value(f"aurl_operator_job_state{of_state}") == 1,
         20,
         every=0.25,
@@ -104,10 +104,10 @@ def test_prometheus_saw_operator_and_trainer(undisturbed: Undisturbed, prometheu
     assert prometheus.query("up{pod=~'aurl-.*operator.*'} == 1"), "the operator is not scraped"
 
 
-def test_a_deleted_pod_changes_nothing_of_the_result(
+def test_a_deleted_pod_does_not_change_the_result(
     kube: Kube, namespace: str, images: dict[str, Image], undisturbed: Undisturbed
 ) -> None:
-    """A worker is deleted between two checkpoints: the gang returns, and every weight is bitwise the same."""
+    """A worker is deleted between two checkpoints: the gang restarts, and all weights are bitwise equal."""
     kube.apply(namespace, small("struck"))
     steps = 300
 
@@ -126,16 +126,16 @@ def test_a_deleted_pod_changes_nothing_of_the_result(
     assert job is not None
     assert job["status"]["restarts"]["byClass"] == {"Infrastructure": 1}
     start = (job["status"]["progress"] or {}).get("startStep")
-    assert start is not None and 40 <= start < steps, "the second attempt did not begin at a checkpoint"
+    assert start is not None and 40 <= start < steps, "the second attempt did not start at a checkpoint"
 
     weights = undisturbed.weights
     after_strike = checkpoints(kube, namespace, "struck", images["trainer"].reference)
     assert weights[steps] == after_strike[steps]
-    # Also every checkpoint between the strike and the end; those of SIGTERM stand at steps of their own.
+    # Also every later checkpoint that both runs have; those written on SIGTERM have other steps.
     common = weights.keys() & after_strike.keys()
     assert {step: weights[step] for step in common} == {step: after_strike[step] for step in common}
     reasons = {event["reason"] for event in kube.events(namespace, "struck")}
-    assert reasons, "no event tells of the restart"
+    assert reasons, "no event reports the restart"
     assert condition(job, "Succeeded")["status"] == "True"
 
 

@@ -1,7 +1,7 @@
-"""Every panel and every rule on what a real Prometheus has scraped from the jobs of the other modules.
+"""Every panel and every rule on data that a real Prometheus has scraped from the jobs of the other modules.
 
-By then there were jobs of all modes, one that lost a pod and came back, and some that failed for good: pytest
-runs the modules of this folder by their names. Where it runs alone, this one brings all of that about itself.
+These include jobs of all modes, one that lost a pod and recovered, and some that failed for good: pytest runs
+the modules of this folder in the order of their names. If this module runs alone, it runs such jobs itself.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ pytestmark = pytest.mark.cluster
 
 CHART = CHECKOUT / "charts/aurl-operator"
 BOARDS = sorted((CHART / "dashboards").glob("*.json"))
-#: Panels that show nothing on this machine, whatever runs; their queries must be sound all the same.
+#: Panels without data on this machine; their queries must be valid all the same.
 WITHOUT_DATA = {"Device memory": "there is no GPU"}
 CHOICES = {"namespace": ".*", "job": ".*", "rank": ".*", "__rate_interval": "30s", "__interval": "5s"}
 
 
 @dataclass(frozen=True)
 class Past:
-    """A stretch of time in which everything happened that panels are about."""
+    """The time range in which everything happened that panels show."""
 
     begin: float
     end: float
@@ -45,7 +45,7 @@ class Past:
 
 @pytest.fixture(scope="module")
 def past(kube: Kube, namespace: str, prometheus: Prometheus) -> Past:
-    """Wait until all has happened, and been scraped twice."""
+    """Wait until everything has happened and been scraped."""
     began = time.time() - 3600
 
     def ever(expression: str) -> bool:
@@ -72,7 +72,7 @@ def _step(kube: Kube, namespace: str, pod: str) -> int:
 
 
 def filled_in(expression: str) -> str:
-    """A panel's query with a choice for each variable."""
+    """Return a panel's query with a value for each variable."""
     for name, value in CHOICES.items():
         expression = expression.replace(f"${{{name}}}", value).replace(f"${name}", value)
     assert "$" not in expression, expression
@@ -80,7 +80,7 @@ def filled_in(expression: str) -> str:
 
 
 def numbers(series: list[dict[str, Any]]) -> Iterator[float]:
-    """All values of range series that are numbers."""
+    """Yield all values of range series that are numbers."""
     for each in series:
         yield from (value for _, text in each["values"] if not math.isnan(value := float(text)))
 
@@ -101,7 +101,7 @@ def test_no_panel_is_empty(path: Path, past: Past, prometheus: Prometheus) -> No
     assert empty == []
 
 
-def test_the_variables_offer_something(past: Past, prometheus: Prometheus) -> None:
+def test_the_variables_have_values(past: Past, prometheus: Prometheus) -> None:
     for path in BOARDS:
         for variable in json.loads(path.read_text())["templating"]["list"]:
             if variable["type"] != "query":
@@ -112,13 +112,13 @@ def test_the_variables_offer_something(past: Past, prometheus: Prometheus) -> No
             assert {each["metric"].get(label) for each in series} - {None, ""}, variable["name"]
 
 
-def test_every_recording_rule_comes_to_something(past: Past, prometheus: Prometheus) -> None:
-    """Its expression, that is: this Prometheus has no rules. Alerts need not fire, but must be sound."""
+def test_every_recording_rule_has_a_result(past: Past, prometheus: Prometheus) -> None:
+    """Evaluates the expressions, as this Prometheus has no rules. Alerts need not fire, but must be valid."""
     groups = yaml.safe_load((CHART / "rules/aurl.yaml").read_text())["groups"]
     records = {
         rule["record"]: rule["expr"] for group in groups for rule in group["rules"] if "record" in rule
     }
-    # Over five minutes there are none here.
+    # The recorded time is shorter than five minutes.
     shorter = {name: expression.replace("[5m]", "[30s]") for name, expression in records.items()}
     empty = [
         name

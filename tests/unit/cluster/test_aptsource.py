@@ -1,4 +1,4 @@
-"""Source entries are made from the machine's own binary entries."""
+"""Source entries are derived from the machine's own binary entries."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ Suites: ./
 """
 
 
-def test_deb822_keeps_mirror_keys_and_suites_and_leaves_out_what_is_disabled() -> None:
+def test_deb822_keeps_mirror_keys_and_suites_and_skips_disabled_entries() -> None:
     text = deb822_as_source(DEB822)
     assert text.count("Types: deb-src\n") == 2
     assert "Types: deb\n" not in text

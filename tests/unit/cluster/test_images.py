@@ -1,4 +1,4 @@
-"""An image is built again exactly when something that goes into it has changed."""
+"""An image is rebuilt if and only if one of its inputs has changed."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def test_any_input_changes_the_hash(checkout: Path, changed: str) -> None:
         "README.md",
     ],
 )
-def test_what_does_not_go_in_does_not_change_the_hash(checkout: Path, other: str) -> None:
+def test_other_files_do_not_change_the_hash(checkout: Path, other: str) -> None:
     before = content_hash("operator", checkout)
     (checkout / other).parent.mkdir(parents=True, exist_ok=True)
     (checkout / other).write_text("something else")
@@ -70,7 +70,7 @@ def test_moving_text_from_one_file_to_the_next_changes_the_hash(tmp_path: Path) 
     assert tree_hash([tmp_path], tmp_path) != before
 
 
-def test_the_image_for_cuda_is_the_trainers_with_another_build_of_pytorch() -> None:
+def test_the_cuda_image_differs_from_the_trainer_only_in_the_pytorch_build() -> None:
     usual, other = requirements("trainer").splitlines(), requirements("trainer-cuda").splitlines()
     assert content_hash("trainer-cuda") == content_hash("trainer")
     (changed,) = [pair for pair in zip(usual, other, strict=True) if pair[0] != pair[1]]

@@ -1,4 +1,4 @@
-"""The shared client against a plain HTTP server, and kubeconfigs of several kinds."""
+"""The shared API client against a plain HTTP server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Answer = tuple[int, object]
 
 @contextmanager
 def serving(*answers: Answer) -> Iterator[tuple[str, list[tuple[str, str, str | None]]]]:
-    """An API server that gives these answers in turn, and what it was asked: method, path, token."""
+    """Serve these answers in turn; yields the address, and the requests as (method, path, token)."""
     asked: list[tuple[str, str, str | None]] = []
     left = list(answers)
 
@@ -38,7 +38,7 @@ def serving(*answers: Answer) -> Iterator[tuple[str, list[tuple[str, str, str | 
         do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the names that http.server calls
 
         def log_message(self, format: str, *args: object) -> None:
-            """Stay silent."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -50,7 +50,7 @@ def serving(*answers: Answer) -> Iterator[tuple[str, list[tuple[str, str, str | 
 
 
 def kube(tmp_path: Path, server: str, **options: Any) -> Kube:
-    """A client for a kubeconfig with a token, as a cloud's."""
+    """Return a client for a kubeconfig with a token."""
     config = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -100,6 +100,6 @@ def test_an_unreachable_server_has_status_0(tmp_path: Path) -> None:
     assert kube(tmp_path, server).status("/readyz") == 0
 
 
-def test_a_wait_says_what_it_saw_last() -> None:
+def test_a_wait_reports_what_it_saw_last() -> None:
     with pytest.raises(DeadlineExceeded, match="waited 0 s for the moon; last seen: None"):
         wait_for("the moon", lambda: None, 0.0, 0.0)

@@ -1,4 +1,4 @@
-"""How a cluster chooses its addresses."""
+"""The choice of a cluster's addresses."""
 
 from ipaddress import IPv4Network
 from itertools import pairwise
@@ -29,7 +29,7 @@ def test_first_block_of_the_first_pool_on_an_empty_machine() -> None:
         ["10.192.0.0/22"],
     ],
 )
-def test_a_block_of_which_anything_is_taken_is_passed_over(taken: list[str]) -> None:
+def test_a_partly_taken_block_is_skipped(taken: list[str]) -> None:
     assert choose_block(map(IPv4Network, taken)) == IPv4Network("10.192.4.0/22")
 
 
@@ -37,7 +37,7 @@ def test_a_company_network_over_all_of_ten_leads_to_the_next_pool() -> None:
     assert choose_block([IPv4Network("10.0.0.0/8")]) == IPv4Network("172.24.0.0/22")
 
 
-def test_nothing_left_is_an_error_that_says_so() -> None:
+def test_no_free_block_is_an_error_with_a_message() -> None:
     with pytest.raises(MachineError, match="no block of private addresses is free"):
         choose_block(POOLS)
 
@@ -58,7 +58,7 @@ def test_candidates_are_disjoint() -> None:
     assert not any(a.overlaps(b) for a, b in pairwise(blocks))
 
 
-def test_routes_of_the_machine_are_read_and_the_default_route_takes_nothing() -> None:
+def test_routes_of_the_machine_are_read_without_the_default_route() -> None:
     routes: list[dict[str, object]] = [
         {"dst": "default", "gateway": "192.0.2.1"},
         {"dst": "192.0.2.0/24", "dev": "eth0"},

@@ -1,4 +1,4 @@
-"""The other pure parts: volumes, cgroup mounts, the pause archive, the build recipe, names."""
+"""Other pure functions: volumes, cgroup mounts, the pause archive, the build recipe, names."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def test_a_pending_claim_of_our_class_wants_a_volume() -> None:
 @pytest.mark.parametrize(
     "spec", [{"storageClassName": "other"}, {"volumeName": "mine"}, {"selector": {"matchLabels": {"a": "b"}}}]
 )
-def test_claims_that_are_not_ours_to_serve(spec: dict[str, Any]) -> None:
+def test_claims_of_other_provisioners_are_ignored(spec: dict[str, Any]) -> None:
     assert not wants_volume(claim(**spec))
 
 
@@ -66,7 +66,7 @@ def test_controllers_mounted_together_are_found_under_both_names() -> None:
     assert found["cpu"] == found["cpuacct"] == Path("/sys/fs/cgroup/cpu,cpuacct")
 
 
-def test_the_pause_archive_is_a_docker_archive_and_always_the_same() -> None:
+def test_the_pause_archive_is_a_reproducible_docker_archive() -> None:
     archive = pause.archive(b"program", "localhost/pause:1")
     assert archive == pause.archive(b"program", "localhost/pause:1")
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
@@ -88,7 +88,7 @@ def test_names_that_cannot_be_a_cluster(name: str) -> None:
         LocalCluster(name)
 
 
-def test_two_state_directories_may_hold_clusters_of_one_name(
+def test_two_state_directories_may_hold_clusters_of_the_same_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AURL_STATE", str(tmp_path / "a"))
@@ -100,7 +100,7 @@ def test_two_state_directories_may_hold_clusters_of_one_name(
     assert first.sandbox.cgroups.path != second.sandbox.cgroups.path
 
 
-def test_a_failed_command_tells_what_it_was_and_what_it_said() -> None:
+def test_a_failed_command_reports_itself_and_its_output() -> None:
     error = CommandError(["ip", "netns"], 2, "\n".join(f"line {number}" for number in range(100)))
     assert "ip netns" in str(error)
     assert "line 99" in str(error)

@@ -1,4 +1,4 @@
-"""A daemon is stopped only when it is the one that was started."""
+"""Only the process that was started is ever stopped."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ def test_start_time_is_found_behind_a_name_with_parentheses_and_spaces() -> None
 
 
 @pytest.mark.parametrize("text", ["", "\n", "nonsense", "12", "12 (cut", "x (y) S 1 2\nboot"])
-def test_a_record_that_was_cut_off_is_no_identity(text: str) -> None:
+def test_a_truncated_record_is_not_an_identity(text: str) -> None:
     assert parse_record(text) is None
 
 
@@ -30,7 +30,7 @@ def test_the_same_pid_with_another_start_time_is_another_process() -> None:
     assert not Identity(mine.pid, mine.start_ticks, "an earlier boot").alive()
 
 
-def test_a_recycled_pid_is_not_signalled(tmp_path: Path) -> None:
+def test_a_reused_pid_is_not_signalled(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
         now = identity_of(stranger.pid)
         assert now is not None
@@ -44,7 +44,7 @@ def test_a_recycled_pid_is_not_signalled(tmp_path: Path) -> None:
         stranger.kill()
 
 
-def test_start_records_the_daemon_itself_and_stop_ends_its_group(tmp_path: Path) -> None:
+def test_start_records_the_daemon_itself_and_stop_terminates_its_group(tmp_path: Path) -> None:
     processes = Processes(tmp_path)
     processes.start("daemon", ["sh", "-c", "sleep 60 & echo $!; wait"])
     identity = processes.identity("daemon")
@@ -75,7 +75,7 @@ def test_a_daemon_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     assert not processes.alive("stubborn")
 
 
-def test_check_tells_the_end_of_the_log(tmp_path: Path) -> None:
+def test_check_reports_the_end_of_the_log(tmp_path: Path) -> None:
     processes = Processes(tmp_path)
     processes.start("short", ["sh", "-c", "echo the reason; exit 3"])
     while processes.alive("short"):

@@ -1,4 +1,4 @@
-"""Which cluster a command means."""
+"""The choice of the cluster that a command uses."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def test_without_docker_or_kind_it_is_local(state: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("value", "said"), [("/nowhere/config", "does not exist"), ("{0}/a:{0}/b", "one file")]
 )
-def test_a_kubeconfig_that_cannot_serve_is_refused(
+def test_an_unusable_kubeconfig_is_rejected(
     state: Path, monkeypatch: pytest.MonkeyPatch, value: str, said: str
 ) -> None:
     for name in ("a", "b"):

@@ -1,4 +1,4 @@
-"""The tools in dev/ work without the tests, and no package of theirs hides another one."""
+"""The tools in dev/ do not need the tests, and no top-level package hides another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SOURCES = ("dev", "operator", "trainer", "tests")
 
 
 def imported(file: Path) -> set[str]:
-    """The top-level packages that a file imports, wherever in it."""
+    """Return the top-level packages that a file imports anywhere."""
     nodes = list(ast.walk(ast.parse(file.read_text())))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
