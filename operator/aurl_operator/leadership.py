@@ -39,7 +39,7 @@ class LeaderSession:
         self._metrics, self._workers = metrics, workers
         self._poller = ProgressPoller(options.progress_interval, self.queue.add)
         self._recorder = EventRecorder(client)
-        self.reconciler = Reconciler(client, store, self._poller, self._recorder, metrics, options)
+        self._reconciler = Reconciler(client, store, self._poller, self._recorder, metrics, options)
         self._stopping = False
 
     async def run(self) -> None:
@@ -76,7 +76,7 @@ class LeaderSession:
         started = time.monotonic()
         result = "error"
         try:
-            requeue_after = await self.reconciler.reconcile(key)
+            requeue_after = await self._reconciler.reconcile(key)
         except Conflict:
             result = "conflict"
             self.queue.add_rate_limited(key)
@@ -109,7 +109,7 @@ class Leadership:
         self._session: LeaderSession | None = None
         self._working: asyncio.Task[None] | None = None
         self._electing: asyncio.Task[None] | None = None
-        informer.add_handlers(self._enqueue, self._forget)
+        informer.add_handler(self._enqueue)
 
     def is_leader(self) -> bool:
         """True while this replica acts."""
@@ -127,10 +127,6 @@ class Leadership:
         # A standby replica reconciles all jobs when it becomes the leader.
         if self._session is not None:
             self._session.queue.add(key)
-
-    def _forget(self, uid: str) -> None:
-        if self._session is not None:
-            self._session.reconciler.forget(uid)
 
     async def run(self) -> None:
         """Act whenever this replica is the leader, forever."""

@@ -107,6 +107,7 @@ class Operator:
         self._servers.append(await serve(self._settings.http_port, self._metrics, self._health))
         if self._settings.webhook_certificates is not None:
             await self._start_webhook(self._settings.webhook_certificates)
+        self._take_signals()
         for part in (self._kopf, self._informer, self._leadership, self._health):
             self._start_task(part.run())
         self._start_task(self._signalled.wait())

@@ -52,7 +52,7 @@ class Reconciler:
         self._client, self._store, self._poller = client, store, poller
         self._recorder, self._metrics, self._options, self._now = recorder, metrics, options, now
         self._applier = Applier(client, store)
-        self._refusals: dict[str, dict[str, Refusal]] = {}
+        self._refusals: dict[JobRef, dict[str, Refusal]] = {}
         self._claims: dict[Key, tuple[float, ObjectView]] = {}
 
     async def reconcile(self, key: Key) -> float | None:
@@ -63,10 +63,11 @@ class Reconciler:
         job = self._store.job(key)
         if job is None:
             self._poller.follow(key, None)
+            self._forget(key)
             return None
         events: list[Event] = []
         wake: float | None = None
-        known_refusals = dict(self._refusals.get(job.ref.uid, {}))
+        known_refusals = dict(self._refusals.get(job.ref, {}))
         for _ in range(MAX_ROUNDS):
             observed = await self._observe(job)
             decided = plan(observed)
@@ -88,13 +89,13 @@ class Reconciler:
         if job.planned is not None:
             job = await self._report(job, events)
         if job.finished:
-            self.forget(job.ref.uid)
+            self._forget(key)
         self._poller.follow(key, self._target(job) if decided.status else None)
         return wake
 
-    def forget(self, uid: str) -> None:
+    def _forget(self, key: Key) -> None:
         """Drop the refusals remembered for a job that is deleted or has finished."""
-        self._refusals.pop(uid, None)
+        self._refusals = {ref: refusals for ref, refusals in self._refusals.items() if ref.key != key}
 
     # ---------------------------------------------------------------- observe
 
@@ -111,7 +112,7 @@ class Reconciler:
             self._poller.latest(job.ref.key),
             self._now(),
             self._options,
-            self._refusals.get(job.ref.uid, {}),
+            self._refusals.get(job.ref, {}),
         )
 
     async def _own_claim(self, job: JobView, children: Children) -> ObjectView | None:
@@ -165,7 +166,7 @@ class Reconciler:
         if not decided.actions:
             return False
         applied = await self._applier.apply(job, decided.actions, known, now)
-        refusals = self._refusals.setdefault(job.uid, {})
+        refusals = self._refusals.setdefault(job, {})
         for name in applied.created:
             refusals.pop(name, None)
         refusals.update(applied.refused)

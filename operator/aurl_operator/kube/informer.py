@@ -102,18 +102,16 @@ class Informer:
         self._jobs = [Watch("Job", place) for place in places]
         self._children = [Watch(kind, place) for kind in kinds for place in places]
         self.watches = {(watch.resource, watch.namespace): watch for watch in (*self._jobs, *self._children)}
-        self._on_change: list[Callable[[Key], None]] = []
-        self._on_job_deleted: list[Callable[[str], None]] = []
+        self._handlers: list[Callable[[Key], None]] = []
         self._resyncing = asyncio.Lock()
         self.synced = asyncio.Event()
         """Set once everything has been listed."""
         self.resynced_at: float | None = None
         """Time of the last complete resync (monotonic clock)."""
 
-    def add_handlers(self, on_change: Callable[[Key], None], on_job_deleted: Callable[[str], None]) -> None:
-        """Call `on_change` with the key of a changed job, `on_job_deleted` with the UID of a deleted one."""
-        self._on_change.append(on_change)
-        self._on_job_deleted.append(on_job_deleted)
+    def add_handler(self, on_change: Callable[[Key], None]) -> None:
+        """Call `on_change` with the key of each job that has changed, or whose objects have."""
+        self._handlers.append(on_change)
 
     async def run(self) -> None:
         """Watch and resync forever."""
@@ -287,12 +285,7 @@ class Informer:
         self._report(key)
 
     def _drop(self, watch: Watch, obj: Mapping[str, Any]) -> Key | None:
-        if watch.kind == "Job":
-            key = self._store.drop_job(obj)
-            for handler in self._on_job_deleted:
-                handler(text(dig(obj, "metadata", "uid")))
-        else:
-            key = self._store.drop_child(obj)
+        key = self._store.drop_job(obj) if watch.kind == "Job" else self._store.drop_child(obj)
         self._report(key)
         return key
 
@@ -303,5 +296,5 @@ class Informer:
 
     def _report(self, key: Key | None) -> None:
         if key is not None:
-            for handler in self._on_change:
+            for handler in self._handlers:
                 handler(key)

@@ -68,7 +68,7 @@ class KopfOperator:
         self._client_session: aiohttp.ClientSession | None = None
         self._kopf_session: aiohttp.ClientSession | None = None
         self._registry = kopf.OperatorRegistry()
-        kopf.on.login(registry=self._registry, retries=None, backoff=2)(self._log_in)
+        kopf.on.login(registry=self._registry, id="login", retries=None, backoff=2)(self._log_in)
         kopf.on.event(GROUP, VERSION, PLURAL, registry=self._registry)(self._on_job_event)
 
     async def run(self) -> None:
@@ -97,7 +97,7 @@ class KopfOperator:
         self._informer.receive_job(event["type"] == "DELETED", event["object"])
 
     async def _log_in(self, settings: kopf.OperatorSettings, **_: Any) -> kopf.AiohttpSession:
-        """Open a session for kopf and one for the client. Raises kopf.PermanentError without credentials.
+        """Open a session for kopf and one for the client. Raises kopf.TemporaryError without credentials.
 
         kopf closes its session whenever its watch ends, and a read on a closed session waits forever. The
         client's session stays open unless the credentials have changed.
@@ -142,7 +142,8 @@ def _credentials(settings: kopf.OperatorSettings) -> tuple[kopf.ConnectionInfo, 
             return dataclasses.replace(info, server=server, token=None), TokenFile(SERVICE_ACCOUNT_TOKEN)
     info = kopf.login_with_kubeconfig(settings=settings)
     if info is None:
-        raise kopf.PermanentError("no credentials: found neither a service account nor $KUBECONFIG")
+        # A permanent error would leave kopf without a login forever.
+        raise kopf.TemporaryError("no credentials: found neither a service account nor $KUBECONFIG", delay=2)
     return info, None
 
 
