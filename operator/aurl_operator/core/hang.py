@@ -10,8 +10,6 @@ from datetime import datetime
 from typing import Final
 
 from aurl_operator.api.status import Failure, JobStatus
-from aurl_operator.api.trainer_contract import FINISHED, ProgressKey
-from aurl_operator.core.parsers import integer
 from aurl_operator.core.progress import ProgressReport
 
 #: Seconds after which a report is stale: a launcher that cannot be reached may well be training.
@@ -46,9 +44,8 @@ def detect_hang(
     if report is None or (now - report.read_at).total_seconds() > max(FRESH_SECONDS, 3 * interval):
         return None
     progress, since = status.progress, last_advance(status)
-    step = integer(report.body.get(ProgressKey.STEP))
-    known = progress.step if progress else None
-    if since is None or report.body.get(ProgressKey.STATE) == FINISHED or step != known:
+    step, known = report.step, progress.step if progress else None
+    if since is None or report.finished or step != known:
         return None
     seconds = (now - since).total_seconds()
     where = f"at step {step}" if step is not None else "before its first step"

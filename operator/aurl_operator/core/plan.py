@@ -32,7 +32,7 @@ from aurl_operator.core.progress import (
     dataset_sentence,
     read_dataset,
 )
-from aurl_operator.core.stragglers import read_compute_times, stragglers
+from aurl_operator.core.stragglers import stragglers
 
 #: Seconds until a missing claim is looked up again: it may come from anywhere and is not watched.
 CLAIM_RECHECK_SECONDS: Final = 5.0
@@ -234,7 +234,7 @@ def follow_training(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> None:
     builder.status = apply_termination_reports(
         builder.status, [p for p in gang.members.values() if p.index == 0]
     )
-    compute_times = read_compute_times(report, gang.size * spec.num_proc_per_node)
+    compute_times = report.compute_times(gang.size * spec.num_proc_per_node) if report else None
     if compute_times is not None:
         nodes = {index: pod.node for index, pod in gang.members.items()}
         known, factor = builder.status.stragglers, builder.policy.straggler_factor

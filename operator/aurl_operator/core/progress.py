@@ -9,7 +9,13 @@ from typing import Any, Final
 
 from aurl_operator.api.base import parse_time
 from aurl_operator.api.status import Checkpoint, Dataset, JobStatus, Progress
-from aurl_operator.api.trainer_contract import CheckpointKey, DatasetKey, ProgressKey, TerminationKey
+from aurl_operator.api.trainer_contract import (
+    FINISHED,
+    CheckpointKey,
+    DatasetKey,
+    ProgressKey,
+    TerminationKey,
+)
 from aurl_operator.core.parsers import dig, integer, mapping, number, text
 from aurl_operator.core.podview import PodView
 
@@ -29,6 +35,24 @@ class ProgressReport:
     attempt: int
     read_at: datetime
     write_interval: float = 0.0
+
+    @property
+    def step(self) -> int | None:
+        """Optimizer steps done."""
+        return integer(self.body.get(ProgressKey.STEP))
+
+    @property
+    def finished(self) -> bool:
+        """True once the training has finished and its launcher is about to exit."""
+        return bool(self.body.get(ProgressKey.STATE) == FINISHED)
+
+    def compute_times(self, world_size: int) -> list[float] | None:
+        """Return the compute seconds per step by rank, or None unless the report has them for every rank."""
+        reported = self.body.get(ProgressKey.COMPUTE_SECONDS)
+        if not isinstance(reported, list) or len(reported) != world_size or world_size < 2:
+            return None
+        times = [seconds for value in reported if (seconds := number(value)) is not None and seconds >= 0]
+        return times if len(times) == world_size else None
 
 
 def read_progress(body: Mapping[str, Any], before: Progress | None, now: datetime) -> Progress | None:

@@ -8,22 +8,9 @@ from statistics import median
 from typing import Final
 
 from aurl_operator.api.status import Straggler
-from aurl_operator.api.trainer_contract import ProgressKey
-from aurl_operator.core.parsers import number
-from aurl_operator.core.progress import ProgressReport
 
 #: A straggler stays marked until its slowdown falls below this share of the factor.
 RELEASE_SHARE: Final = 0.9
-
-
-def read_compute_times(report: ProgressReport | None, world_size: int) -> list[float] | None:
-    """Return the compute seconds per step by rank, or None unless the report has them for every rank."""
-    reported = report.body.get(ProgressKey.COMPUTE_SECONDS) if report else None
-    if not isinstance(reported, list) or len(reported) != world_size or world_size < 2:
-        return None
-    compute_times = [number(value) for value in reported]
-    sound = [seconds for seconds in compute_times if seconds is not None and seconds >= 0]
-    return sound if len(sound) == world_size else None
 
 
 def stragglers(

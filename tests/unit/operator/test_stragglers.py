@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from aurl_operator.core.progress import ProgressReport
-from aurl_operator.core.stragglers import read_compute_times
 from unit.operator.builders import World, make_job, running
 
 
@@ -63,7 +62,7 @@ def test_marks_end_with_the_attempt() -> None:
 )
 def test_implausible_compute_times_are_ignored(reported: Any) -> None:
     world = running()
-    assert read_compute_times(ProgressReport({"computeSeconds": reported}, 0, world.now), 2) is None
+    assert ProgressReport({"computeSeconds": reported}, 0, world.now).compute_times(2) is None
 
 
 def test_ranks_without_compute_time_are_not_compared() -> None:
