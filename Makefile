@@ -21,6 +21,7 @@ IMAGES ?= operator trainer
 DATA ?=
 # Input of `make screenshots`, recorded by AURL_KEEP_PROMETHEUS=build/prometheus make e2e
 PROMETHEUS ?= build/prometheus
+# The operator's copy of the trainer's contract
 CONTRACT := operator/aurl_operator/api/trainer_contract.py
 CONTRACT_SOURCE := { echo '\# Written by `make generate` from trainer/aurl_trainer/contract.py; do not edit.'; cat trainer/aurl_trainer/contract.py; }
 

@@ -1,4 +1,4 @@
-"""Commands and manifests on the pages are accepted by what they are for."""
+"""Commands and manifests on the pages are accepted by the programs they are written for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
 def shown(page: Path, program: str) -> list[list[str]]:
-    """The arguments of every call of a program in the blocks of a page."""
+    """Return the arguments of every call of a program in the blocks of a page."""
     found = []
     for words in commands(page):
         if words[0].endswith("/python") and words[1:3] == OURS:
@@ -37,13 +37,13 @@ def shown(page: Path, program: str) -> list[list[str]]:
 
 
 @each_page
-def test_the_command_line_takes_what_is_shown(page: Path) -> None:
+def test_the_command_line_accepts_the_shown_commands(page: Path) -> None:
     for arguments in shown(page, "aurl-trainer"):
         command_line().parse_args(arguments)
 
 
 def subcommand(parser: argparse.ArgumentParser, words: list[str]) -> argparse.ArgumentParser | None:
-    """The parser of what the words before the first option name; None when there is no such command."""
+    """Return the parser of the command named before the first option; None if it does not exist."""
     for word in words:
         choices = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
         if word.startswith("-") or not choices:
@@ -63,7 +63,7 @@ def test_commands_and_options_in_the_prose_exist(page: Path) -> None:
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known, words
 
 
-def test_a_wrong_command_would_be_noticed() -> None:
+def test_a_wrong_command_is_noticed() -> None:
     assert subcommand(command_line(), ["checkpoints", "list"]) is not None
     assert subcommand(command_line(), ["checkpoints", "destroy"]) is None
     with pytest.raises(SystemExit):
@@ -71,26 +71,26 @@ def test_a_wrong_command_would_be_noticed() -> None:
 
 
 @each_page
-def test_values_that_are_set_are_the_charts(page: Path) -> None:
+def test_values_that_are_set_exist_in_the_chart(page: Path) -> None:
     text = page.read_text()
     for arguments in shown(page, "helm"):
         assert [word for word in arguments if word.startswith("charts/") and not (ROOT / word).is_dir()] == []
     for path in re.findall(r"--set(?:-string|-json)? ([a-z][A-Za-z]*(?:\.[A-Za-z]+)*)=", helm_parts(text)):
         at = VALUES
         for part in path.split("."):
-            if "properties" not in at:  # labels, for instance, have any name
+            if "properties" not in at:  # labels, for example, may have any name
                 break
             assert part in at["properties"], f"--set {path}: no {part}"
             at = at["properties"][part]
 
 
 def helm_parts(text: str) -> str:
-    """A page without the lines that set something else than values of the chart."""
+    """Return a page without lines whose --set is not Helm's."""
     return "\n".join(line for line in text.replace("\\\n", " ").splitlines() if "aurl_trainer" not in line)
 
 
 @each_page
-def test_manifests_are_what_the_api_server_takes(page: Path) -> None:
+def test_manifests_are_accepted_by_the_api_server(page: Path) -> None:
     for manifest in manifests(page):
         if "kind" not in manifest:
             continue
@@ -101,7 +101,7 @@ def test_manifests_are_what_the_api_server_takes(page: Path) -> None:
 
 
 def whole_job(**spec: Any) -> dict[str, Any]:
-    """A job file of ours with parts of its spec changed."""
+    """Return a job file of ours with parts of its spec changed."""
     job: dict[str, Any] = yaml.safe_load(JOB_FILES[0].read_text())
     for key, value in spec.items():
         job["spec"][key] = {**job["spec"].get(key, {}), **value} if isinstance(value, dict) else value
@@ -119,10 +119,10 @@ def test_parts_of_job_files_and_patches_are_valid(page: Path) -> None:
             check_job(whole_job(**patch["spec"]), page.name)
 
 
-def test_the_shown_prometheus_configuration_is_sound(tmp_path: Path) -> None:
+def test_the_shown_prometheus_configuration_is_valid(tmp_path: Path) -> None:
     (part,) = [part for page in PAGES for part in manifests(page) if "scrape_configs" in part]
     for job in part["scrape_configs"]:
-        assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]  # which Debian's build leaves out
+        assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]  # not in Debian's build
     (tmp_path / "aurl.yaml").write_bytes((ROOT / "charts/aurl-operator/rules/aurl.yaml").read_bytes())
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(part))
     system.ensure(("prometheus",), print)
