@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 
 from aiohttp import web
 from prometheus_client import generate_latest
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 async def serve(port: int, metrics: Metrics, health: Health) -> web.AppRunner:
-    """Listen on all addresses; the caller cleans up the runner. Raises OSError if the port is taken."""
+    """Serve the operator's pages. Raises OSError if the port is taken."""
 
     async def show_metrics(_: web.Request) -> web.Response:
         body = generate_latest(metrics.registry)
@@ -33,8 +34,18 @@ async def serve(port: int, metrics: Metrics, health: Health) -> web.AppRunner:
     app.router.add_get("/metrics", show_metrics)
     app.router.add_get("/healthz", show_health)
     app.router.add_get("/readyz", show_ready)
+    return await listen(app, port, "/metrics, /healthz and /readyz")
+
+
+async def listen(
+    app: web.Application, port: int, what: str, context: ssl.SSLContext | None = None
+) -> web.AppRunner:
+    """Listen on all addresses; 0 is any free port. The caller cleans up the runner.
+
+    Raises OSError if the port is taken.
+    """
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, None, port).start()
-    log.info("serving /metrics, /healthz and /readyz on port %d", runner.addresses[0][1])
+    await web.TCPSite(runner, None, port, ssl_context=context).start()
+    log.info("serving %s on port %d", what, runner.addresses[0][1])
     return runner

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from aurl_operator.core.admission import Admission, MalformedReviewError, answer, read_review
 from aurl_operator.serve.certificate import ServerCertificate
+from aurl_operator.serve.http import listen
 from aurl_operator.serve.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ _LARGEST_BYTES: Final = 4 * 2**20
 async def serve_webhook(
     port: int, certificate: ServerCertificate, admission: Admission, metrics: Metrics
 ) -> web.AppRunner:
-    """Listen on all addresses; the caller cleans up the runner. Raises OSError if the port is taken."""
+    """Serve the webhook. Raises OSError if the port is taken."""
 
     async def validate(http: web.Request) -> web.Response:
         """Answer one review. Any status but 200 leaves the decision to the failurePolicy."""
@@ -42,8 +43,4 @@ async def serve_webhook(
     certificate.refresh()
     app = web.Application(client_max_size=_LARGEST_BYTES)
     app.router.add_post(PATH, validate)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, None, port, ssl_context=certificate.context).start()
-    log.info("serving the validating webhook on port %d", runner.addresses[0][1])
-    return runner
+    return await listen(app, port, "the validating webhook", certificate.context)
