@@ -1,1 +1,1 @@
-"""How much memory training takes: activation checkpointing, the size of a micro-batch, what was measured."""
+"""Memory of training: activation checkpointing, micro-batch size, measurements, running out."""

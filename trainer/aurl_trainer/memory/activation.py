@@ -1,9 +1,9 @@
-"""Activation checkpointing (Chen et al. 2016): parts of the model keep their inputs and are computed again.
+"""Activation checkpointing (Chen et al. 2016): segments of the model keep their inputs and are recomputed.
 
-A segment is a module, or a method that a module names in its `segments`. Its call is replaced on the object,
-so names of parameters stay, and a sharded or compiled module around it sees one plain call. Random generators
-are put back before a segment is computed again: dropout drops the same activations, and results have the same
-bits as without.
+A segment is a module, or a method that a module lists in its `segments`. Its call is replaced on the object,
+so parameter names stay the same, and a sharded or compiled module around it sees one plain call. Random
+generators are restored before a segment is recomputed: dropout drops the same activations, and results have
+the same bits as without checkpointing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from aurl_trainer.errors import UserError
 
 Mode: TypeAlias = Literal["none", "selective", "full"]
 Segment: TypeAlias = tuple[nn.Module, str]
-"""A module and the name of the method of it that is computed again."""
+"""A module and the name of its method that is recomputed."""
 
 _PACKETS = (
     "mm",
@@ -38,24 +38,24 @@ _PACKETS = (
     "_scaled_dot_product_cudnn_attention",
     "_scaled_dot_product_fused_attention_overrideable",
 )
-"""Operators whose results are kept by `selective`: those that take most of a step's arithmetic."""
+"""Operators whose results `selective` keeps: they do most of a step's arithmetic."""
 
 
 class ActivationCheckpointing:
-    """Switches what a model computes again in its backward pass.
+    """Chooses what a model recomputes in its backward pass.
 
-    Raises UserError for a name that no part of the model has, or one that lies inside another.
+    Raises UserError for a name that the model does not have, or one that lies inside another.
     """
 
     def __init__(self, model: nn.Module, wanted: Sequence[str] = ()) -> None:
-        """`wanted` are names of segments with `*` for any characters; empty: every block of the model."""
+        """`wanted` has names of segments, `*` for any characters; if empty, every block of the model."""
         known = named_segments(model)
         self.names = _choose(known, wanted) if wanted else _blocks(model)
         self._segments = [known[name] for name in self.names]
         self.mode: Mode = "none"
 
     def switch(self, mode: Mode) -> None:
-        """Compute again what `mode` says from now on, and keep the rest."""
+        """Use `mode` from now on."""
         for module, method in self._segments:
             vars(module).pop(method, None)
             if mode != "none":
@@ -64,7 +64,7 @@ class ActivationCheckpointing:
 
 
 class Recomputed:
-    """A method whose activations are computed again in the backward pass; plain when there will be none."""
+    """A method whose activations are recomputed in the backward pass; a plain call without gradients."""
 
     def __init__(self, method: Callable[..., Any], *, selective: bool) -> None:
         self.method, self.selective = method, selective
@@ -79,7 +79,7 @@ class Recomputed:
 
 
 def named_segments(model: nn.Module) -> dict[str, Segment]:
-    """Return what can be computed again, by the name that the configuration uses (camelCase, dotted)."""
+    """Return all segments by their names in the configuration (camelCase, dotted)."""
     found: dict[str, Segment] = {}
     for path, module in model.named_modules():
         if not path or next(module.parameters(), None) is None:
@@ -93,7 +93,7 @@ def named_segments(model: nn.Module) -> dict[str, Segment]:
 
 
 def _blocks(model: nn.Module) -> list[str]:
-    """Return the items of the outermost module lists: what a model is a stack of."""
+    """Return the names of the items of the outermost module lists."""
     lists = [path for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     outer = [path for path in lists if not any(path.startswith(f"{other}.") for other in lists)]
     camel = [".".join(to_camel(part) for part in path.split(".")) for path in outer]
@@ -143,6 +143,6 @@ def _selective_contexts() -> tuple[AbstractContextManager[object], AbstractConte
 
 @functools.cache
 def _kept() -> list[Any]:
-    """Return the overloads of the operators in `_PACKETS` that this version of PyTorch has."""
+    """Return the overloads of the operators in `_PACKETS` that exist in this version of PyTorch."""
     packets = [getattr(torch.ops.aten, name, None) for name in _PACKETS]
     return [packet.default for packet in packets if packet is not None and "default" in packet.overloads()]

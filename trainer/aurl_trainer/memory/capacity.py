@@ -1,4 +1,4 @@
-"""What a rank may still allocate, and what it took at most: of a GPU, or of the container's memory."""
+"""Memory that a rank can still allocate, and its peak: of a GPU, or of the container."""
 
 from __future__ import annotations
 
@@ -17,54 +17,54 @@ from aurl_trainer.system.cgroup import memory_left
 from aurl_trainer.system.host_memory import HostMemory
 
 MARGIN = 0.08
-"""Share of the capacity that is never planned for: fragments, and what a library takes later."""
+"""Share of the capacity that is left free, for fragmentation and for libraries that allocate later."""
 
 
 class Meter(Protocol):
-    """Measures the memory that passes take. Bytes."""
+    """Measures the memory of passes, in bytes."""
 
     def held(self) -> int:
-        """Return what this rank holds now."""
+        """Return the bytes that this rank holds now."""
 
     def capacity(self) -> int:
-        """Return what this rank could hold in all."""
+        """Return the bytes that this rank could hold in all."""
 
     def begin(self) -> None:
-        """Give back what is not needed and begin a new peak."""
+        """Free what is not needed and reset the peak."""
 
     def peak(self) -> int:
-        """Return the most that this rank held since `begin`."""
+        """Return the most bytes that this rank held since `begin`."""
 
 
 class CudaMeter:
-    """The memory of one GPU as PyTorch's allocator has reserved it, fragments included."""
+    """GPU memory as PyTorch's allocator has reserved it, fragmentation included."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def held(self) -> int:
-        """Return what the allocator has reserved."""
+        """Return the bytes reserved by the allocator."""
         return torch.cuda.memory_reserved(self.device)
 
     def capacity(self) -> int:
-        """Return what is free on the device, whoever else uses it, and what we hold."""
+        """Return the bytes free on the device, which others may use too, plus those we hold."""
         free, _ = torch.cuda.mem_get_info(self.device)
         return free + self.held()
 
     def begin(self) -> None:
-        """Return cached blocks to the device and begin a new peak."""
+        """Return cached blocks to the device and reset the peak."""
         gc.collect()
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak(self) -> int:
-        """Return the most that was reserved."""
+        """Return the most bytes that were reserved."""
         return torch.cuda.max_memory_reserved(self.device)
 
 
 class HostMeter:
-    """Resident memory, within the container's limit and what the node has left; ranks of a node share it."""
+    """Resident memory, bounded by the container's limit and the node's free memory, which its ranks share."""
 
     def __init__(self, memory: HostMemory, local_world_size: int) -> None:
         self.memory, self.local_world_size = memory, local_world_size
@@ -74,24 +74,24 @@ class HostMeter:
         return self.memory.read()[0]
 
     def capacity(self) -> int:
-        """Return the resident bytes and this rank's share of what is left. Raises UserError if untold."""
+        """Return the resident bytes plus this rank's share of what is free. Raises UserError if unknown."""
         left = [value for value in (memory_left(), available_memory()) if value is not None]
         if not left:
             raise UserError(
-                "training.batch.microBatchSize is 0, and this system does not tell how much memory is left: "
-                "set it to a number of samples."
+                "training.batch.microBatchSize is 0, but this system does not report its free memory: "
+                "set a number of samples."
             )
         return self.held() + max(0, min(left)) // self.local_world_size
 
     def begin(self) -> None:
-        """Return freed memory to the system and begin a new peak."""
+        """Return freed memory to the system and reset the peak."""
         gc.collect()
         with contextlib.suppress(OSError, AttributeError):  # only glibc has it
             ctypes.CDLL(None).malloc_trim(0)
         self.memory.reset_peak()
 
     def peak(self) -> int:
-        """Return the most that was resident."""
+        """Return the most bytes that were resident."""
         return self.memory.read()[1]
 
 
@@ -101,11 +101,11 @@ def total_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def reserve_bytes(device: torch.device, parameters: int, state: int, *, saves: bool, wrapped: bool) -> int:
-    """Return the bytes that a rank will take by its first checkpoint and does not hold before its first step.
+    """Return the bytes that a rank allocates between the warm-up and its first checkpoint.
 
-    `parameters` and `state` are the bytes of the weights and of the optimizer. On a host, zeros take no
-    memory until something is added to them; the rank that saves copies everything aside, and gradients
-    travel in buffers of their own.
+    `parameters` and `state` are the bytes of the weights and of the optimizer. On a CPU, zeros take no memory
+    until they are written; the rank that saves copies everything, and DDP exchanges gradients in buffers of
+    its own.
     """
     if device.type != "cpu":
         return 0
@@ -113,19 +113,19 @@ def reserve_bytes(device: torch.device, parameters: int, state: int, *, saves: b
 
 
 def make_meter(device: torch.device, memory: HostMemory, local_world_size: int) -> Meter:
-    """Return the meter of a device. Raises UserError for one that keeps no peaks."""
+    """Return the meter of a device. Raises UserError if it does not track its peak."""
     if device.type == "cuda":
         return CudaMeter(device)
     if device.type == "cpu":
         return HostMeter(memory, local_world_size)
     raise UserError(
-        f"training.batch.microBatchSize 0 and memory.activationCheckpointing auto need a device that tells "
-        f"its peak memory, and {device.type} does not: set them."
+        f"training.batch.microBatchSize 0 and memory.activationCheckpointing auto need a device that tracks "
+        f"its peak memory, and {device.type} does not: set both."
     )
 
 
 def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Return what the kernel says could be allocated without swapping, in bytes; None if it does not say."""
+    """Return the bytes that could be allocated without swapping, or None if the kernel does not say."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):

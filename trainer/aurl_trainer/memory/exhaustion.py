@@ -1,4 +1,4 @@
-"""Running out of memory: how to know it, and what is written down about it."""
+"""Detection of failed allocations, and a snapshot of memory for whoever looks into them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from aurl_trainer.system.host_memory import HostMemory
 log = logging.getLogger("aurl_trainer.train")
 
 LARGEST = 40
-"""Kinds of tensors that a host's table lists."""
+"""Kinds of tensors listed in the table of a host."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an allocation failed, on a device or on the host."""
+    """True if an allocation failed, on a device or on the host."""
     return classify(error)[0] == "OutOfMemory"
 
 
 class ExhaustionSnapshot:
-    """Writes what memory held when an allocation failed to `directory`, one file per rank.
+    """Writes the contents of memory at a failed allocation to `directory`, one file per rank.
 
     On CUDA it is the allocator's history, a file for https://pytorch.org/memory_viz; elsewhere a table of the
-    tensors that Python knows (what autograd alone keeps is in the resident memory, and in no table).
+    tensors that Python knows (those kept by autograd alone are only in the resident memory).
     """
 
     def __init__(self, directory: Path, rank: int, device: torch.device) -> None:
@@ -39,7 +39,7 @@ class ExhaustionSnapshot:
             torch.cuda.memory._record_memory_history(max_entries=100_000)
 
     def write(self, step: int, reason: str) -> None:
-        """Write the file; a volume that refuses it is logged, for training matters more."""
+        """Write the file; an error is only logged, because training matters more."""
         name = f"out-of-memory-step-{step:08d}-rank-{self.rank}"
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -60,9 +60,9 @@ def _table(step: int, rank: int, reason: str) -> dict[str, Any]:
     numbers: Counter[tuple[str, str]] = Counter()
     sizes: Counter[tuple[str, str]] = Counter()
     seen: set[int] = set()
-    gc.unfreeze()  # what is frozen is listed nowhere
+    gc.unfreeze()  # get_objects leaves frozen objects out
     for thing in gc.get_objects():
-        with contextlib.suppress(RuntimeError, ReferenceError):  # an object may be half dead
+        with contextlib.suppress(RuntimeError, ReferenceError):  # an object may be half destroyed
             if not isinstance(thing, torch.Tensor):
                 continue
             storage = thing.untyped_storage()

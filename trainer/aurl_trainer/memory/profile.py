@@ -1,8 +1,8 @@
-"""Peaks of memory by what a rank was doing, measured without a cost in most steps.
+"""Memory peaks of a rank by phase, at no cost in most steps.
 
-Kernel and allocator keep the peaks by themselves; they are read and begun anew where a phase ends. Within
-training that happens in a step that is logged, at most once a second: such a step is split into its passes
-and its update. All other steps are `training`, which so holds the peak of any of them.
+The kernel and the allocator track peaks; they are read and reset where a phase ends. In training that happens
+in logged steps, at most once a second: such a step is split into its passes and its update. All other steps
+count as `training`.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from aurl_trainer.monitor.snapshot import MEMORY_PHASES, write_json
 from aurl_trainer.system.device import device_memory
 
 INTERVAL = 1.0
-"""Least time in seconds between two steps that are looked into."""
+"""Seconds between two steps that are split into phases, at least."""
 
 
 class MemoryProfile:
-    """The peaks of this rank: exactly one phase is running at any moment. All values are bytes."""
+    """Memory peaks of this rank in bytes; exactly one phase is running at any moment."""
 
     def __init__(self, reporter: RankReporter, device: torch.device, every_steps: int) -> None:
         self.reporter, self.device, self.every_steps = reporter, device, every_steps
         self.watching = False
-        """Whether the running step is looked into."""
+        """True if the running step is split into phases."""
         self._phase = "initialise"
-        self._next_look = 0.0
+        self._next_split = 0.0
         self._device_peak = 0
 
     def enter(self, phase: str) -> None:
-        """End the running phase and begin another."""
+        """End the running phase and start another."""
         self.settle()
         self._phase = phase
 
     @contextmanager
     def phase(self, phase: str) -> Iterator[None]:
-        """Run `phase`, then go on with the one that was running."""
+        """Run `phase`, then return to the one before."""
         before = self._phase
         self.enter(phase)
         try:
@@ -51,22 +51,22 @@ class MemoryProfile:
             self.enter(before)
 
     def step(self, step: int) -> None:
-        """Begin a training step; it is looked into when it is logged and the last look is long enough ago."""
+        """Start a training step, and split it if it will be logged and the last split is long enough ago."""
         self.watching = False
         if step % self.every_steps == 0 or step == 1:
             now = time.monotonic()
-            if now >= self._next_look:
-                self._next_look = now + INTERVAL
+            if now >= self._next_split:
+                self._next_split = now + INTERVAL
                 self.watching = True
                 self.enter("forward_backward")
 
     def split(self, phase: str) -> None:
-        """Enter `phase` if the running step is looked into."""
+        """Enter `phase` if the running step is split."""
         if self.watching:
             self.enter(phase)
 
     def settle(self) -> None:
-        """Book the peaks since the last call to the running phase."""
+        """Record the peaks since the last call under the running phase."""
         peaks = {"rss": self.reporter.host.take_peak()}
         memory = device_memory(self.device)
         if memory is not None:
@@ -79,7 +79,7 @@ class MemoryProfile:
             booked[kind] = max(booked.get(kind, 0), peak)
 
     def summary(self) -> dict[str, Any]:
-        """Return the peaks so far: by phase, and the highest of all with its phase."""
+        """Return the peaks so far by phase, and the highest of each kind with its phase."""
         self.settle()
         phases = self.reporter.snapshot.memory_phases
         kinds = sorted({kind for peaks in phases.values() for kind in peaks})
@@ -92,7 +92,7 @@ class MemoryProfile:
 
 
 def write_profile(path: Path, ranks: list[str], about: dict[str, Any]) -> dict[str, Any]:
-    """Write the summaries of all ranks (JSON texts) to the volume; return the highest peaks of any rank."""
+    """Write the JSON summaries of all ranks to the volume; return the highest peaks of any rank."""
     summaries = [json.loads(text) for text in ranks]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, about | {"ranks": summaries})

@@ -1,1 +1,1 @@
-"""Optimizers, learning-rate schedules and gradient clipping."""
+"""Optimizers, learning-rate schedules, gradient clipping, the update guard, the average of weights."""

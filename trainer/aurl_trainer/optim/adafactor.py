@@ -5,9 +5,9 @@ The second moment of a matrix is kept as the means of its rows and columns, so t
     r ← β r + (1 − β) mean_cols(g² + ε);  c ← β c + (1 − β) mean_rows(g² + ε);  β = 1 − t^(−0.8)
     u = g / √(r cᵀ / mean(r));  u ← u / max(1, rms(u));  p ← p − η (u + λ p)
 
-No first moment, and the learning rate η comes from the schedule: neither relative steps nor a scale by the
-weights' size, so that rates mean what they mean to AdamW (as in Zhai et al. 2022, "Scaling Vision
-Transformers"). Whether an update acts is decided on the device.
+There is no first moment, and the learning rate η comes from the schedule, without relative steps or scaling
+by the size of the weights, so that learning rates mean the same as for AdamW (as in Zhai et al. 2022,
+"Scaling Vision Transformers"). The device decides whether an update is applied.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from aurl_trainer.optim.optimizer import Optimizer
 
 DECAY_POWER: Final = -0.8
 FLOOR: Final = 1e-30
-"""Added to squared gradients, so that a row without any does not divide by zero."""
+"""Added to squared gradients, so that a row of zeros does not divide by zero."""
 
 
 class Adafactor(Optimizer):
-    """The memory of a few vectors per matrix; vectors have a second moment of their own."""
+    """Keeps two vectors per matrix, and the second moments of vectors."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         super().__init__(parameters)
         device = next(iter(self.parameters.values())).device
         self.updates = torch.zeros((), dtype=torch.float32, device=device)
-        """Number of updates that were applied."""
+        """Number of applied updates."""
         self.rows, self.columns, self.second = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
         for name, parameter in self.parameters.items():
             zeros = torch.zeros_like(parameter.detach())
@@ -49,13 +49,13 @@ class Adafactor(Optimizer):
 
     @torch.no_grad()
     def step(self, rate: float, decay: float, divisor: Tensor, rejected: Tensor) -> None:
-        """Apply one update, or none at all where `rejected` is 1; see `Optimizer`."""
+        """Apply one update, or none if `rejected` is 1; see `Optimizer`."""
         refuse = rejected.bool()
         self.updates += 1 - rejected
         keep = torch.where(refuse, 1.0, 1 - self.updates.pow(DECAY_POWER))
         for name, parameter in self.parameters.items():
             gradient = cast(Tensor, parameter.grad) / divisor
-            # A refused gradient may hold NaN, which no factor of 0 would take away.
+            # A rejected gradient may hold NaN, which a factor of 0 would keep.
             square = torch.where(refuse, 0.0, gradient.square() + FLOOR)
             if parameter.ndim >= 2:
                 rows, columns = self.rows[name], self.columns[name]

@@ -1,8 +1,8 @@
-"""AdamW (Loshchilov and Hutter 2019) on PyTorch's fused kernel; whether it acts is decided on the device.
+"""AdamW (Loshchilov and Hutter 2019) on PyTorch's fused kernel; the device decides if an update is applied.
 
 torch.optim.AdamW calls the same kernel. It is called directly because constructing any torch.optim.Optimizer
-imports the whole of TorchDynamo (2 s of CPU and 75 MB per rank), and because gating an update through its
-undocumented `grad_scale` and `found_inf` attributes hides what happens.
+imports all of TorchDynamo (2 s of CPU and 75 MB per rank), and because gating an update through its
+undocumented `grad_scale` and `found_inf` attributes would hide what happens.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from aurl_trainer.distributed.sharding import local, local_gradients
 from aurl_trainer.optim.optimizer import Optimizer
 
 FUSED: Final = ("cpu", "cuda")
-"""Devices whose fused kernel can be refused an update; the one for MPS takes no such argument."""
+"""Devices whose fused kernel can skip an update; the kernel for MPS has no such argument."""
 
 
 class AdamW(Optimizer):
-    """Two moments per weight."""
+    """Keeps two moments per weight."""
 
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], beta1: float, beta2: float, epsilon: float
@@ -32,7 +32,7 @@ class AdamW(Optimizer):
         self.second = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         device = next(iter(self.parameters.values())).device
         self.steps = torch.zeros((), dtype=torch.float32, device=device)
-        """Number of updates that were applied: what the bias correction counts."""
+        """Number of applied updates, for the bias correction."""
         self._update = self._fused if device.type in FUSED else self._composed
         matrices = [name for name, parameter in self.parameters.items() if parameter.ndim >= 2]
         vectors = [name for name, parameter in self.parameters.items() if parameter.ndim < 2]
@@ -57,7 +57,7 @@ class AdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, rate: float, decay: float, divisor: Tensor, rejected: Tensor) -> None:
-        """Apply one update, or none at all where `rejected` is 1; see `Optimizer`."""
+        """Apply one update, or none if `rejected` is 1; see `Optimizer`."""
         self.steps += 1 - rejected
         self._update(rate, decay, divisor, rejected)
 
@@ -82,7 +82,7 @@ class AdamW(Optimizer):
             )
 
     def _composed(self, rate: float, decay: float, divisor: Tensor, rejected: Tensor) -> None:
-        """Do what the fused kernel does in single operations."""
+        """Do the same as the fused kernel, in single operations."""
         refuse = rejected.bool()
         correction1, correction2 = 1 - self.beta1**self.steps, 1 - self.beta2**self.steps
         for parameters, own, firsts, seconds, _, decayed in self._groups:

@@ -1,4 +1,4 @@
-"""The optimizer that the configuration names."""
+"""Choice of the optimizer."""
 
 from __future__ import annotations
 

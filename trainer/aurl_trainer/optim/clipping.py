@@ -1,6 +1,6 @@
-"""Gradient clipping that changes gradients in place; clipping by the whole norm is part of the guard.
+"""Gradient clipping in place, by element and by unit; the guard clips by the whole norm.
 
-The limits are tensors on the device: they hold the loss scale, which the host does not know.
+The limits are tensors on the device: they include the loss scale, which the host does not know.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 UNIT_FLOOR: Final = 1e-3
-"""Weights smaller than this count as this: without it, what begins at zero could never move."""
+"""Norms of weights below this count as this: otherwise weights that start at zero could never move."""
 
 
 def clip_values(gradients: Sequence[Tensor], limit: Tensor) -> None:
-    """Cut every element to the range from −`limit` to `limit`."""
+    """Clamp every element to the range from −`limit` to `limit`."""
     for gradient in gradients:
         gradient.clamp_(-limit, limit)
 
@@ -24,8 +24,8 @@ def clip_values(gradients: Sequence[Tensor], limit: Tensor) -> None:
 def clip_units(gradients: Sequence[Tensor], parameters: Sequence[Tensor], ratio: Tensor) -> None:
     """Adaptive clipping (Brock et al. 2021): g ← g · min(1, ratio · max(‖w‖, 1e-3) / ‖g‖) for each unit.
 
-    A unit is what feeds one output: a row of a matrix, an entry of a vector. So no unit spans two shards of
-    a parameter that is cut along its first dimension.
+    A unit feeds one output: a row of a matrix, an entry of a vector. So no unit spans two shards of a
+    parameter, which is cut along its first dimension.
     """
     for gradient, parameter in zip(gradients, parameters, strict=True):
         within = tuple(range(1, parameter.ndim))

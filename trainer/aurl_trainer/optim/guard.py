@@ -1,8 +1,8 @@
-"""Decides per step, without a host sync, whether an update is applied and by how much its gradient is scaled.
+"""Decides for each step, without a host sync, whether its update is applied and how its gradient is scaled.
 
-A rejected step touches no weight and no moment. The optimizer's kernel divides the gradients itself, so
-clipping, normalisation and the loss scale cost no pass of their own over them. All ranks see the same reduced
-gradient and therefore decide alike; of a sharded one each judges the same norm, added up over ranks.
+A rejected step changes no weight and no moment. The optimizer's kernel divides the gradients, so clipping,
+normalisation and the loss scale need no extra pass over them. All ranks see the same reduced gradient and so
+decide the same; of a sharded gradient they see the same norm, summed over ranks.
 
 State, all on the training device:
   window[W]   norms of the last W accepted steps (written round-robin)
@@ -30,10 +30,10 @@ MAX_SCALE = 2.0**24
 
 @dataclass(frozen=True)
 class GuardStatistics:
-    """The guard's state as the host sees it; the counts are since the start of training."""
+    """The guard's state on the host; counts are since the start of training."""
 
     norm: float
-    """Norm of the last step's gradient, before clipping."""
+    """Norm of the last step's gradient before clipping."""
     nonfinite: int
     spikes: int
     consecutive: int
@@ -70,7 +70,7 @@ class UpdateGuard:
         return {"window": self.window, "counters": self.counters, "scale": self.scale, "growth": self.growth}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy saved state in; a window of another length starts empty."""
+        """Copy in saved state; a window of another length starts empty."""
         for name, mine in self.tensors().items():
             if tensors[name].shape == mine.shape:
                 mine.copy_(tensors[name])
@@ -78,7 +78,7 @@ class UpdateGuard:
             self.counters[ACCEPTED] = 0
 
     def forget_norms(self) -> None:
-        """Compare with no earlier norm: the next are of another kind. Judge none before a full window."""
+        """Forget earlier norms, with which the next cannot be compared; judge none before a full window."""
         self.counters[ACCEPTED].zero_()
 
     def read(self) -> GuardStatistics:
@@ -94,11 +94,11 @@ class UpdateGuard:
 
     @torch.no_grad()
     def admit(self, gradients: Sequence[Tensor], normaliser: float, step: int) -> tuple[Tensor, Tensor]:
-        """Return by what the optimizer shall divide the gradients, and 1 or 0: whether the step is rejected.
+        """Return the divisor of the gradients, and 1 if the step is rejected, else 0: scalars on the device.
 
-        The true gradient is `gradient · normaliser / scale`; its norm is what clipping and statistics are
-        about, and is left in `self.norm`. Clipping by unit or value changes the gradients themselves, after
-        they were judged: it would hide an infinite one.
+        The true gradient is `gradient · normaliser / scale`; its norm is what clipping and statistics use,
+        and is left in `self.norm`. Clipping by unit or value changes the gradients after they are judged: it
+        would hide an infinite one.
         """
         norm = self._norm(gradients, normaliser)
         finite = torch.isfinite(norm)
@@ -121,7 +121,7 @@ class UpdateGuard:
         return divisor, (~accepted).to(torch.float32)
 
     def _clip_parts(self, gradients: Sequence[Tensor], normaliser: float) -> Tensor:
-        """Limit every unit and every element of the true gradient and return its norm after that."""
+        """Clip every unit and every element of the true gradient, and return its norm afterwards."""
         one = self.scale / normaliser
         if self.adaptive_ratio > 0:
             clip_units(gradients, self.parameters, one * self.adaptive_ratio)
@@ -132,7 +132,7 @@ class UpdateGuard:
     def _norm(self, gradients: Sequence[Tensor], normaliser: float) -> Tensor:
         """Return the norm of the true gradient."""
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        if self.sum_over_shards is not None:  # each rank holds a part of the gradient
+        if self.sum_over_shards is not None:  # each rank holds a shard of the gradient
             norm = self.sum_over_shards(norm.square()).sqrt()
         norm = norm * normaliser
         return norm / self.scale if self.scaled else norm
@@ -145,7 +145,7 @@ class UpdateGuard:
         no = 1 - yes
         nonfinite = (~finite).to(torch.int64)
         increment = torch.stack((yes, nonfinite, no - nonfinite, no, step * no))
-        # A streak and the last rejected step are replaced where the others are added up.
+        # These two are replaced, the others are summed.
         counters[CONSECUTIVE] *= no
         counters[LAST_REJECTED] *= yes
         counters += increment

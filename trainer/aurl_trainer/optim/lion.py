@@ -1,8 +1,8 @@
-"""Lion (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms"): steps of equal size, one moment.
+"""Lion (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms"): equal step sizes, one moment.
 
     u = sign(β₁ m + (1 − β₁) g);  p ← p − η (u + λ p);  m ← β₂ m + (1 − β₂) g
 
-As for AdamW, whether an update acts is decided on the device.
+As with AdamW, the device decides whether an update is applied.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aurl_trainer.optim.optimizer import Optimizer
 
 
 class Lion(Optimizer):
-    """Half the state of AdamW."""
+    """Keeps one moment per weight, half the state of AdamW."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], beta1: float, beta2: float) -> None:
         super().__init__(parameters)
@@ -33,13 +33,13 @@ class Lion(Optimizer):
 
     @torch.no_grad()
     def step(self, rate: float, decay: float, divisor: Tensor, rejected: Tensor) -> None:
-        """Apply one update, or none at all where `rejected` is 1; see `Optimizer`."""
+        """Apply one update, or none if `rejected` is 1; see `Optimizer`."""
         refuse = rejected.bool()
         gradients = local_gradients(self.parameters.values())
         for (parameter, momentum), gradient in zip(self._own, gradients, strict=True):
             gradient = gradient / divisor
             direction = torch.lerp(gradient, momentum, self.beta1).sign_()
             kept = 1 - rate * decay if parameter.ndim >= 2 else 1.0
-            # Selected and not multiplied by 0, which would leave NaN.
+            # A factor of 0 would keep NaN.
             parameter.copy_(torch.where(refuse, parameter, parameter * kept - rate * direction))
             momentum.copy_(torch.where(refuse, momentum, torch.lerp(gradient, momentum, self.beta2)))

@@ -1,4 +1,4 @@
-"""What the loop needs of an optimizer, and what all of them share."""
+"""The interface of the optimizers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 
 class Optimizer(ABC):
-    """An update rule whose state is a set of named tensors and whose update may be refused on the device.
+    """An update rule whose state is a set of named tensors and whose update can be rejected on the device.
 
-    Matrices are decayed and vectors (norms, biases) left alone. The state is there from the beginning, to be
-    restored. Of sharded parameters it is sharded in the same way, and each rank updates its own rows.
+    Weight decay applies to matrices and not to vectors (norms, biases). The state exists from the start, so
+    that it can be restored. For sharded parameters it is sharded the same way, and each rank updates its own
+    rows.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -24,10 +25,10 @@ class Optimizer(ABC):
 
     @abstractmethod
     def step(self, rate: float, decay: float, divisor: Tensor, rejected: Tensor) -> None:
-        """Apply one update with the gradients divided by `divisor`, or none at all where `rejected` is 1.
+        """Apply one update with the gradients divided by `divisor`, or none if `rejected` is 1.
 
         `rate` is the learning rate and `decay` the weight decay of this step. `divisor` and `rejected` are
-        scalars on the parameters' device; the host does not wait for them. Every parameter must have a
+        scalars on the parameters' device, for which the host does not wait. Every parameter must have a
         gradient.
         """
 

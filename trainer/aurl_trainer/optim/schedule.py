@@ -1,6 +1,6 @@
-"""What changes over a job as a pure function of the step, so that a resumed run needs no state for it.
+"""Schedules as pure functions of the step, so that a resumed run needs no state for them.
 
-What a plateau or a roll-back has cut the learning rate by is a factor beside it, in `Progress`.
+Plateaus and roll-backs scale the learning rate by a further factor, in `Progress`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def learning_rate(config: ScheduleConfig, peak: float, step: int, total_steps: i
 
 
 def ramp(config: RampConfig, first: float, step: int, total_steps: int) -> float:
-    """Return a value that goes from `first` at step 1 to `config.final` at the last step, as `config` says.
+    """Return a value that goes from `first` at step 1 to `config.final` at the last step.
 
     Linear: first + (final − first)·p; cosine: first + (final − first)·(1 − cos πp) / 2, p from 0 to 1.
     """
@@ -51,7 +51,7 @@ def ramp(config: RampConfig, first: float, step: int, total_steps: int) -> float
 def dropout_at(config: RampConfig, first: float, step: int, total_steps: int) -> float:
     """Return the dropout of a step: the ramp in DROPOUT_LEVELS equal stairs, both ends exact.
 
-    A compiled model is compiled anew for each value, so there must not be one per step.
+    A compiled model is recompiled for each value, so there must not be one per step.
     """
     if config.final is None:
         return first
