@@ -105,5 +105,5 @@ def test_the_budget_of_rollbacks_ends_the_job(tmp_path: Path) -> None:
 def test_a_bad_beginning_has_nothing_to_go_back_to(tmp_path: Path) -> None:
     job = Job(tmp_path, {**CHANGE, "checkpoint": {"everySteps": 25}}, HOOK)
     assert run(job, 1, "nan") == [1]
-    assert "no healthy checkpoint is there to go back to" in job.failure()["message"]
+    assert "there is no healthy checkpoint to roll back to" in job.failure()["message"]
     assert job.steps() == []

@@ -10,16 +10,17 @@ from dataclasses import replace
 import pytest
 
 from aurl_trainer.config import TrainingConfig
-from aurl_trainer.optim.config import ScheduleConfig
+from aurl_trainer.loop.supervisor import stability_monitor
 from aurl_trainer.stability.anomaly import Action, Anomaly
 from aurl_trainer.stability.config import StabilityConfig
 from aurl_trainer.stability.detect_fit import Overfitting, Underfitting
 from aurl_trainer.stability.detect_gradient import GradientVanishing, SkipStreak
 from aurl_trainer.stability.detect_loss import LossDivergence, LossOscillation, LossPlateau, LossSpike
 from aurl_trainer.stability.detect_speed import DataStarvation, ThroughputDegradation
+from aurl_trainer.stability.detector import IntervalDetector
 from aurl_trainer.stability.early_stopping import EarlyStopping, EarlyStoppingConfig
-from aurl_trainer.stability.finding import Evaluation, Finding
-from aurl_trainer.stability.monitor import IntervalDetector, StabilityMonitor
+from aurl_trainer.stability.finding import EvaluationLosses, Finding
+from aurl_trainer.stability.monitor import StabilityMonitor
 from aurl_trainer.stability.plateau import PlateauSchedule
 from metric_records import step_metrics
 
@@ -159,7 +160,7 @@ def test_overfitting(losses: list[float], training: list[float], expected: list[
     detector = Overfitting(DEFAULT.overfitting)
     pairs = enumerate(zip(losses, training, strict=True))
     assert [
-        place for place, pair in pairs if detector.observe(Evaluation(place, *pair)) is not None
+        place for place, pair in pairs if detector.observe(EvaluationLosses(place, *pair)) is not None
     ] == expected
 
 
@@ -175,14 +176,13 @@ def test_overfitting(losses: list[float], training: list[float], expected: list[
 )
 def test_early_stopping(patience: int, min_delta: float, losses: list[float], end: int | None) -> None:
     detector = EarlyStopping(EarlyStoppingConfig(patience=patience, min_delta=min_delta))
-    answers = [detector.observe(Evaluation(place, loss, 1.0)) for place, loss in enumerate(losses)]
+    answers = [detector.observe(EvaluationLosses(place, loss, 1.0)) for place, loss in enumerate(losses)]
     assert next((place for place, answer in enumerate(answers) if answer is not None), None) == end
 
 
 def test_plateau_schedule_counts_after_the_warm_up() -> None:
-    config = ScheduleConfig(kind="plateau", warmup_steps=2, patience=2, factor=0.3)
-    detector = PlateauSchedule(config)
-    answers = [detector.observe(Evaluation(step, 2.0, 2.0)) for step in range(1, 9)]
+    detector = PlateauSchedule(patience=2, warmup_steps=2, factor=0.3, floor=0.1)
+    answers = [detector.observe(EvaluationLosses(step, 2.0, 2.0)) for step in range(1, 9)]
     assert [step for step, answer in enumerate(answers, 1) if answer is not None] == [5, 7]
     assert answers[4] is not None
     assert (answers[4].factor, answers[4].floor) == (0.3, 0.1)
@@ -194,7 +194,7 @@ def watched(monitor: StabilityMonitor, losses: list[float], first: int = 1) -> l
     for place, loss in enumerate(losses, first):
         findings += monitor.interval(replace(METRICS, step=10 * place, loss=loss))
         if place % 10 == 0:
-            findings += monitor.evaluation(Evaluation(10 * place, loss + 0.1, loss))
+            findings += monitor.evaluation(EvaluationLosses(10 * place, loss + 0.1, loss))
     return findings
 
 
@@ -204,7 +204,7 @@ def test_a_healthy_run_is_left_alone(noise: float, seed: int) -> None:
     """A loss that falls from 6 to 1.5 with noise, over 300 log intervals."""
     source = random.Random(seed)
     losses = [(1.5 + 4.5 * math.exp(-place / 40)) * (1 + noise * source.gauss(0, 1)) for place in range(300)]
-    monitor = StabilityMonitor(TrainingConfig(steps=3000))
+    monitor = stability_monitor(TrainingConfig(steps=3000))
     assert {finding.action for finding in watched(monitor, losses)} <= {Action.WARN}
     assert monitor.last_healthy_step > 2900
 
@@ -212,20 +212,20 @@ def test_a_healthy_run_is_left_alone(noise: float, seed: int) -> None:
 def test_state_survives_a_checkpoint_in_any_place() -> None:
     config = TrainingConfig.model_validate({"steps": 1000, "earlyStopping": {"patience": 3}})
     losses = [*noisy(43), 4.0, 4.0, 4.0, *noisy(20), *[9.0] * 5]
-    straight = StabilityMonitor(config)
+    straight = stability_monitor(config)
     expected = watched(straight, losses)
     assert {finding.kind for finding in expected} >= {Anomaly.LOSS_SPIKE, Anomaly.LOSS_DIVERGENCE}
     for cut in range(len(losses)):
-        before, after = StabilityMonitor(config), StabilityMonitor(config)
+        before, after = stability_monitor(config), stability_monitor(config)
         findings = watched(before, losses[:cut])
-        after.restore(json.loads(json.dumps(before.state())))
+        after.load_state_dict(json.loads(json.dumps(before.state_dict())))
         findings += watched(after, losses[cut:], cut + 1)
         assert findings == expected
-        assert after.state() == straight.state()
+        assert after.state_dict() == straight.state_dict()
 
 
 def test_a_bad_stretch_is_not_sound_and_not_calm() -> None:
-    monitor = StabilityMonitor(TrainingConfig())
+    monitor = stability_monitor(TrainingConfig())
     watched(monitor, noisy(40))
     assert (monitor.last_healthy_step, monitor.calm) == (400, True)
     watched(monitor, [4.0], 41)

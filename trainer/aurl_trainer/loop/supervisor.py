@@ -1,4 +1,4 @@
-"""Acts on what the monitor finds, within the budgets of the configuration; all ranks do the same."""
+"""Acts on the findings of the detectors, within the configured budgets; the same on all ranks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from aurl_trainer.loop.metric_logger import MetricLogger
 from aurl_trainer.loop.rollback import Rollback
 from aurl_trainer.metrics import StepMetrics
 from aurl_trainer.stability.anomaly import ACTIONS, Action
-from aurl_trainer.stability.finding import Evaluation, Finding
+from aurl_trainer.stability.early_stopping import EarlyStopping
+from aurl_trainer.stability.finding import EvaluationLosses, Finding
 from aurl_trainer.stability.monitor import SEVERITY, StabilityMonitor
+from aurl_trainer.stability.plateau import PlateauSchedule
 
 CURE = "lower optimizer.learningRate or look at the data"
 
 
 class Supervisor:
-    """Collects the findings of a step and carries out the most severe one."""
+    """Collects the findings of a step and acts on the most severe one."""
 
     def __init__(
         self,
@@ -30,16 +32,12 @@ class Supervisor:
         distributed: Distributed,
         metric_logger: MetricLogger,
     ) -> None:
-        self.config, self.rollback, self.distributed, self.metric_logger = (
-            config,
-            rollback,
-            distributed,
-            metric_logger,
-        )
-        self.monitor = StabilityMonitor(config)
-        self.monitor.restore(progress.stability)
+        self.config, self.rollback = config, rollback
+        self.distributed, self.metric_logger = distributed, metric_logger
+        self.monitor = stability_monitor(config)
+        self.monitor.load_state_dict(progress.stability)
         self.pending = False
-        """Whether something new was seen, on all ranks alike; then `act` must be called."""
+        """True if there is something new, the same on all ranks; then `act` must be called."""
         self._findings: list[Finding] = []
 
     def interval(self, metrics: StepMetrics) -> None:
@@ -48,30 +46,30 @@ class Supervisor:
         self.pending = True
 
     def evaluation(self, progress: Progress) -> None:
-        """Look at the newest evaluation of the held-out split: of the average where there is one."""
+        """Look at the newest evaluation: of the average of the weights if there is one."""
         averaged = progress.ema_validation_loss
         loss = averaged if averaged is not None else progress.validation_loss
         if loss is None:
             return
         training_loss = progress.loss if progress.loss is not None else loss
-        self._findings += self.monitor.evaluation(Evaluation(progress.step, loss, training_loss))
+        self._findings += self.monitor.evaluation(EvaluationLosses(progress.step, loss, training_loss))
         self.pending = True
 
     def wants_checkpoint(self, step: int) -> bool:
-        """Whether `step` is the best so far and its weights may be wanted at an early end."""
+        """True if `step` is the best so far and its weights may be restored at an early stop."""
         return self._restores_best and step == self.monitor.early_stopping.best_step
 
     def record(self, progress: Progress, consecutive_skips: int) -> None:
-        """Write into `progress` what a checkpoint must tell: state, health, and the best step."""
-        progress.stability = self.monitor.state()
+        """Set what a checkpoint records in `progress`: detectors' state, health, and the best step."""
+        progress.stability = self.monitor.state_dict()
         progress.healthy = self.monitor.calm and consecutive_skips == 0
         progress.last_healthy_step = self.monitor.last_healthy_step
         progress.best_step = self.monitor.early_stopping.best_step if self._restores_best else 0
 
     def act(self, progress: Progress) -> Progress:
-        """Do what the findings ask for; return the progress to go on with: another one after a roll-back.
+        """Act on the findings; return the progress to continue from, which is another after a roll-back.
 
-        Raises DivergenceError when the job must stop.
+        Raises DivergenceError if the job must stop.
         """
         findings, self._findings, self.pending = self._findings, [], False
         for warning in findings:
@@ -111,14 +109,14 @@ class Supervisor:
             restored = self.rollback.to_healthy(progress, self.monitor.last_healthy_step, factor)
         if restored is None:
             raise self._stopped(
-                finding, f" and no healthy checkpoint is there to go back to: {CURE}, or save more often"
+                finding, f", and there is no healthy checkpoint to roll back to: {CURE}, or save more often"
             )
-        self.monitor.restore(restored.stability)
-        left_out = restored.skipped_windows[-1][1] - restored.skipped_windows[-1][0]
+        self.monitor.load_state_dict(restored.stability)
+        skipped = restored.skipped_windows[-1][1] - restored.skipped_windows[-1][0]
         self._report(
             finding,
             f" Rolled back from step {noticed} to {restored.step} (roll-back {restored.rollbacks} of "
-            f"{stability.max_rollbacks}), leaving out {left_out} tokens; "
+            f"{stability.max_rollbacks}), skipping {skipped} tokens; "
             f"the learning rate is × {factor:g}.",
         )
         self.metric_logger.rolled_back(restored, noticed - restored.step)
@@ -133,7 +131,7 @@ class Supervisor:
             self._report(finding, f" The learning rate is × {after:g} from now on.")
         else:
             warning = replace(finding, action=Action.WARN)
-            self._report(warning, f" The learning rate stays × {after:g}, the least that is allowed.")
+            self._report(warning, f" The learning rate stays × {after:g}, the minimum allowed.")
 
     def _stop_early(self, progress: Progress, finding: Finding) -> None:
         if progress.step == self.config.steps:
@@ -145,7 +143,11 @@ class Supervisor:
             if restored is not None:
                 progress.validation_loss = restored.validation_loss
                 progress.ema_validation_loss = restored.ema_validation_loss
-            weights = "are" if restored is not None else "are gone, and the last ones stay instead of"
+            weights = (
+                "are"
+                if restored is not None
+                else "stay the last ones, because the checkpoint is gone, and not"
+            )
             ending = f" The weights {weights} those of step {best.best_step}."
         where = f"at step {progress.step} of {self.config.steps}"
         progress.stopped = f"Training stopped early {where}: {finding.message}{ending}"
@@ -160,17 +162,30 @@ class Supervisor:
         self.metric_logger.anomaly(finding.kind, finding.action, f"{finding.message}{done}")
 
     def _stopped(self, finding: Finding, why: str) -> DivergenceError:
-        """Report the end and return the error that makes it."""
+        """Report that training stops, and return the error that stops it."""
         message = f"{finding.message.removesuffix('.')}{why}."
         self.metric_logger.anomaly(finding.kind, Action.STOP, message)
         self.rollback.finish_saves()
         return DivergenceError(message)
 
 
+def stability_monitor(config: TrainingConfig) -> StabilityMonitor:
+    """Return the detectors of a job."""
+    schedule = config.schedule
+    plateau = PlateauSchedule(
+        patience=schedule.patience if schedule.kind == "plateau" else 0,
+        warmup_steps=schedule.warmup_steps,
+        min_delta=schedule.min_delta,
+        factor=schedule.factor,
+        floor=schedule.final_ratio,
+    )
+    return StabilityMonitor(config.stability, config.steps, EarlyStopping(config.early_stopping), plateau)
+
+
 _CODES: Final = [
     Finding(kind, action, f"{kind} was found by rank 0.") for kind in ACTIONS for action in ACTIONS[kind]
 ]
-"""What ranks tell each other stands for: the place in this list, counted from 1; 0 is nothing."""
+"""The findings that ranks exchange, by place in this list from 1; 0 is none."""
 
 
 def _code(finding: Finding) -> int:

@@ -1,4 +1,4 @@
-"""Detectors of what is learned: too little, or by heart. Pure."""
+"""Detectors of underfitting and overfitting. Pure."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from aurl_trainer.metrics import StepMetrics
 from aurl_trainer.stability.anomaly import Action, Anomaly
 from aurl_trainer.stability.config import OverfittingConfig, UnderfittingConfig
-from aurl_trainer.stability.finding import Evaluation, Finding
+from aurl_trainer.stability.detector import EvaluationDetector, IntervalDetector
+from aurl_trainer.stability.finding import EvaluationLosses, Finding
 
 LEAST_INTERVALS = 20
 """Log intervals before a job can count as underfitted."""
 
 
 @dataclass
-class Underfitting:
-    """At a point of the job the loss is still above (1 − min fall) · first loss; checked once."""
+class Underfitting(IntervalDetector):
+    """Loss > (1 − min fall) · first loss; checked once, after a share of the job's steps."""
+
+    STATE = ("intervals", "checked")
 
     config: UnderfittingConfig
     total_steps: int
@@ -24,7 +27,7 @@ class Underfitting:
     checked: bool = False
 
     def observe(self, metrics: StepMetrics) -> Finding | None:
-        """Take the next log interval; a few of them say nothing yet."""
+        """Take the next log interval; the first few do not count."""
         self.intervals += 1
         early = metrics.step < self.config.after * self.total_steps or self.intervals < LEAST_INTERVALS
         if self.checked or not self.config.after or early:
@@ -41,16 +44,18 @@ class Underfitting:
 
 
 @dataclass
-class Overfitting:
-    """The validation loss is above its lowest while the training loss is below what it was then."""
+class Overfitting(EvaluationDetector):
+    """The validation loss is above its lowest, and the training loss below what it was then."""
+
+    STATE = ("lowest", "training_loss_then", "worse")
 
     config: OverfittingConfig
     lowest: float | None = None
     training_loss_then: float = 0.0
     worse: int = 0
 
-    def observe(self, evaluation: Evaluation) -> Finding | None:
-        """Take the next evaluation; a streak that fired begins anew."""
+    def observe(self, evaluation: EvaluationLosses) -> Finding | None:
+        """Take the next evaluation; the count restarts after a finding."""
         if not math.isfinite(evaluation.loss):
             return None
         if self.lowest is None or evaluation.loss < self.lowest:

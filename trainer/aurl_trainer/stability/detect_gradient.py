@@ -1,4 +1,4 @@
-"""Detectors of gradients: update after update left out, or too short to learn from. Pure."""
+"""Detectors of gradients: many skipped updates in a row, or too short to learn from. Pure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from aurl_trainer.metrics import StepMetrics
 from aurl_trainer.stability.anomaly import SKIPPED, Action, Anomaly
 from aurl_trainer.stability.config import GradientVanishingConfig
+from aurl_trainer.stability.detector import IntervalDetector
 from aurl_trainer.stability.finding import Finding
 
 
 @dataclass
-class SkipStreak:
-    """The guard has left out `limit` updates in a row."""
+class SkipStreak(IntervalDetector):
+    """The guard has skipped `limit` updates in a row."""
 
     limit: int
 
@@ -25,26 +26,28 @@ class SkipStreak:
         return Finding(
             kind,
             Action.ROLLBACK,
-            f"The last {metrics.skips} updates up to step {metrics.step} were left out because their "
+            f"The last {metrics.skips} updates up to step {metrics.step} were skipped because their "
             f"gradients were {cause} (stability.maxConsecutiveSkips is {self.limit}).",
         )
 
 
 @dataclass
-class GradientVanishing:
-    """The gradient norm is under a bound, several log intervals in a row."""
+class GradientVanishing(IntervalDetector):
+    """The gradient norm is below a bound for several log intervals in a row."""
+
+    STATE = ("below",)
 
     config: GradientVanishingConfig
     below: int = 0
 
     def observe(self, metrics: StepMetrics) -> Finding | None:
-        """Take the next log interval; one streak is told once."""
+        """Take the next log interval; a streak is reported once."""
         self.below = self.below + 1 if metrics.gradient_norm < self.config.norm else 0
         if not self.config.intervals or self.below != self.config.intervals:
             return None
         return Finding(
             Anomaly.GRADIENT_VANISHING,
             Action(self.config.action),
-            f"The gradient norm has been under {self.config.norm:g} for {self.below} log intervals "
+            f"The gradient norm has been below {self.config.norm:g} for {self.below} log intervals "
             f"and is {metrics.gradient_norm:.3g}.",
         )

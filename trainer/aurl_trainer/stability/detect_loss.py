@@ -1,6 +1,6 @@
 """Detectors of the training loss: above its band, diverged, oscillating, on a plateau. Pure.
 
-A loss that is not finite is no evidence here: its step was left out, and the guard counts those.
+A loss that is not finite is ignored here: its step was skipped, and the guard counts those.
 """
 
 from __future__ import annotations
@@ -17,21 +17,24 @@ from aurl_trainer.stability.config import (
     LossPlateauConfig,
     LossSpikeConfig,
 )
+from aurl_trainer.stability.detector import IntervalDetector
 from aurl_trainer.stability.finding import Finding
 
 LEAST_DEVIATION = 0.01
-"""What a band's standard deviation counts as at least, as a share of the mean."""
+"""Smallest standard deviation of a band, as a share of its mean."""
 
 LEAST_WINDOW = 4
-"""Log intervals without which a window has no shape."""
+"""Smallest window, in log intervals."""
 
 SMOOTHED = 5
-"""Log intervals whose mean stands for the loss where the lowest one is looked for."""
+"""Log intervals over which the loss is averaged to find its lowest value."""
 
 
 @dataclass
-class LossSpike:
+class LossSpike(IntervalDetector):
     """Loss > mean + sigma · deviation of the intervals inside the band, several times in a row."""
+
+    STATE = ("window", "above", "sequence_length")
 
     config: LossSpikeConfig
     window: list[float] = field(default_factory=list)
@@ -39,7 +42,7 @@ class LossSpike:
     sequence_length: int = 0
 
     def observe(self, metrics: StepMetrics) -> Finding | None:
-        """Take the next log interval; another sequence length has another loss and begins a new band."""
+        """Take the next log interval; another sequence length has another loss and starts a new band."""
         if metrics.sequence_length != self.sequence_length:
             self.sequence_length, self.above = metrics.sequence_length, 0
             self.window.clear()
@@ -73,11 +76,13 @@ class LossSpike:
 
 
 @dataclass
-class LossDivergence:
+class LossDivergence(IntervalDetector):
     """Loss > lowest + max(lost share · (first loss − lowest), min rise), several times in a row.
 
     `lowest` is the lowest mean of SMOOTHED intervals: the lowest single one would be a matter of luck.
     """
+
+    STATE = ("lowest", "window", "above")
 
     config: LossDivergenceConfig
     lowest: float | None = None
@@ -111,16 +116,18 @@ class LossDivergence:
 
 
 @dataclass
-class LossOscillation:
-    """Three of four steps from interval to interval turn round, by more than the loss falls over all."""
+class LossOscillation(IntervalDetector):
+    """Three in four changes between intervals reverse the one before, by more than the loss falls overall."""
+
+    STATE = ("window",)
 
     config: LossOscillationConfig
     window: list[float] = field(default_factory=list)
 
     def observe(self, metrics: StepMetrics) -> Finding | None:
-        """Take the next log interval; a window that fired begins anew."""
+        """Take the next log interval; the window restarts after a finding."""
         window, size = self.window, max(LEAST_WINDOW, self.config.window)
-        if not self.config.window or not _filled(window, metrics.loss, size):
+        if not self.config.window or not _append(window, metrics.loss, size):
             return None
         swings = [later - earlier for earlier, later in pairwise(window)]
         swing = sum(map(abs, swings)) / len(swings)
@@ -139,16 +146,18 @@ class LossOscillation:
 
 
 @dataclass
-class LossPlateau:
-    """The second half of a window is hardly below the first."""
+class LossPlateau(IntervalDetector):
+    """The mean of a window's second half is hardly below that of the first."""
+
+    STATE = ("window",)
 
     config: LossPlateauConfig
     window: list[float] = field(default_factory=list)
 
     def observe(self, metrics: StepMetrics) -> Finding | None:
-        """Take the next log interval; a window that fired begins anew."""
+        """Take the next log interval; the window restarts after a finding."""
         window, size = self.window, max(LEAST_WINDOW, self.config.window)
-        if not self.config.window or not _filled(window, metrics.loss, size):
+        if not self.config.window or not _append(window, metrics.loss, size):
             return None
         before = sum(window[: size // 2]) / (size // 2)
         if _fall(window) >= self.config.min_fall * abs(before):
@@ -161,8 +170,8 @@ class LossPlateau:
         )
 
 
-def _filled(window: list[float], loss: float, size: int) -> bool:
-    """Put a finite loss into the window of the newest `size`; whether it has that many now."""
+def _append(window: list[float], loss: float, size: int) -> bool:
+    """Append a finite loss to the window of the newest `size`; True if the window is full."""
     if not math.isfinite(loss):
         return False
     window.append(loss)
@@ -171,6 +180,6 @@ def _filled(window: list[float], loss: float, size: int) -> bool:
 
 
 def _fall(window: list[float]) -> float:
-    """By how much the mean of the second half is below that of the first."""
+    """Return the mean of the first half minus that of the second."""
     half = len(window) // 2
     return sum(window[:half]) / half - sum(window[half:]) / (len(window) - half)

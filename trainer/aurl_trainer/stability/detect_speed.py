@@ -1,7 +1,7 @@
 """Detectors of speed: fewer tokens per second, waiting for data. Pure.
 
-What they see comes from the clock and differs from run to run. So they only warn, and their state is in no
-checkpoint.
+Their inputs come from the clock and differ from run to run. So they only warn, and checkpoints do not keep
+their state.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from aurl_trainer.metrics import StepMetrics
 from aurl_trainer.stability.anomaly import Action, Anomaly
 from aurl_trainer.stability.config import DataStarvationConfig, ThroughputDegradationConfig
+from aurl_trainer.stability.detector import IntervalDetector
 from aurl_trainer.stability.finding import Finding
 
 
 @dataclass
-class ThroughputDegradation:
-    """Tokens per second are under a share of the median of recent intervals, several times in a row."""
+class ThroughputDegradation(IntervalDetector):
+    """Tokens per second are below a share of the recent median, several times in a row."""
 
     config: ThroughputDegradationConfig
     window: list[float] = field(default_factory=list)
@@ -50,20 +51,20 @@ class ThroughputDegradation:
 
 
 @dataclass
-class DataStarvation:
-    """Too much of the time goes into waiting for data, several log intervals in a row."""
+class DataStarvation(IntervalDetector):
+    """Too much time is spent waiting for data, several log intervals in a row."""
 
     config: DataStarvationConfig
     starved: int = 0
 
     def observe(self, metrics: StepMetrics) -> Finding | None:
-        """Take the next log interval; one streak is told once."""
+        """Take the next log interval; a streak is reported once."""
         self.starved = self.starved + 1 if metrics.data_wait_share > self.config.share else 0
         if not self.config.intervals or self.starved != self.config.intervals:
             return None
         return Finding(
             Anomaly.DATA_STARVATION,
             Action.WARN,
-            f"Steps spend {metrics.data_wait_share:.0%} of their time waiting for data: look at the volume's "
-            "speed.",
+            f"Steps spend {metrics.data_wait_share:.0%} of their time waiting for data: check the speed of "
+            "the volume.",
         )

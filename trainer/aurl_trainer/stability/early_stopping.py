@@ -1,4 +1,4 @@
-"""Early stopping (Prechelt 1998): training ends once the validation loss no longer improves."""
+"""Early stopping (Prechelt 1998): training stops once the validation loss stops improving."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from aurl_trainer.schema import Config, refuse_without_effect
 from aurl_trainer.stability.anomaly import Action, Anomaly
-from aurl_trainer.stability.finding import Evaluation, Finding, is_better
+from aurl_trainer.stability.detector import EvaluationDetector
+from aurl_trainer.stability.finding import EvaluationLosses, Finding, is_better
 
 
 class EarlyStoppingConfig(Config):
@@ -40,16 +41,18 @@ class EarlyStoppingConfig(Config):
 
 
 @dataclass
-class EarlyStopping:
+class EarlyStopping(EvaluationDetector):
     """Counts evaluations since the best one."""
+
+    STATE = ("best", "best_step", "worse")
 
     config: EarlyStoppingConfig
     best: float | None = None
     best_step: int = 0
     worse: int = 0
 
-    def observe(self, evaluation: Evaluation) -> Finding | None:
-        """Take the next evaluation; a loss that is not finite is no improvement."""
+    def observe(self, evaluation: EvaluationLosses) -> Finding | None:
+        """Take the next evaluation; a loss that is not finite is not an improvement."""
         if is_better(evaluation.loss, self.best, self.config.min_delta):
             self.best, self.best_step, self.worse = evaluation.loss, evaluation.step, 0
             return None
@@ -59,7 +62,7 @@ class EarlyStopping:
         best = (
             f"its best was {self.best:.4g} at step {self.best_step}"
             if self.best_step
-            else "it never was finite"
+            else "it was never finite"
         )
         return Finding(
             Anomaly.LOSS_PLATEAU,

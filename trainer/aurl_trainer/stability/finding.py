@@ -1,4 +1,4 @@
-"""What detectors find, and the evaluations that some of them look at."""
+"""Findings of detectors, and the evaluations that some of them look at."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from aurl_trainer.stability.anomaly import Action, Anomaly
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """One evaluation, in nats per token; all ranks see the same values."""
+class EvaluationLosses:
+    """The losses at an evaluation in nats per token, the same on all ranks."""
 
     step: int
     loss: float
@@ -19,18 +19,18 @@ class Evaluation:
 
 
 def is_better(loss: float, best: float | None, min_delta: float) -> bool:
-    """Tell whether `loss` is a new best: under the one before by more than `min_delta`, and finite."""
+    """True if `loss` is finite and a new best: below the old one by more than `min_delta`."""
     return math.isfinite(loss) and (best is None or loss < best - min_delta)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """An anomaly and what is to be done about it; `message` is one sentence that says what was seen."""
+    """An anomaly and the action to take; `message` is one sentence about what was seen."""
 
     kind: Anomaly
     action: Action
     message: str
     factor: float | None = None
-    """With `reduce_learning_rate`: by what it is multiplied, where that is not the configured factor."""
+    """With `reduce_learning_rate`: the factor, if not the configured one."""
     floor: float | None = None
-    """With `factor`: the lowest share of the learning rate that is left."""
+    """With `factor`: the lowest share of the learning rate that remains."""

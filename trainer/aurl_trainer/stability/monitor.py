@@ -1,24 +1,25 @@
-"""All detectors of a run: fed with log intervals and evaluations, they say what is wrong. Pure.
+"""All detectors of a run: they get log intervals and evaluations, and return findings. Pure.
 
-What decides about training depends on nothing but losses and gradients, and its state is in every
-checkpoint: a resumed run finds what the run that it continues would have found.
+Findings that change training depend only on losses and gradients, and the state behind them is in every
+checkpoint: a resumed run finds what the original run would have found.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
-from aurl_trainer.config import TrainingConfig
 from aurl_trainer.metrics import StepMetrics
 from aurl_trainer.stability.anomaly import Action
+from aurl_trainer.stability.config import StabilityConfig
 from aurl_trainer.stability.detect_fit import Overfitting, Underfitting
 from aurl_trainer.stability.detect_gradient import GradientVanishing, SkipStreak
 from aurl_trainer.stability.detect_loss import LossDivergence, LossOscillation, LossPlateau, LossSpike
 from aurl_trainer.stability.detect_speed import DataStarvation, ThroughputDegradation
+from aurl_trainer.stability.detector import Detector, EvaluationDetector, IntervalDetector
 from aurl_trainer.stability.early_stopping import EarlyStopping
-from aurl_trainer.stability.finding import Evaluation, Finding
+from aurl_trainer.stability.finding import EvaluationLosses, Finding
 from aurl_trainer.stability.plateau import PlateauSchedule
 
 SEVERITY = (
@@ -28,51 +29,43 @@ SEVERITY = (
     Action.ROLLBACK,
     Action.STOP,
 )
-"""The actions that detectors ask for, the mildest first."""
-
-
-class IntervalDetector(Protocol):
-    """Looks at one log interval after the other."""
-
-    def observe(self, metrics: StepMetrics) -> Finding | None:
-        """Take the next log interval and say what is wrong, if anything."""
-
-
-class EvaluationDetector(Protocol):
-    """Looks at one evaluation after the other."""
-
-    def observe(self, evaluation: Evaluation) -> Finding | None:
-        """Take the next evaluation and say what is wrong, if anything."""
+"""The actions that detectors ask for, mildest first."""
 
 
 class StabilityMonitor:
-    """The detectors, and the last step at which all was well."""
+    """The detectors, and the last healthy step."""
 
-    def __init__(self, config: TrainingConfig) -> None:
-        stability = config.stability
-        self.spike = LossSpike(stability.loss_spike)
-        self.divergence = LossDivergence(stability.loss_divergence)
-        self.early_stopping = EarlyStopping(config.early_stopping)
+    def __init__(
+        self,
+        config: StabilityConfig,
+        total_steps: int,
+        early_stopping: EarlyStopping,
+        plateau: PlateauSchedule,
+    ) -> None:
+        self.spike = LossSpike(config.loss_spike)
+        self.divergence = LossDivergence(config.loss_divergence)
+        self.early_stopping = early_stopping
         self._intervals: dict[str, IntervalDetector] = {
-            "skipStreak": SkipStreak(stability.max_consecutive_skips),
+            "skipStreak": SkipStreak(config.max_consecutive_skips),
             "lossSpike": self.spike,
             "lossDivergence": self.divergence,
-            "lossOscillation": LossOscillation(stability.loss_oscillation),
-            "lossPlateau": LossPlateau(stability.loss_plateau),
-            "gradientVanishing": GradientVanishing(stability.gradient_vanishing),
-            "underfitting": Underfitting(stability.underfitting, config.steps),
+            "lossOscillation": LossOscillation(config.loss_oscillation),
+            "lossPlateau": LossPlateau(config.loss_plateau),
+            "gradientVanishing": GradientVanishing(config.gradient_vanishing),
+            "underfitting": Underfitting(config.underfitting, total_steps),
         }
         self._evaluations: dict[str, EvaluationDetector] = {
-            "overfitting": Overfitting(stability.overfitting),
-            "earlyStopping": self.early_stopping,
-            "plateauSchedule": PlateauSchedule(config.schedule),
+            "overfitting": Overfitting(config.overfitting),
+            "earlyStopping": early_stopping,
+            "plateauSchedule": plateau,
         }
         self._clocked: tuple[IntervalDetector, ...] = (
-            ThroughputDegradation(stability.throughput_degradation),
-            DataStarvation(stability.data_starvation),
+            ThroughputDegradation(config.throughput_degradation),
+            DataStarvation(config.data_starvation),
         )
+        self._detectors: dict[str, Detector] = {**self._intervals, **self._evaluations}
         self.last_healthy_step = 0
-        """Last step of the newest log interval at which nothing pointed to a bad stretch."""
+        """Last step of the newest log interval without a sign of a bad stretch."""
 
     def interval(self, metrics: StepMetrics) -> list[Finding]:
         """Take the next log interval; return what is wrong."""
@@ -84,35 +77,23 @@ class StabilityMonitor:
             self.last_healthy_step = metrics.step
         return findings
 
-    def evaluation(self, evaluation: Evaluation) -> list[Finding]:
+    def evaluation(self, evaluation: EvaluationLosses) -> list[Finding]:
         """Take the next evaluation; return what is wrong."""
         found = [detector.observe(evaluation) for detector in self._evaluations.values()]
         return [finding for finding in found if finding is not None]
 
     @property
     def calm(self) -> bool:
-        """Whether no bad stretch of the loss has begun; a checkpoint that is saved now is healthy."""
+        """True if no bad stretch of the loss has started; a checkpoint saved now is healthy."""
         return not (self.spike.above or self.divergence.above)
 
-    def state(self) -> dict[str, Any]:
-        """Return the state of what decides about training, as JSON values."""
-        return {"lastHealthyStep": self.last_healthy_step} | {
-            name: {key: value for key, value in vars(detector).items() if key in _kept(detector)}
-            for name, detector in self._saved().items()
-        }
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all detectors that can change training, as JSON values."""
+        state = {name: detector.state_dict() for name, detector in self._detectors.items()}
+        return {"lastHealthyStep": self.last_healthy_step} | state
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state` returned; a detector that it does not hold begins anew."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned; a detector that it lacks stays as it is."""
         self.last_healthy_step = state.get("lastHealthyStep", 0)
-        for name, detector in self._saved().items():
-            for key in _kept(detector) & state.get(name, {}).keys():
-                value = state[name][key]
-                setattr(detector, key, list(value) if isinstance(value, list) else value)
-
-    def _saved(self) -> dict[str, IntervalDetector | EvaluationDetector]:
-        return {**self._intervals, **self._evaluations}
-
-
-def _kept(detector: IntervalDetector | EvaluationDetector) -> set[str]:
-    """The fields of a detector that change while it runs."""
-    return vars(detector).keys() - {"config", "limit", "total_steps"}
+        for name, detector in self._detectors.items():
+            detector.load_state_dict(state.get(name, {}))
