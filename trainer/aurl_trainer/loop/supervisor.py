@@ -140,15 +140,12 @@ class Supervisor:
         if self._restores_best and best.best_step != progress.step:
             with self.metric_logger.interval.paused(), self.metric_logger.reporter.phase("restore"):
                 restored = self.rollback.to_best(best.best_step)
-            if restored is not None:
+            if restored is None:
+                ending = f" The checkpoint of step {best.best_step} is gone: the weights stay as they are."
+            else:
                 progress.validation_loss = restored.validation_loss
                 progress.ema_validation_loss = restored.ema_validation_loss
-            weights = (
-                "are"
-                if restored is not None
-                else "stay the last ones, because the checkpoint is gone, and not"
-            )
-            ending = f" The weights {weights} those of step {best.best_step}."
+                ending = f" The weights are those of step {best.best_step}."
         where = f"at step {progress.step} of {self.config.steps}"
         progress.stopped = f"Training stopped early {where}: {finding.message}{ending}"
         self._report(finding, f" Training stops early {where}.{ending}")
