@@ -122,7 +122,7 @@ def test_trained_weights_can_be_exported_too(
     same_file = [entry for entry in found["tensors"] if entry["file"] == "model.safetensors"]
     assert same_file == []
     assert found["equal_tensors"] == len(load_file(step / "model.safetensors"))
-    assert "something at" in output_of(capsys, "checkpoints", *arguments, code=2)
+    assert "already exists; choose another" in output_of(capsys, "checkpoints", *arguments, code=2)
     data = bytearray((tmp_path / "model" / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (tmp_path / "model" / "model.safetensors").write_bytes(data)

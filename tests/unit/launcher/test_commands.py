@@ -36,6 +36,7 @@ WHOLE: dict[str, Any] = {
             "spec.numNodes: must be an integer",
         ),
         (yaml.safe_dump(BARE), ["steps=3"], "--set steps=3"),
+        (yaml.safe_dump(BARE), ["training.steps"], "--set training.steps: write KEY=VALUE"),
         (yaml.safe_dump(BARE), ["training.steps.x=3"], "training.steps has no keys"),
         (yaml.safe_dump(BARE), ["training.steps=["], "the value is not valid YAML"),
     ],

@@ -50,17 +50,23 @@ def as_given(config: JobFile) -> dict[str, Any]:
     return config.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-def _apply(spec: Any, change: str) -> None:
+def parse_override(change: str, example: str) -> tuple[str, Any]:
+    """Split the `KEY=VALUE` of a `--set` and load the value as YAML. Raises UserError naming `example`."""
     key, equals, text = change.partition("=")
-    parts = key.removeprefix("spec.").split(".")
-    if not equals or parts[0] not in ("dataset", "training") or len(parts) < 2:
-        raise UserError(f"--set {change}: write KEY=VALUE, with a key such as training.steps.")
+    if not equals:
+        raise UserError(f"--set {change}: write KEY=VALUE, with a key such as {example}.")
     try:
-        value = yaml.safe_load(text)
+        return key, yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(
-            f"--set {change}: the value is not valid YAML: {' '.join(str(error).split())}."
-        ) from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"--set {change}: the value is not valid YAML: {reason}.") from None
+
+
+def _apply(spec: Any, change: str) -> None:
+    key, value = parse_override(change, "training.steps")
+    parts = key.removeprefix("spec.").split(".")
+    if parts[0] not in ("dataset", "training") or len(parts) < 2:
+        raise UserError(f"--set {change}: the key must be below dataset or training, such as training.steps.")
     for depth, part in enumerate(parts):
         if not isinstance(spec, dict):
             raise UserError(f"--set {change}: {'.'.join(parts[:depth]) or 'the job file'} has no keys.")

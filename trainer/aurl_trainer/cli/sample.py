@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
 from aurl_trainer.checkpoint.manager import CheckpointManager
+from aurl_trainer.cli.jobfile import parse_override
 from aurl_trainer.data.music import Ints
 from aurl_trainer.data.vocabulary import Vocabulary
 from aurl_trainer.errors import UserError
@@ -91,10 +91,8 @@ def _sampling(saved: dict[str, Any], options: argparse.Namespace) -> SamplingCon
     """Return the job's `training.sample`, overridden by the command line."""
     changes = {"count": max(1, saved["count"])}
     for change in options.changes:
-        key, equals, text = change.partition("=")
-        if not equals:
-            raise UserError(f"--set {change}: write KEY=VALUE, with a key such as temperature.")
-        changes[key] = yaml.safe_load(text)
+        key, value = parse_override(change, "temperature")
+        changes[key] = value
     changes |= {key: getattr(options, key) for key in ("count", "seed") if getattr(options, key) is not None}
     try:
         return SamplingConfig.model_validate(saved | changes)
