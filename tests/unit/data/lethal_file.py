@@ -1,4 +1,4 @@
-"""A file that ends the process that reads it, as a bug in a native parser would."""
+"""A file that kills the process that reads it, as a bug in a native parser would."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aurl_trainer.data.source_file import SourceFile
 
 @dataclass(frozen=True)
 class LethalFile(SourceFile):
-    """Stands among ordinary files; must be importable by the worker processes."""
+    """A lethal file; importable, so that worker processes can unpickle it."""
 
     def read(self) -> Music:
         """End the process without a word."""

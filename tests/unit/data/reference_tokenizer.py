@@ -1,4 +1,4 @@
-"""The encoding once more, in plain Python over mido messages, written from its description: the oracle."""
+"""The test oracle: the encoding `remi` in plain Python over mido messages, written from its description."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Note = tuple[int, int, int, int, int]  # start, slot, pitch, velocity, end; time
 
 
 def reference_tokens(data: bytes, vocabulary: Vocabulary) -> list[str]:
-    """The names of the tokens of a file; none when no note is left."""
+    """Return the token names of a file; empty without usable notes."""
     config = vocabulary.config
     file = mido.MidiFile(file=io.BytesIO(data))
     tracks: list[tuple[bool, int, list[tuple[int, int, int, int]]]] = []
@@ -79,7 +79,7 @@ def reference_tokens(data: bytes, vocabulary: Vocabulary) -> list[str]:
             duration = max(d for d in durations if d <= following - start)
         final.append((start, slot, pitch, velocity, duration))
 
-    # Bars: walk from one to the next, taking up changes of metre at bar lines.
+    # Walk from bar to bar, applying changes of metre at bar lines.
     known = {
         f"{n}/{d}": int(length)
         for (n, d), length in zip(vocabulary.meters, vocabulary.bar_lengths, strict=True)

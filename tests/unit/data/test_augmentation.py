@@ -1,4 +1,4 @@
-"""Varied samples: as well-formed as they were, the same at every resume, and only where they are wanted."""
+"""Augmentation: samples stay well-formed, resume identically, and vary only where configured."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _kinds(dataset: Path, tokens: np.ndarray) -> np.ndarray:
     return np.asarray(Dataset.open(dataset).vocabulary().kind_of[tokens])
 
 
-def test_a_varied_sample_differs_in_numbers_alone_and_by_one_amount(dataset: Path) -> None:
+def test_a_varied_sample_keeps_its_kinds_and_shifts_by_one_amount(dataset: Path) -> None:
     plain = Loader(dataset, "train", CONTEXT, 1).batch(0, CONTEXT, 40)
     varied = Loader(dataset, "train", CONTEXT, 1, augmentation=ALL).batch(0, CONTEXT, 40)
     np.testing.assert_array_equal(_kinds(dataset, plain[0]), _kinds(dataset, varied[0]))
@@ -63,7 +63,7 @@ def test_a_varied_sample_differs_in_numbers_alone_and_by_one_amount(dataset: Pat
     assert {name for name, _ in changed} >= {"Tempo", "Velocity"}
 
 
-def test_a_sample_is_varied_by_its_place_and_the_seed_alone(dataset: Path) -> None:
+def test_variation_depends_on_place_and_seed_alone(dataset: Path) -> None:
     def batch(seed: int, counter: int, size: int, rank: int = 0, ranks: int = 1) -> np.ndarray:
         return Loader(dataset, "train", CONTEXT, seed, augmentation=ALL).batch(
             counter, CONTEXT, size, rank, ranks
@@ -77,7 +77,7 @@ def test_a_sample_is_varied_by_its_place_and_the_seed_alone(dataset: Path) -> No
     assert (batch(2, 5 * CONTEXT, 6) != whole).any()
 
 
-def test_nothing_leaves_the_range_of_the_vocabulary(dataset: Path) -> None:
+def test_shifts_stay_in_the_range_of_the_vocabulary(dataset: Path) -> None:
     extreme = AugmentationConfig(transpose_semitones=24, velocity=64, stretch=1)
     loader = Loader(dataset, "train", CONTEXT, 1, augmentation=extreme)
     plain = Loader(dataset, "train", CONTEXT, 1)
@@ -105,7 +105,7 @@ def test_windows_overlap_and_cover_everything(dataset: Path) -> None:
     stored = np.fromfile(dataset / "train.bin", "<u2")
     counts, wanted = (np.bincount(tokens, minlength=1000) for tokens in (seen, stored))
     assert (counts[1:] >= wanted[1:]).all()
-    # Mid-stream every token comes twice.
+    # Mid-stream every token occurs twice.
     assert counts[1:].sum() >= 1.9 * wanted[1:].sum() - 2 * CONTEXT
 
 
@@ -128,7 +128,7 @@ def test_windows_overlap_and_cover_everything(dataset: Path) -> None:
         ),
     ],
 )
-def test_what_would_have_no_effect_is_refused(change: dict[str, Any], sentence: str) -> None:
+def test_settings_without_effect_are_refused(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValidationError) as caught:
         DatasetConfig.model_validate({"source": {"directory": {"path": "music"}}} | change)
     assert explain(caught.value, "spec.dataset") == sentence

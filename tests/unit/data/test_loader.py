@@ -1,4 +1,4 @@
-"""The order of the data: everything once per epoch, and the same whoever asks in whatever portions."""
+"""The order of the data: everything once per epoch, independent of batches and ranks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     music = root / "music"
     music.mkdir()
     for number in range(12):
-        # Lengths that fit no block, pitches that tell the pieces apart.
+        # Lengths that do not fit blocks, and pitches that identify the pieces.
         pitches = [40 + number + step for step in range(3 + 2 * number)]
         (music / f"{number:02}.mid").write_bytes(tune(*pitches))
     config = DatasetConfig.model_validate(
@@ -53,7 +53,7 @@ def test_every_token_is_an_input_and_a_target_once_per_epoch(dataset: Path, epoc
     assert Counter(targets[targets != IGNORED].tolist()) == Counter(tokens[tokens != BOS].tolist())
     assert int((inputs == PAD).sum()) == loader.slots_per_epoch - len(tokens)
     assert bool((targets[inputs == PAD] == IGNORED).all())
-    # The token after each input, wherever there is one to predict.
+    # The token after each input, wherever there is a target.
     after = {EOS: IGNORED}
     real = inputs != PAD
     assert bool((targets[real & (inputs == EOS)] == after[EOS]).all())
@@ -61,7 +61,7 @@ def test_every_token_is_an_input_and_a_target_once_per_epoch(dataset: Path, epoc
     np.testing.assert_array_equal(targets[:-1][follows], inputs[1:][follows])
 
 
-def test_epochs_and_seeds_differ_in_order_and_in_where_blocks_are_cut(dataset: Path) -> None:
+def test_epochs_and_seeds_differ_in_order_and_block_boundaries(dataset: Path) -> None:
     def blocks(seed: int, epoch: int) -> list[bytes]:
         loader = _loader(dataset, seed)
         first = epoch * loader.slots_per_epoch
@@ -89,14 +89,14 @@ def test_any_layout_gives_the_same_samples_from_any_counter(
     parts = [loader.batch(counter, length, batch, rank, world_size) for rank in range(world_size)]
     for side in (0, 1):
         np.testing.assert_array_equal(np.concatenate([part[side] for part in parts]), whole[side])
-    # One sample at a time, by a loader that has seen nothing before: resuming needs the counter alone.
+    # One sample at a time, by a new loader: resuming needs the counter alone.
     for row in range(batch):
         fresh = _loader(dataset)
         slot = fresh.advance(counter, length, row) if row else counter
         np.testing.assert_array_equal(fresh.batch(slot, length, 1)[0][0], whole[0][row])
 
 
-def test_a_block_is_served_in_shorter_samples_one_after_the_other(dataset: Path) -> None:
+def test_a_block_is_served_as_consecutive_shorter_samples(dataset: Path) -> None:
     loader = _loader(dataset)
     whole = loader.batch(0, CONTEXT, 4)
     for length in (8, 16):

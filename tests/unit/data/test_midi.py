@@ -1,4 +1,4 @@
-"""Reading MIDI: what the format allows, and what no file should be able to do to us."""
+"""Reading MIDI: everything the format allows, and robustness against broken files."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_damaged_bytes_give_music_or_a_named_error(data: bytes, changes: list[tu
     assert bool((music.end >= music.start).all())
 
 
-def test_a_written_file_ends_every_note_and_begins_it_after_the_equal_one_before() -> None:
+def test_a_written_file_ends_every_note_before_an_equal_one_begins() -> None:
     zeros = np.zeros(3, np.int64)
     music = Music(
         ticks_per_quarter=480,

@@ -1,4 +1,4 @@
-"""Preparing a dataset: what is dropped is named, what is there is used, and what is damaged is made anew."""
+"""Preparing a dataset: dropped files are reported, complete datasets reused, damaged ones replaced."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _report(prepared: Prepared) -> dict[str, Any]:
     return report
 
 
-def test_bad_files_and_copies_are_counted_and_named_and_stop_nothing(volume: Path) -> None:
+def test_bad_files_and_copies_are_counted_and_reported(volume: Path) -> None:
     (volume / "music" / "broken.mid").write_bytes(b"not music")
     (volume / "music" / "copy of 3.MID").write_bytes((volume / "music/deep/3.mid").read_bytes())
     (volume / "music" / "drums out of range.midi").write_bytes(tune(3, 4))
@@ -99,7 +99,7 @@ def test_the_split_follows_the_music_and_not_the_names(volume: Path) -> None:
     assert held_out(_prepare(volume, split={"seed": 5})) != before
 
 
-def test_a_prepared_dataset_is_used_as_it_is_and_another_one_for_other_content(volume: Path) -> None:
+def test_a_prepared_dataset_is_reused_until_the_content_changes(volume: Path) -> None:
     first = _prepare(volume)
     stamp = (first.path / "COMMITTED").stat().st_mtime_ns
     assert _prepare(volume) == first
@@ -111,7 +111,7 @@ def test_a_prepared_dataset_is_used_as_it_is_and_another_one_for_other_content(v
 
 
 @pytest.mark.parametrize("harm", ["marker", "bit", "cut", "manifest"])
-def test_a_damaged_dataset_is_never_used_and_made_anew(volume: Path, harm: str) -> None:
+def test_a_damaged_dataset_is_prepared_again(volume: Path, harm: str) -> None:
     prepared = _prepare(volume)
     stream = prepared.path / "train.bin"
     content = stream.read_bytes()
@@ -137,7 +137,7 @@ def test_a_dataset_of_another_format_is_refused(volume: Path, monkeypatch: pytes
         Dataset.open(prepared.path)
 
 
-def test_what_a_dead_writer_left_is_swept_but_a_living_one_is_not(volume: Path) -> None:
+def test_leftovers_of_dead_writers_are_removed_but_not_those_of_live_ones(volume: Path) -> None:
     root = volume / "job" / "dataset"
     for name, age in ((".tmp-dead", 4000), (".tmp-alive", 0)):
         (root / name).mkdir(parents=True)
@@ -179,7 +179,7 @@ def test_what_a_dead_writer_left_is_swept_but_a_living_one_is_not(volume: Path) 
         ),
     ],
 )
-def test_no_music_is_an_error_of_one_sentence_with_place_and_cure(
+def test_a_source_without_music_is_an_error_with_place_and_cure(
     volume: Path, make: str, source: dict[str, Any], sentence: str
 ) -> None:
     if make == "bad files":
@@ -203,7 +203,7 @@ def test_training_always_keeps_a_piece(volume: Path, pieces: int, sizes: tuple[i
     assert tuple(len(report["pieces"][split]) for split in SPLITS) == sizes
 
 
-def test_a_file_that_kills_its_reader_is_named_and_the_others_are_read(volume: Path) -> None:
+def test_a_file_that_kills_its_reader_is_reported_and_the_others_are_read(volume: Path) -> None:
     music = volume / "music" / "deep"
     files: list[SourceFile] = [SourceFile(f"{n}.mid", music / f"{n}.mid", "midi") for n in range(10)]
     files[4] = LethalFile("lethal.mid", music / "4.mid", "midi")

@@ -1,4 +1,4 @@
-"""A stream that is longer than memory: reading it keeps no more of it than the bound."""
+"""Resident memory stays bounded while reading a stream that is longer than memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SLACK = 16 * 2**20
 
 
 def resident_bytes() -> int:
-    """What this process has in memory of the files that it maps."""
+    """Return the resident bytes of the files that this process maps."""
     found = re.search(r"^RssFile:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) * 1024
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_resident_memory_is_bounded_when_reads_are_told(told: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("reported", [True, False])
+def test_resident_memory_is_bounded_when_reads_are_reported(reported: bool, tmp_path: Path) -> None:
     path = tmp_path / "train.bin"
     np.arange(TOKENS, dtype=TOKEN_TYPE).tofile(path)
     split = Split(path, np.array([0, TOKENS], np.int64))
@@ -31,12 +31,12 @@ def test_resident_memory_is_bounded_when_reads_are_told(told: bool, tmp_path: Pa
     for begin in range(0, TOKENS, LENGTH):
         assert split.tokens[begin] == begin % 2**16
         split.tokens[begin : begin + LENGTH].max()
-        if told:
+        if reported:
             split.count_reads(1, LENGTH)
         if begin % (256 * LENGTH) == 0:
             most = max(most, resident_bytes())
     most = max(most, resident_bytes())
-    if told:
+    if reported:
         assert most - before <= MAPPED_BYTES + SLACK
-    else:  # what is told makes the difference, and this test can see it
+    else:  # the control: without reports the test sees the memory grow
         assert most - before > 2 * MAPPED_BYTES - SLACK

@@ -1,4 +1,4 @@
-"""Archives from the web, prepared tokens and rasters: what they give, and what is said when they cannot."""
+"""Archives from the web, prepared tokens and rasters: their pieces and their errors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _tar(mode: Literal["w:gz", "w:xz"]) -> bytes:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `content` by path; a path in `failures` answers 503 so many times first."""
+    """Serves `content` by path; a path in `failures` answers 503 that many times first."""
 
     content: dict[str, bytes]
     failures: dict[str, int]
@@ -111,7 +111,7 @@ def _source(server: Server, path: str, **change: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", ["/a.zip", "/a.tgz", "/a.txz"])
-def test_an_archive_is_downloaded_once_and_nothing_leaves_its_folder(
+def test_an_archive_is_downloaded_once_and_stays_in_its_folder(
     server: Server, path: str, tmp_path: Path
 ) -> None:
     server.failures[path] = 1
@@ -126,7 +126,7 @@ def test_an_archive_is_downloaded_once_and_nothing_leaves_its_folder(
     assert not list((tmp_path / "job" / "source").glob(".tmp-*"))
 
 
-def test_what_is_wrong_with_an_archive_is_said_with_place_and_cure(server: Server, tmp_path: Path) -> None:
+def test_faults_of_archives_are_reported_with_place_and_cure(server: Server, tmp_path: Path) -> None:
     real = hashlib.sha256(server.content["/a.zip"]).hexdigest()
     for source, sentence in (
         (
@@ -194,7 +194,7 @@ def test_a_file_of_rasters_keeps_its_split_and_its_pitches(tmp_path: Path) -> No
     (tmp_path / "chorales.json").write_text(json.dumps(RASTER))
     prepared = _prepare(tmp_path, {"raster": {"path": "chorales.json"}}, tokenizer=CHORALES)
     report = json.loads((prepared.path / "report.json").read_text())
-    # A piece that is trained on and tested too is left out of training, not of the test.
+    # A piece in both training and test is dropped from training.
     assert report["duplicates"] == {"train/3": "test/0"}
     assert report["droppedFiles"] == {"train/4": "it has no notes"}
     pieces = _pieces(prepared)
@@ -206,7 +206,7 @@ def test_a_file_of_rasters_keeps_its_split_and_its_pitches(tmp_path: Path) -> No
     assert pieces["train"][0][-5:] == ["Pitch_74", "Pitch_67", "Rest", "Pitch_47", "Eos"]
 
 
-def test_pretokenized_music_is_taken_as_it_is_and_only_by_its_own_tokenizer(tmp_path: Path) -> None:
+def test_pretokenized_music_is_used_unchanged_and_only_with_its_own_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "chorales.json").write_text(json.dumps(RASTER))
     first = _prepare(tmp_path, {"raster": {"path": "chorales.json"}}, tokenizer=CHORALES)
     tokens = {"tokens": {"path": str(first.path.relative_to(tmp_path))}}

@@ -1,4 +1,4 @@
-"""The tokenizer against a plain reference, and there and back again."""
+"""The tokenizer against a plain reference, and round trips."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ OTHER_ENCODINGS = [
 @example(data=tune(60, 60, 64), vocabulary=VOCABULARIES[0])
 @example(data=tune(36, 38, 200 - 120, channel=9), vocabulary=VOCABULARIES[0])
 @settings(max_examples=100, deadline=None)
-def test_tokens_equal_the_reference_and_survive_the_way_to_midi_and_back(
+def test_tokens_equal_the_reference_and_survive_a_round_trip_through_midi(
     data: bytes, vocabulary: Vocabulary
 ) -> None:
     try:
@@ -73,7 +73,7 @@ def test_tokens_equal_the_reference_and_survive_the_way_to_midi_and_back(
 
 @given(data=midi_files())
 @settings(max_examples=50, deadline=None)
-def test_every_encoding_survives_the_way_to_midi_and_back_and_keeps_to_its_grammar(data: bytes) -> None:
+def test_every_encoding_survives_a_round_trip_and_follows_its_grammar(data: bytes) -> None:
     try:
         music = read_with_symusic(data, "wild")
     except BadMidiError:
@@ -113,19 +113,19 @@ def test_every_encoding_survives_the_way_to_midi_and_back_and_keeps_to_its_gramm
     ],
     ids=["remi", "events", "raster"],
 )
-def test_a_piece_reads_as_documented(vocabulary: Vocabulary, text: str) -> None:
+def test_a_piece_is_encoded_as_documented(vocabulary: Vocabulary, text: str) -> None:
     tokens = encode(read_midi(tune(60, 64, program=40), "tune"), vocabulary).tokens
     assert " ".join(vocabulary.tokens[token] for token in tokens) == text
 
 
-def test_a_note_of_endless_length_or_after_endless_silence_becomes_few_tokens() -> None:
+def test_endless_notes_and_silences_become_few_tokens() -> None:
     far = 2**33
     music = Music.from_rows(1, [(0, far, 60, 80, 0), (2 * far, 2 * far + 1, 62, 80, 0)], [0], [], [])
     for vocabulary in (VOCABULARIES[0], *OTHER_ENCODINGS):
         assert 5 < len(encode(music, vocabulary).tokens) < 1500
 
 
-def test_notes_that_are_left_out_are_counted() -> None:
+def test_omitted_notes_are_counted() -> None:
     music = read_midi(tune(10, 60, 120), "tune")
     encoded = encode(music, VOCABULARIES[0])
     assert encoded.notes == 1
@@ -150,7 +150,7 @@ def test_any_tokens_decode_to_music_that_can_be_written(vocabulary: Vocabulary, 
 
 
 @pytest.mark.parametrize("work", ["bach/bwv66.6.mxl", "bach/bwv269.mxl"])
-def test_a_real_chorale_reads_with_its_pickup_at_the_end_of_the_first_bar(work: str) -> None:
+def test_the_pickup_of_a_chorale_is_at_the_end_of_the_first_bar(work: str) -> None:
     from music21 import corpus
 
     vocabulary = VOCABULARIES[0]

@@ -1,4 +1,4 @@
-"""The vocabulary: one meaning per fingerprint, and a file that is believed only when it is whole."""
+"""The vocabulary: one meaning per fingerprint, and a file that is verified on load."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_kinds_have_adjacent_ids_in_order(encoding: EncodingName) -> None:
 
 
 @pytest.mark.parametrize("bins", [1, 5, 32, 100, 127])
-def test_a_level_stands_for_itself(bins: int) -> None:
+def test_the_value_of_a_level_maps_to_the_level(bins: int) -> None:
     vocabulary = Vocabulary(TokenizerConfig(velocity_bins=bins, tempo_bins=bins))
     np.testing.assert_array_equal(vocabulary.velocity_bin(vocabulary.velocities), np.arange(bins))
     np.testing.assert_array_equal(vocabulary.nearest_tempo(vocabulary.tempi), np.arange(bins))
@@ -102,7 +102,7 @@ def test_a_wrong_dataset_is_explained_with_its_path(dataset: dict[str, object], 
     assert explain(caught.value, "spec.dataset") == sentence
 
 
-def test_the_schema_has_no_unions_so_that_kubernetes_can_take_it() -> None:
+def test_the_schema_has_no_unions_as_kubernetes_requires() -> None:
     text = json.dumps(DatasetConfig.model_json_schema())
     assert "anyOf" not in text
     assert "null" not in text

@@ -1,4 +1,4 @@
-"""Strategies that make MIDI files, from tidy to strange, as bytes."""
+"""Hypothesis strategies for MIDI files, from tidy to strange, as bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ chunks = st.lists(st.tuples(deltas, messages), max_size=40)
 
 @st.composite
 def midi_files(draw: st.DrawFn) -> bytes:
-    """A file of type 0 or 1 that mido can write."""
+    """Draw a file of type 0 or 1 that mido can write."""
     tracks = draw(st.lists(chunks, min_size=1, max_size=3))
     file = mido.MidiFile(
         type=1 if len(tracks) > 1 else draw(st.sampled_from([0, 1])),
@@ -48,7 +48,7 @@ def midi_files(draw: st.DrawFn) -> bytes:
 
 
 def tune(*pitches: int, channel: int = 0, program: int = 0, ticks_per_beat: int = 480) -> bytes:
-    """Quarter notes one after the other."""
+    """Return a file of consecutive quarter notes."""
     file = mido.MidiFile(ticks_per_beat=ticks_per_beat)
     track = mido.MidiTrack([mido.Message("program_change", channel=channel, program=program)])
     for pitch in pitches:

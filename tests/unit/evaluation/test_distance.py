@@ -1,4 +1,4 @@
-"""What the comparison with the corpus notices, and what it does not hold against a sample."""
+"""The comparison with the corpus: the changes it detects, and those it ignores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ rng = np.random.default_rng(3)
 
 
 def walk(seed: int, length: int = 96) -> Music:
-    """A melody in two voices that mostly moves by steps of a scale."""
+    """Return music in two voices that mostly moves by steps of a scale."""
     source = np.random.default_rng(seed)
     scale = np.array([48 + 12 * octave + step for octave in range(3) for step in (0, 2, 4, 5, 7, 9, 11)])
     place = np.clip(10 + source.choice([-1, 1, 1, 2, -2, -1], length).cumsum(), 0, len(scale) - 1)
@@ -57,7 +57,7 @@ def test_music_of_the_same_source_reaches_the_floor_in_every_feature() -> None:
         ("up by a semitone", {"pitch", "pitchClass", "pitchClassTransition"}),
     ],
 )
-def test_each_change_is_noticed_by_the_features_that_it_touches(change: str, noticed: set[str]) -> None:
+def test_each_change_is_detected_by_the_features_it_affects(change: str, noticed: set[str]) -> None:
     def changed(music: Music) -> Music:
         if change == "pitches in another order":
             return replace(music, pitch=rng.permutation(music.pitch))
@@ -88,14 +88,14 @@ def test_a_copy_is_found_in_another_key_and_at_another_resolution() -> None:
     assert memorised([walk(1, length=10)], CORPUS) is None
 
 
-def test_empty_music_counts_for_nothing() -> None:
+def test_empty_music_is_ignored() -> None:
     nothing = Music.from_rows(4, [], [], [], [])
     assert all(not histogram.any() for histogram in histograms([nothing]).values())
     assert compared([nothing], CORPUS) == {}
     assert seconds_of(nothing) == 0
 
 
-def test_seconds_follow_the_tempo() -> None:
+def test_the_duration_follows_the_tempo() -> None:
     rows = [(0, 480, 60, 80, 0), (480, 1440, 62, 80, 0)]
     music = Music.from_rows(480, rows, [0], [(480, 1_000_000)], [])
     assert seconds_of(music) == pytest.approx(0.5 + 2.0)

@@ -30,7 +30,7 @@ def _reference(train: list[Piece], held_out: list[Piece], size: int) -> float:
             for order in range(5):
                 if order <= at:
                     counts[whole[at - order : at]][whole[at]] += 1
-                else:  # contexts that would reach before the piece count as the whole beginning
+                else:  # contexts longer than the piece so far are its whole beginning
                     counts[("start", order, *whole[:at])][whole[at]] += 1
 
     def probability(context: tuple[object, ...], shorter: list[tuple[object, ...]], token: int) -> float:
@@ -60,7 +60,7 @@ def test_it_equals_the_formula(tmp_path: Path) -> None:
     assert ngram_nats(train, held_out, 8) == pytest.approx(_reference(pieces[:9], pieces[9:], 8), rel=1e-9)
 
 
-def test_it_learns_what_repeats_and_nothing_from_noise(tmp_path: Path) -> None:
+def test_it_learns_repetition_and_nothing_from_noise(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     cycle = [tuple(3 + (start + i) % 4 for i in range(40)) for start in range(4)]
     regular = ngram_nats(_split(tmp_path / "a", cycle * 5), _split(tmp_path / "b", cycle), 8)

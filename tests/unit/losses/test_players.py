@@ -1,4 +1,4 @@
-"""Two players: each one's loss moves exactly its own parameters, and all of them."""
+"""The two players: the loss of each moves all of its own parameters and no others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_each_players_loss_moves_exactly_its_own_parameters() -> None:
     optimizer.step(0.01, 0.0, torch.ones(()), torch.zeros(()))
     optimizer.zero_grad()
     model_after, critic_after = weights(made)
-    absent = {name for name in model if name.endswith("reconstruction_other")}  # such tokens do not occur
+    absent = {name for name in model if name.endswith("reconstruction_other")}  # no such tokens
     assert moved(model, model_after) == set(model) - absent
     assert moved(critic, critic_after) == set()
 
@@ -51,7 +51,7 @@ def test_each_players_loss_moves_exactly_its_own_parameters() -> None:
     assert moved(critic_after, critic_last) == set(critic)
 
 
-def test_critic_rests_before_its_start_and_when_evaluated() -> None:
+def test_the_critic_is_idle_before_its_start_and_in_evaluation() -> None:
     made = objective("vae-gan")
     assert made.adversary is not None
     inputs, targets = batch()
@@ -60,7 +60,9 @@ def test_critic_rests_before_its_start_and_when_evaluated() -> None:
     _, before = weights(made)
     made.adversary.step(DISTRIBUTED, 1, 1.0)
     assert moved(before, weights(made)[1]) == set()
-    made.losses(made.network, inputs, targets, 45)  # the critic plays from 40 %, the model from 50 % on
+    made.losses(
+        made.network, inputs, targets, 45
+    )  # the critic is active from 40 %, the adversarial terms from 50 %
     assert len(made.adversary.batches) == 1
     made.forget()
     assert made.adversary.batches == []
@@ -68,7 +70,7 @@ def test_critic_rests_before_its_start_and_when_evaluated() -> None:
     assert made.adversary.batches == []
 
 
-def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
+def test_a_non_finite_gradient_moves_nothing() -> None:
     made = objective("vae-gan", losses=all_terms("vae-gan"))
     assert made.adversary is not None
     made.losses(made.network, *batch(), 48)
@@ -93,7 +95,7 @@ def test_critic_learns_to_tell_real_from_own() -> None:
     adversary.terms.counts.zero_()
     adversary.batches = [shown]
     adversary.step(DISTRIBUTED, 49, 1.0)
-    assert adversary.terms.take(DISTRIBUTED)["critic_states"] < 1.0  # 2 when it knows nothing
+    assert adversary.terms.take(DISTRIBUTED)["critic_states"] < 1.0  # 2 if untrained
 
 
 def test_spectral_norm_is_one_and_keeps_its_parameters() -> None:

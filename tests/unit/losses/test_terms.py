@@ -1,4 +1,4 @@
-"""Every term of the loss: its gradient reaches what it is about, and nothing else."""
+"""Every term of the loss: its gradient reaches the right parts of the model, and no others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from unit.losses.tiny import CPU, all_terms, batch, objective
 DISTRIBUTED = Distributed(Layout(), CPU)
 
 DECODED = {"encoder", "decoder"}
-"""What a prediction of the decoder depends on: through the latents on the encoder."""
+"""The parts that a prediction of the decoder depends on, including the encoder through the latents."""
 ENCODED = {"encoder"}
 
 REACHES: dict[str, set[str]] = {
@@ -58,11 +58,11 @@ REACHES: dict[str, set[str]] = {
     "critic_drift": {"critic.states", "critic.latents"},
 }
 ABSENT = {"reconstruction_other"}
-"""Every kind of token of this encoding has a term: for others there are no targets."""
+"""A term without targets: every kind of token of this encoding has a term of its own."""
 
 
 def part(name: str) -> str:
-    """The part of the model that a parameter belongs to."""
+    """Return the part of the model that a parameter belongs to."""
     first, _, rest = name.partition(".")
     return {"heads": f"heads.{rest.split('.')[1]}", "critic": f"critic.{rest.split('.')[0]}"}.get(
         first, first
@@ -70,7 +70,7 @@ def part(name: str) -> str:
 
 
 def reached(modules: dict[str, nn.Module]) -> set[str]:
-    """The parts with a gradient that is not 0 anywhere."""
+    """Return the parts with a non-zero gradient."""
     return {
         part(f"{prefix}{name}")
         for prefix, module in modules.items()
@@ -92,7 +92,7 @@ def test_every_term_of_the_configuration_has_a_function_and_a_test() -> None:
 
 
 @pytest.mark.parametrize("name", TERMS)
-def test_gradient_reaches_what_the_term_is_about_and_nothing_else(name: str) -> None:
+def test_the_gradient_of_a_term_reaches_exactly_its_parts(name: str) -> None:
     _, adversary, network = everything()
     model, critic = network.model, adversary.critic
     modules = {"": model, "critic.": critic}
@@ -135,7 +135,7 @@ def test_single_sample_and_padding_alone_are_finite() -> None:
 
 
 def test_plain_weights_are_the_cross_entropy() -> None:
-    """Terms of weight 1 add up to the plain loss, to the bit but for the order of additions."""
+    """Terms of weight 1 add up to the plain loss, except for the order of additions."""
     plain = objective("transformer")
     terms = objective("transformer", losses={"logitScale": {"weight": 1e-12}})
     assert plain.terms is None and terms.terms is not None
@@ -154,8 +154,8 @@ def test_plain_weights_are_the_cross_entropy() -> None:
     assert read["reconstruction_pitch"] > 0 and "reconstruction_other" not in read
 
 
-def test_uncertainty_weights_go_to_their_optimum() -> None:
-    """exp(−s)·L + s is least at s = ln L, where every term counts alike."""
+def test_uncertainty_weights_converge_to_their_optimum() -> None:
+    """exp(−s)·L + s is minimal at s = ln L, where all terms have equal weight."""
     made = objective("transformer", losses={"balance": "uncertainty"})
     assert made.terms is not None
     inputs, targets = batch()

@@ -1,4 +1,4 @@
-"""Weights over a job, and settings of losses that make no sense."""
+"""Weights over a job, and invalid settings of the losses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DATASET: dict[str, Any] = {"source": {"directory": {"path": "midi"}}}
         ({"weight": 2, "start": 1}, [0] * 8),
     ],
 )
-def test_weight_over_the_job(term: dict[str, float], weights: list[float]) -> None:
+def test_weights_over_a_job(term: dict[str, float], weights: list[float]) -> None:
     config = TermConfig.model_validate(term)
     assert [weight_at(config, step, 8) for step in range(1, 9)] == pytest.approx(weights)
 
@@ -70,7 +70,7 @@ def test_defaults_are_plain_for_the_transformer_alone() -> None:
         ),
     ],
 )
-def test_faults_are_told_with_their_path(training: dict[str, Any], complaint: str) -> None:
+def test_faults_are_reported_with_their_path(training: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError) as error:
         JobFile.parse({"dataset": DATASET, "training": training}, "job.yaml")
     assert complaint in str(error.value)

@@ -1,4 +1,4 @@
-"""Small models and batches of random tokens in which bars begin, for the tests of models and losses."""
+"""Small models, and random batches with bars, for the tests of models and losses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MODEL: dict[str, Any] = {"dModel": 16, "layers": 2, "heads": 2}
 
 
 def configuration(mode: Mode, *, losses: dict[str, Any] | None = None, **model: Any) -> TrainingConfig:
-    """A training configuration of a small model."""
+    """Return the training configuration of a small model."""
     parts: dict[str, Any] = dict(MODEL) | model
     if mode != "transformer":
         parts["latents"] = LATENTS | model.get("latents", {})
@@ -43,7 +43,7 @@ def configuration(mode: Mode, *, losses: dict[str, Any] | None = None, **model: 
 
 
 def all_terms(mode: Mode) -> dict[str, Any]:
-    """The configuration in which every term of a mode counts from the first step on."""
+    """Return a configuration in which all terms of a mode are active from the first step."""
     fields = LossesConfig.model_fields
     return {
         str(fields[name].alias): {"weight": 1.0, "start": 0.0, "ramp": 0.0}
@@ -53,13 +53,13 @@ def all_terms(mode: Mode) -> dict[str, Any]:
 
 
 def objective(mode: Mode, *, losses: dict[str, Any] | None = None, **model: Any) -> Objective:
-    """The objective of a mode over a small model."""
+    """Return the objective of a mode over a small model."""
     config = configuration(mode, losses=losses, **model)
     return make_objective(config, make_model(config, VOCABULARY.size), VOCABULARY, token_loss_sum, CPU)
 
 
 def batch(samples: int = 3, length: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Random inputs and targets, every kind of token among them; the last of several ends in padding."""
+    """Return random inputs and targets with all kinds of tokens; the last of several samples is padded."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(4, VOCABULARY.size, (samples, length + 1), generator=generator)
     tokens[torch.rand(tokens.shape, generator=generator) < 1 / 6] = BAR

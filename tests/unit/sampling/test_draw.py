@@ -1,4 +1,4 @@
-"""Filters and the draw, as tables."""
+"""Filters and draws of tokens, as tables."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ ALL = np.ones(5, np.bool_)
         ({"min_p": 0.3}, ALL, {1, 3, 4}),
         ({"min_p": 1.0}, ALL, {1}),
         ({"top_k": 3, "min_p": 0.5}, ALL, {1, 3}),
-        # Shares are of what the grammar leaves.
+        # Shares refer to the allowed tokens.
         ({"top_p": 0.5}, np.array([1, 0, 1, 0, 1], bool), {4}),
     ],
 )
-def test_a_filter_leaves_exactly_these(
+def test_a_filter_keeps_exactly_these_tokens(
     settings: dict[str, float], allowed: np.ndarray, expected: set[int]
 ) -> None:
     config = SamplingConfig.model_validate({"top_p": 1.0} | settings)
@@ -53,7 +53,7 @@ def test_frequencies_are_those_of_the_tempered_softmax(temperature: float) -> No
 
 @given(st.integers(0, 2**31 - 1), st.integers(0, 50))
 @settings(max_examples=30, deadline=None)
-def test_numbers_depend_on_seed_and_piece_and_begin_alike_at_any_length(seed: int, piece: int) -> None:
+def test_numbers_depend_on_seed_and_piece_but_not_on_the_count(seed: int, piece: int) -> None:
     numbers = uniforms([seed, piece], 64)
     assert 0 <= numbers.min() <= numbers.max() < 1
     np.testing.assert_array_equal(uniforms([seed, piece], 8), numbers[:8])

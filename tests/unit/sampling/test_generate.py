@@ -1,4 +1,4 @@
-"""Sampling from real models: what is written always reads, and the same seed writes the same."""
+"""Sampling from real models: pieces are always readable, and equal for equal seeds."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ VOCABULARIES = {
 @pytest.fixture(scope="module")
 def model() -> Iterator[Transformer]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # for so small a model, more of them only wait for each other
+    torch.set_num_threads(1)  # more threads only slow down so small a model
     made = Transformer(ModelConfig(d_model=32, layers=2, heads=2, dropout=0.1), VOCABULARIES["full"].size)
     made.initialise(1)
     with torch.no_grad():  # far from uniform, so that filters and rounding matter
@@ -56,7 +56,7 @@ def model() -> Iterator[Transformer]:
 
 
 class Recorder:
-    """The model, keeping the logits that sampling saw."""
+    """A wrapper that records the logits that sampling used."""
 
     def __init__(self, model: Transformer) -> None:
         self.model, self.logits, self.seen = model, list[Tensor](), list[Tensor]()
@@ -79,11 +79,11 @@ def test_random_logits_under_the_grammar_always_give_readable_music(name: str) -
     for _ in range(260):
         mask = grammar.mask()
         assert mask.any(axis=1).all()
-        # Sharp logits, so that some kinds of token come often and others hardly ever.
+        # Sharp logits, so that some kinds of token are frequent and others rare.
         logits = np.where(
             mask, rng.normal(0, 4, mask.shape) + rng.normal(0, 2, (1, vocabulary.size)), -np.inf
         )
-        # Pieces should not all end at once.
+        # Pieces should not all end at the same time.
         logits[:, EOS] -= 6
         steps.append(logits.argmax(axis=1))
         grammar.push(steps[-1])
@@ -123,7 +123,7 @@ def test_a_full_context_slides_to_a_bar_and_the_model_never_sees_more(name: str)
     model = Transformer(ModelConfig(d_model=16, layers=1, heads=2), vocabulary.size)
     model.initialise(3)
     with torch.no_grad():
-        model.embedding.weight[[BAR, vocabulary.first["Shift"] - 1]] *= 8  # so that bars come often
+        model.embedding.weight[[BAR, vocabulary.first["Shift"] - 1]] *= 8  # for frequent bars
     recorder = Recorder(model)
     config = SamplingConfig(count=3, max_tokens=130, seed=5, grammar=name != "events")
     pieces = generate(recorder, vocabulary, config, 32)
@@ -186,12 +186,12 @@ def test_sampling_leaves_the_model_as_it_was(model: Transformer) -> None:
     model.train()
     generate(model, VOCABULARIES["full"], SamplingConfig(count=1, max_tokens=16), 64)
     assert model.training
-    # Tables that grew while sampling can be trained through.
+    # Training works through tables that were extended while sampling.
     model(torch.ones(1, 12, dtype=torch.long)).sum().backward()
     model.zero_grad()
 
 
-def test_files_have_the_same_bytes_for_the_same_seed_and_say_how_they_were_made(
+def test_files_are_equal_for_equal_seeds_and_record_how_they_were_made(
     model: Transformer, tmp_path: Path
 ) -> None:
     config = SamplingConfig(count=2, max_tokens=120, seed=11, temperature=0.9)

@@ -1,4 +1,4 @@
-"""Sampling from an autoencoder: latents belong to pieces, and everything follows from the seed."""
+"""Sampling from an autoencoder: each piece has its own latents, determined by the seed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from unit.losses.tiny import LATENTS, MODEL, VOCABULARY, batch
 def make() -> VAE:
     model = VAE(ModelConfig.model_validate(MODEL | {"latents": LATENTS}), VOCABULARY.size)
     model.initialise(0)
-    with torch.no_grad():  # so that the latents decide what is written
+    with torch.no_grad():  # makes the latents decisive
         for layer in model.decoder.inject:
             cast(nn.Linear, layer).weight.mul_(20.0)
     return model.eval()
@@ -41,7 +41,7 @@ def write(model: VAE, source: LatentSource, **changes: int) -> list[list[int]]:
 
 
 def test_a_piece_depends_on_its_number_and_not_on_the_batch() -> None:
-    """60 tokens in a context of 24: the context slides, and bars go beyond the 8 that have latents."""
+    """60 tokens in a context of 24: the context slides, and there are more bars than the 8 latents."""
     model = make()
     together = write(model, PriorSource(model, 5))
     assert together == write(model, PriorSource(model, 5), batchSize=1)
@@ -50,7 +50,7 @@ def test_a_piece_depends_on_its_number_and_not_on_the_batch() -> None:
     assert max(piece.count(BAR) for piece in together) > 2
 
 
-def test_logits_in_parts_are_those_of_the_whole() -> None:
+def test_incremental_logits_equal_those_of_the_whole() -> None:
     model = make()
     inputs, _ = batch(2, 20)
     sampler = LatentSampler(model, PriorSource(model, 0))
@@ -59,7 +59,7 @@ def test_logits_in_parts_are_those_of_the_whole() -> None:
         cache = sampler.new_cache(2, 20, "cpu", torch.float32)
         parts = [sampler(part, cache=cache) for part in torch.split(inputs, [7, 1, 12], dim=1)]
         torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-4, rtol=1e-4)
-        # A context that begins later knows the bars before it and the pieces that it is of.
+        # A later context knows the bars before it and its pieces.
         cache = sampler.new_cache(1, 20, "cpu", torch.float32)
         sampler.begin(cache, np.array([1]), inputs[1:, :8].numpy())
         sampler(inputs[1:, 8:], cache=cache)
