@@ -96,12 +96,9 @@ class OperatorProcess:
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the value of the sample with this name and these labels."""
-        _, page = self.get("/metrics")
-        for family in text_string_to_metric_families(page):
-            for sample in family.samples:
-                if sample.name == name and sample.labels == labels:
-                    return float(sample.value)
-        raise AssertionError(f"no sample {name} {labels} in\n{page}")
+        found = self.metrics()
+        assert (name, frozenset(labels.items())) in found, f"no sample {name} {labels} in {list(found)}"
+        return found[name, frozenset(labels.items())]
 
     def log(self) -> str:
         """Return everything logged so far."""

@@ -25,9 +25,9 @@ def inputs(name: str) -> tuple[str, ...]:
     return f"images/{distribution(name)}", "images/install.py", distribution(name)
 
 
-def requirements(name: str, checkout: Path = CHECKOUT) -> str:
+def requirements(name: str) -> str:
     """Return the lock file of an image's distribution for pip."""
-    locked = (checkout / distribution(name) / "requirements.lock").read_text()
+    locked = (CHECKOUT / distribution(name) / "requirements.lock").read_text()
     if VARIANTS.get(name) != "cuda":
         return locked
     # === compares literally: the CPU build has the same version with a suffix, which pip counts as newer.
@@ -54,12 +54,12 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def copy_inputs(name: str, context: Path, checkout: Path) -> None:
+def copy_inputs(name: str, context: Path) -> None:
     """Copy exactly what was hashed: the checkout may change during a build, or be full of caches."""
     shutil.rmtree(context, ignore_errors=True)
     for path in inputs(name):
-        for file in _files(checkout / path):
-            copy = context / file.relative_to(checkout)
+        for file in _files(CHECKOUT / path):
+            copy = context / file.relative_to(CHECKOUT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
             # Layers are cached by content and mode; the dates of a checkout must not matter.

@@ -39,23 +39,14 @@ class Image:
         return self.reference.rpartition(":")[0] + ":dev"
 
 
-def build(names: Sequence[str] = NAMES, echo: Echo = print, checkout: Path = CHECKOUT) -> dict[str, Image]:
+def build(names: Sequence[str] = NAMES, echo: Echo = print) -> dict[str, Image]:
     """Build images, or take them from the cache if none of their inputs has changed."""
-    return {name: _build(name, echo, checkout) for name in names}
+    return {name: _build(name, echo) for name in names}
 
 
 def load(cluster: Cluster, images: Mapping[str, Image], echo: Echo = print) -> dict[str, Image]:
     """Load images into a cluster; returns them with the references that its pods use."""
     return {name: _load(cluster, image, echo) for name, image in images.items()}
-
-
-def export(reference: str, archive: Path, echo: Echo = print) -> None:
-    """Write an image from buildah's storage to an archive."""
-    run_long(
-        [*buildah(), "push", "--quiet", reference, f"docker-archive:{archive}:{reference}"],
-        f"image {reference}: exporting",
-        echo,
-    )
 
 
 def content_hash(name: str, checkout: Path = CHECKOUT) -> str:
@@ -68,8 +59,8 @@ def content_hash(name: str, checkout: Path = CHECKOUT) -> str:
 # -- building ---------------------------------------------------------------------------------------------
 
 
-def _build(name: str, echo: Echo, checkout: Path) -> Image:
-    tag = content_hash(name, checkout)
+def _build(name: str, echo: Echo) -> Image:
+    tag = content_hash(name)
     reference = f"localhost/aurl-{name}:{tag}"
     archive = folder() / f"{name}-{tag}.tar"
     image = Image(name, reference, archive)
@@ -78,17 +69,18 @@ def _build(name: str, echo: Echo, checkout: Path) -> Image:
         return image
     system.require_root("building images")
     system.ensure(system.IMAGE_BUILD, echo)
-    wheelhouse = wheels.ensure(name, checkout, echo)
+    wheelhouse = wheels.ensure(name, echo)
     with lock(folder() / "base.lock", "base image", echo):
         base = base_image.ensure(echo)
     with lock(folder() / f"{name}.lock", f"image {name}", echo):
         if archive.exists():
             return image
         began = time.monotonic()
-        _bud(name, checkout, wheelhouse, base, reference, tag, echo)
+        _bud(name, wheelhouse, base, reference, tag, echo)
         scratch = archive.with_suffix(".part")
         scratch.unlink(missing_ok=True)
-        export(reference, scratch, echo)
+        push = [*buildah(), "push", "--quiet", reference, f"docker-archive:{scratch}:{reference}"]
+        run_long(push, f"image {name}: exporting", echo)
         scratch.replace(archive)
         _forget_old(name, keep=archive)
         size = archive.stat().st_size / 1e6
@@ -96,14 +88,14 @@ def _build(name: str, echo: Echo, checkout: Path) -> Image:
     return image
 
 
-def digest_when_rebuilt(name: str, echo: Echo = print, checkout: Path = CHECKOUT) -> tuple[str, str]:
+def digest_when_rebuilt(name: str, echo: Echo = print) -> tuple[str, str]:
     """Build an image again without cached layers; return both digests."""
-    first = build([name], echo, checkout)[name]
+    first = build([name], echo)[name]
     second = f"localhost/aurl-{name}:again"
-    base, wheelhouse = base_image.ensure(echo), wheels.ensure(name, checkout, echo)
+    base, wheelhouse = base_image.ensure(echo), wheels.ensure(name, echo)
     with lock(folder() / f"{name}.lock", f"image {name}", echo):
         try:
-            _bud(name, checkout, wheelhouse, base, second, content_hash(name, checkout), echo, layers=False)
+            _bud(name, wheelhouse, base, second, content_hash(name), echo, layers=False)
             return _digest(first.reference), _digest(second)
         finally:
             succeeds([*buildah(), "rmi", second])
@@ -115,20 +107,12 @@ def _digest(reference: str) -> str:
 
 
 def _bud(
-    name: str,
-    checkout: Path,
-    wheelhouse: Path,
-    base: str,
-    reference: str,
-    tag: str,
-    echo: Echo,
-    *,
-    layers: bool = True,
+    name: str, wheelhouse: Path, base: str, reference: str, tag: str, echo: Echo, *, layers: bool = True
 ) -> None:
     context = folder() / f"context-{name}"
-    copy_inputs(name, context, checkout)
-    version = provenance.version(checkout, distribution(name))
-    about = provenance.labels(checkout, inputs(name), f"{version}-{tag}")
+    copy_inputs(name, context)
+    version = provenance.version(distribution(name))
+    about = provenance.labels(inputs(name), f"{version}-{tag}")
     if name in VARIANTS:
         about["VARIANT"] = VARIANTS[name]
     try:

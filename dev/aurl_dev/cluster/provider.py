@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,22 +30,12 @@ class Cluster:
     echo: Echo = print
     backend: LocalCluster | KindCluster | None = field(default=None, repr=False)
 
-    def load(self, image: Image | Path | str) -> None:
-        """Load an image, an image archive, or a reference in buildah's storage into the nodes."""
+    def load(self, image: Image) -> None:
+        """Load an image into the nodes."""
         if self.backend is None:
             raise ClusterError("this cluster pulls images from a registry: use cluster.images.load")
-        if isinstance(image, str) and not Path(image).exists():
-            with tempfile.TemporaryDirectory(prefix="aurl-image-") as scratch:
-                archive = Path(scratch) / "image.tar"
-                from aurl_dev.cluster.images import export
-
-                export(image, archive, self.echo)
-                self.backend.import_image(archive)
-            return
-        archive = image.archive if isinstance(image, Image) else Path(image)
-        self.backend.import_image(archive)
-        if isinstance(image, Image):
-            self.tag(image)
+        self.backend.import_image(image.archive)
+        self.tag(image)
 
     def tag(self, image: Image) -> None:
         """Point the `:dev` tag of an image at this build on the nodes."""
@@ -66,11 +55,7 @@ class Cluster:
 
     def netns_command(self, argv: Sequence[str | Path]) -> list[str]:
         """Return the command that runs `argv`, a program of this machine, in a network that reaches pods."""
-        if isinstance(self.backend, LocalCluster):
-            return self.backend.netns_command(argv)
-        if isinstance(self.backend, KindCluster):
-            return self.backend.netns_command(argv)
-        return [str(word) for word in argv]
+        return self.backend.netns_command(argv) if self.backend else [str(word) for word in argv]
 
 
 def choose() -> Kind:

@@ -26,14 +26,14 @@ _DPKG = "var/lib/dpkg/status"
 _PYTHON = re.compile(r"site-packages/([^/]+?)-([^/-]+)\.dist-info/METADATA$")
 
 
-def write(name: str, reference: str, archive: Path, folder: Path = FOLDER, checkout: Path = CHECKOUT) -> Path:
+def write(name: str, reference: str, archive: Path, folder: Path = FOLDER) -> Path:
     """Write `<name>.cdx.json` for a built image and return its path. The same image gives the same bytes."""
     config = str(_manifest(archive)["Config"]).removesuffix(".json")
     bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_OID, config))
     bom.metadata.timestamp = datetime.fromtimestamp(provenance.timestamp(), UTC)
     bom.metadata.component = Component(
         name=f"aurl-{name}",
-        version=provenance.version(checkout, distribution(name)),
+        version=provenance.version(distribution(name)),
         type=ComponentType.CONTAINER,
         bom_ref=f"aurl-{name}",
         properties=[Property(name="aurl:image:reference", value=reference)],

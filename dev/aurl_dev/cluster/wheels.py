@@ -10,15 +10,15 @@ from pathlib import Path
 
 from aurl_dev.cluster.buildah import folder
 from aurl_dev.cluster.image_sources import distribution, requirements
-from aurl_dev.cluster.paths import Echo, cache_dir, lock
+from aurl_dev.cluster.paths import CHECKOUT, Echo, cache_dir, lock
 from aurl_dev.cluster.shell import run_long
 from aurl_dev.errors import MachineError
 
 
-def ensure(name: str, checkout: Path, echo: Echo) -> Path:
+def ensure(name: str, echo: Echo) -> Path:
     """Return a directory with every wheel that the build needs; downloads them with this machine's pip."""
-    locked = requirements(name, checkout)
-    project = tomllib.loads((checkout / distribution(name) / "pyproject.toml").read_text())
+    locked = requirements(name)
+    project = tomllib.loads((CHECKOUT / distribution(name) / "pyproject.toml").read_text())
     tools = ["pip", *project.get("build-system", {}).get("requires", ["setuptools"])]
     if any(tool.startswith("setuptools") for tool in tools):
         tools.append("wheel")
