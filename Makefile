@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := tests:dev:operator:trainer
 export PYTHONUNBUFFERED := 1
-# Packages are installed without bytecode and compiled by their first import, whatever the caller's shell has set.
+# Packages are installed without bytecode and compiled by their first import, even if the caller's shell disables it.
 export PYTHONDONTWRITEBYTECODE :=
 
 JOB ?= configs/jobs/chorales.yaml

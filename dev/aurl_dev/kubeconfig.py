@@ -14,7 +14,7 @@ import yaml
 
 @dataclass(frozen=True)
 class Access:
-    """How to reach one API server."""
+    """Address and credentials of one API server."""
 
     server: str
     tls: ssl.SSLContext
@@ -46,7 +46,7 @@ def _client_tls(cluster: dict[str, Any], user: dict[str, Any]) -> ssl.SSLContext
 
 
 def _any_kind(kubeconfig: Path) -> Access:
-    """Leave tokens, login plugins and files to the official client, which takes long to import."""
+    """Read tokens, login plugins and files with the official client, which is slow to import."""
     import kubernetes
 
     found = kubernetes.client.Configuration()

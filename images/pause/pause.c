@@ -1,4 +1,4 @@
-/* The process that holds a pod's namespaces: waits for ever, reaps what is orphaned, ends on request. */
+/* The process that holds a pod's namespaces: waits forever, reaps orphans, terminates on request. */
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>

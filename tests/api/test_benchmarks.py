@@ -11,7 +11,7 @@ from benchmarks import assert_positive, run_smallest
 pytestmark = pytest.mark.api
 
 
-def test_the_operator_beside_the_job_controller(tmp_path: Path) -> None:
+def test_the_operator_and_the_job_controller(tmp_path: Path) -> None:
     phases = ("single", "burst_200", "burst_1000", "idle_1000", "running_1000")
     found = run_smallest("operator", tmp_path, *(word for phase in phases for word in ("--only", phase)))
     for latency in (

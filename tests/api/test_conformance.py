@@ -1,4 +1,4 @@
-"""What users of other training operators rely on, one test each: `pytest --collect-only -k conformance`.
+"""Promises of other training operators, one test each: `pytest --collect-only -k conformance`.
 
 The list comes from the test suites and issue trackers of PyTorchJob, TrainJob, JobSet and similar projects.
 The same command also lists two tests elsewhere: a silently dead watch (test_operator_faults.py) and the

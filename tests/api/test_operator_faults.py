@@ -165,8 +165,8 @@ def test_an_error_within_a_watch_does_not_end_the_operator(
     broken = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "etcd", "code": 500}
     proxy.send(watch, {"type": "ERROR", "object": broken})
     wait_for("the watch to end", lambda: logged in operator.log())
-    ns.create_job("anew")
-    brought_up(ns, "anew")
+    ns.create_job("after")
+    brought_up(ns, "after")
 
 
 def test_conformance_a_watch_that_is_silently_dead_is_noticed(

@@ -177,7 +177,7 @@ def manifest(ns: JobNamespace, name: str, changes: Object) -> Object:
 ELASTIC: Object = {"elastic": {"minNodes": 1, "maxNodes": 3}}
 REFUSED: list[tuple[str, str, Object, str]] = [
     ("a name whose pods overflow 63 characters", "b" * 51, {}, "use at most 50 characters"),
-    ("a name that is no DNS name", "bach.chorales", {}, "is not valid for a Service"),
+    ("a name that is not a DNS name", "bach.chorales", {}, "is not valid for a Service"),
     ("zero workers", "zero", {"numNodes": 0}, "spec.numNodes: "),
     ("elastic bounds", "bounds", ELASTIC | {"numNodes": 4}, "is 4 but spec.elastic allows 1 to 3"),
     ("minimum over maximum", "order", {"elastic": {"minNodes": 3, "maxNodes": 1}}, "spec.elastic.minNodes"),

@@ -1,6 +1,6 @@
 """An asynchronous client for the operator benchmark, and a watch that records when pods were added.
 
-`Kube` would need a thread per request: a burst starts 1000 jobs at once, and so many threads would delay
+`Kube` would need a thread per request: a burst starts 1000 jobs concurrently, and as many threads would delay
 the watch whose timestamps are the result.
 """
 

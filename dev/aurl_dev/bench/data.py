@@ -32,7 +32,7 @@ from aurl_trainer.data.vocabulary import Vocabulary
 
 NOTES = 1700
 PIECES = 500
-"""How many are composed; a larger corpus holds each in several keys."""
+"""Number of composed pieces; a larger corpus holds each in several keys."""
 CONTEXT, BATCH = 2048, 16
 AUGMENTED = AugmentationConfig(transpose_semitones=6, stretch=0.1, velocity=12)
 
@@ -124,11 +124,11 @@ def loading(dataset: Path, seconds: float) -> dict[str, Any]:
         best, counter = 0.0, 0
         until = time.perf_counter() + seconds
         while time.perf_counter() < until:
-            begin = time.perf_counter()
+            began = time.perf_counter()
             for _ in range(20):
                 loader.batch(counter, CONTEXT, BATCH)
                 counter = loader.advance(counter, CONTEXT, BATCH)
-            best = max(best, 20 * BATCH * CONTEXT / (time.perf_counter() - begin))
+            best = max(best, 20 * BATCH * CONTEXT / (time.perf_counter() - began))
         found[f"loader_tokens_per_second_{name}"] = round(best)
     found["shape"] = [BATCH, CONTEXT]
     return found

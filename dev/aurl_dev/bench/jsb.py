@@ -45,12 +45,12 @@ def run(data: Path, output: Path, changes: list[str]) -> dict[str, Any]:
     changes = [f"dataset.source.raster.path={data.absolute()}", *changes]
     training = read_job(JOB, changes).config.training
     shutil.rmtree(output, ignore_errors=True)
-    begin = time.perf_counter()
+    began = time.perf_counter()
     overrides = [word for change in changes for word in ("--set", change)]
     code = aurl_trainer(["train", "--job", str(JOB), "--output", str(output), *overrides])
     if code:
         raise SystemExit(code)
-    seconds = time.perf_counter() - begin
+    seconds = time.perf_counter() - began
     newest, _ = CheckpointManager(output / "checkpoints").latest()
     assert newest is not None  # a training that succeeds saves its last step
     saved = from_checkpoint(newest)

@@ -1,4 +1,4 @@
-"""`make bench-operator`: the operator beside the built-in Job controller, into build/bench/operator.json.
+"""`make bench-operator`: the operator and the built-in Job controller, into build/bench/operator.json.
 
 Both run against one real API server without a scheduler; one observer watches the pods of both.
 The time measured is from sending the request that starts a job to the ADDED event of its second pod:
@@ -133,7 +133,7 @@ async def burst(load: Workload, count: int, repeats: int, say: Say, *, keep: boo
 
 
 async def idle(load: Workload, seconds: float, say: Say) -> dict[str, Any]:
-    """Measure what the operator uses while its jobs wait for pods that nobody schedules."""
+    """Measure what the operator uses while its jobs wait for pods that no scheduler places."""
     await load.settle()
     usage = Usage(load.operator.pid)
     say(f"idle: {seconds:.0f} s")

@@ -21,7 +21,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 class Usage:
-    """What a process has used since this object was made."""
+    """Processor time and memory of a process since this object was created."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid

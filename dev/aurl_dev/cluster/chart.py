@@ -82,8 +82,8 @@ def switches() -> dict[str, Values]:
             whole = isinstance(setting, dict) and path.partition(".")[0] in setting
             values = setting if whole else _nested(path, setting)
             parent = _PARENTS.get(path)
-            beside = _nested(parent, True) if parent else _COMPANIONS.get(name, {})
-            found[name] = _merged(values, beside)
+            others = _nested(parent, True) if parent else _COMPANIONS.get(name, {})
+            found[name] = _merged(values, others)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What goes into an image: its source files, their hash, and a copy of them to build from."""
+"""The inputs of an image: its source files, their hash, and a copy of them to build from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def distribution(name: str) -> str:
 
 
 def inputs(name: str) -> tuple[str, ...]:
-    """Return what goes into an image, as paths of the checkout."""
+    """Return the inputs of an image as paths of the checkout."""
     return f"images/{distribution(name)}", "images/install.py", distribution(name)
 
 

@@ -23,7 +23,7 @@ POOLS = (IPv4Network("10.192.0.0/12"), IPv4Network("172.24.0.0/14"), IPv4Network
 
 @dataclass(frozen=True)
 class Addresses:
-    """How a cluster divides its block: a link to the host, a range for Services, a range for pods."""
+    """A cluster's block, divided into a link to the host, a range for Services and a range for pods."""
 
     block: IPv4Network
 

@@ -47,7 +47,7 @@ class Sandbox:
         return self.namespace.create(self._network_file, echo)
 
     def create_rest(self) -> None:
-        """Create what is missing beside the network."""
+        """Create mounts, cgroups and files if they are missing."""
         if not self._complete.exists():
             self.mounts.create(
                 binds={

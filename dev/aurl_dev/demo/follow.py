@@ -17,7 +17,7 @@ FINAL = ("Succeeded", "Failed")
 
 @dataclass
 class Story:
-    """What a job did between `kubectl apply` and its end. Times are seconds since the apply."""
+    """The history of a job from `kubectl apply` to its end. Times are seconds since the apply."""
 
     applied_at: float
     first_pod_created: float | None = None
@@ -102,7 +102,7 @@ class Story:
             self.checkpoint = checkpoint
 
     def figures(self) -> list[str]:
-        """Return loss, speed and newest checkpoint, as far as they are known."""
+        """Return loss, speed and newest checkpoint, if they are known."""
         words = []
         if self.loss is not None:
             words.append(f"loss {self.loss:.3f}")

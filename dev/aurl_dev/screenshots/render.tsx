@@ -1,4 +1,4 @@
-// Draws a dashboard with Grafana's own panels: `window.AURL` holds the dashboard and what Prometheus answered.
+// Draws a dashboard with Grafana's own panels: `window.AURL` holds the dashboard and the query results.
 import React, { useMemo } from 'react';
 import { createRoot } from 'react-dom/client';
 import {
@@ -173,7 +173,7 @@ function Body({ panel, width, height }: { panel: Panel; width: number; height: n
   );
 }
 
-// One panel that cannot be drawn says so, and leaves the others alone.
+// A panel that cannot be drawn shows its error and does not affect the others.
 class Guarded extends React.Component<{ children: React.ReactNode }, { error?: Error }> {
   state: { error?: Error } = {};
   static getDerivedStateFromError(error: Error) {
