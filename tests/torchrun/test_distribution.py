@@ -177,7 +177,7 @@ def test_a_rank_that_dies_is_named_by_those_that_are_left(tmp_path: Path) -> Non
         gang.kill()
     failure = job.failure(0)
     assert (failure["exception"], failure["peer_lost"]) == ("PeerLostError", True)
-    assert failure["message"].startswith("rank 2 broke off in step ")
+    assert failure["message"].startswith("rank 2 disconnected in step ")
 
 
 def test_what_else_a_loop_does_works_with_shards(tmp_path: Path) -> None:

@@ -44,4 +44,4 @@ def test_the_error_names_step_and_ranks() -> None:
     assert str(error).startswith("Rank 0 waited up to 120 s in step 7 for rank 1 and rank 3, which did not")
     error = explain(0, 7, 120, [], False, "Connection closed by peer")
     assert isinstance(error, PeerLostError)
-    assert str(error) == "another rank broke off in step 7: Connection closed by peer"
+    assert str(error) == "another rank disconnected in step 7: Connection closed by peer"

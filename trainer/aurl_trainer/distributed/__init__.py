@@ -1,1 +1,1 @@
-"""How the ranks of a job find each other, agree, share the model and say what went wrong between them."""
+"""Process groups: rendezvous, collectives, DDP and FSDP, and errors of broken collectives."""

@@ -1,4 +1,4 @@
-"""What a broken collective means: which ranks are missing, and whether they hang or are gone."""
+"""Diagnosis of a broken collective: which ranks are missing, and whether they hang or are gone."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch._C._distributed_c10d import Store
 from aurl_trainer.errors import AurlError, HangError, PeerLostError
 
 ROLL_CALL_SECONDS = 2.0
-"""How long a rank whose collective failed waits for the others to say that theirs failed too."""
+"""Seconds that a rank whose collective failed waits for the others to report the same."""
 
 _KEY = "aurl/failed/"
 HUNG, LOST = "hung", "lost"
 
 
 def roll_call(store: Store, rank: int, world_size: int, what: str) -> tuple[list[int], bool]:
-    """Say that this rank lives and saw `HUNG` or `LOST`; return who is silent, and whether a rank saw a hang.
+    """Report that this rank lives and saw `HUNG` or `LOST`; return the silent ranks, and if any saw a hang.
 
-    The first rank to give up breaks its connections, so the others may see a lost peer where one hangs.
+    The first rank to give up breaks its connections, so the others may see a lost peer when one hangs.
     """
     seen = {rank: what}
     deadline = time.monotonic() + ROLL_CALL_SECONDS
@@ -32,18 +32,18 @@ def roll_call(store: Store, rank: int, world_size: int, what: str) -> tuple[list
                     seen[other] = store.get(f"{_KEY}{other}").decode()
             time.sleep(0.02)
     except RuntimeError:
-        return [], what == HUNG  # the store went down with its host
+        return [], what == HUNG  # the store is gone, with the rank that hosts it
     missing = [other for other in range(world_size) if other not in seen]
     return missing, HUNG in seen.values()
 
 
 def explain(rank: int, step: int, seconds: float, missing: list[int], hang: bool, reason: str) -> AurlError:
-    """Return the error of a collective of `step` that failed for `reason` on `rank` with `missing` ranks."""
+    """Return the error for a collective of `step` that failed on `rank` because of `reason`."""
     who = " and ".join(f"rank {other}" for other in missing) or "another rank"
     if hang:
         return HangError(
             f"Rank {rank} waited up to {seconds:g} s in step {step} for {who}, which did not answer: it "
-            "hangs, or its node cannot be reached (training.distribution.timeoutSeconds bounds the wait "
+            "hangs, or its node cannot be reached (training.distribution.timeoutSeconds limits the wait "
             "after the first step)."
         )
-    return PeerLostError(f"{who} broke off in step {step}: {reason}")
+    return PeerLostError(f"{who} disconnected in step {step}: {reason}")

@@ -1,6 +1,6 @@
 """The model sharded over all ranks by FSDP2 (`torch.distributed.fsdp.fully_shard`), one group per block.
 
-Imported only where it is wanted: FSDP2 imports DTensor, which costs a rank two seconds and 40 MB.
+Imported only when used: FSDP2 imports DTensor, which costs a rank two seconds and 40 MB.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def shard(
 ) -> nn.Module:
     """Shard `model` in place over all ranks and return it; its parameters become DTensors on `device`.
 
-    Every element of a module list (each block) is gathered and freed on its own, all else together with the
-    root. All ranks must hold equal weights before. A block goes to the device, and is cut, before the next
-    does, so the device never holds the whole model.
+    Each element of a module list (a block) is gathered and freed on its own, everything else with the root.
+    All ranks must have equal weights before. A block is moved to the device and cut before the next one, so
+    the device never holds the whole model.
 
-    On CUDA with bf16 or fp16, blocks are gathered in that type, which halves what is sent; the residual
-    stream, embeddings, norms outside blocks and the reduction of gradients stay in fp32. On a CPU all is
-    gathered in fp32: its layer norm takes no mixed types.
+    On CUDA with bf16 or fp16, blocks are gathered in that dtype, which halves communication; the residual
+    stream, embeddings, norms outside blocks and the reduction of gradients stay in fp32. On a CPU everything
+    is gathered in fp32: its layer norm does not support mixed dtypes.
     """
     mesh = init_device_mesh(device.type, (world_size,))
     policy = MixedPrecisionPolicy()
@@ -39,13 +39,13 @@ def shard(
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     for block in reversed([block for blocks in lists for block in blocks]):  # inner ones first
         fully_shard(block, mesh=mesh, reshard_after_forward=config.reshard_after_forward, mp_policy=policy)
-    # The root's weights are used first and last in a pass: freeing them between would gain nothing.
+    # A pass uses the root's weights first and last: freeing them in between would not help.
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
-    return model.to(device)  # buffers; parameters are there
+    return model.to(device)  # buffers; parameters are there already
 
 
 def exchange_gradients(model: nn.Module, config: DistributionConfig, now: bool) -> None:
-    """Let the coming backward passes reduce gradients over ranks `now`, or only add them up on this rank."""
+    """Let the next backward passes reduce gradients over ranks if `now`, else only accumulate them."""
     sharded = cast(FSDPModule, model)
     sharded.set_requires_gradient_sync(now)
     if not config.reshard_after_forward:
@@ -53,7 +53,7 @@ def exchange_gradients(model: nn.Module, config: DistributionConfig, now: bool) 
 
 
 def reshard(model: nn.Module) -> None:
-    """Free all gathered weights: a pass without a backward one leaves some behind, which would grow old."""
+    """Free all gathered weights: a pass without a backward one keeps some, which would become stale."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

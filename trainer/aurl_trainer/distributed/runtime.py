@@ -1,4 +1,4 @@
-"""The ranks of a job: how they find each other, agree and compare notes. One process needs none of it."""
+"""Rendezvous, wrapping and collectives of the ranks of a job; a job of one rank needs none of them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from aurl_trainer.distributed.failures import HUNG, LOST, explain, roll_call
 from aurl_trainer.monitor.failure import classify
 
 NCCL_SHARE = 2
-"""NCCL waits this many times as long as gloo, which then is the one that tells of a hang: NCCL would abort
-the process without a word."""
+"""NCCL waits this many times as long as gloo, so that gloo reports a hang first: NCCL would abort the process
+without an error."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which rank this process is, as torchrun's environment says."""
+    """The place of this process among the ranks."""
 
     rank: int = 0
     world_size: int = 1
@@ -36,7 +36,7 @@ class Layout:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Layout:
-        """Read RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE; without them it is a job of one rank."""
+        """Read torchrun's RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE; without them, one rank."""
         return cls(
             rank=int(environment.get("RANK", "0")),
             world_size=int(environment.get("WORLD_SIZE", "1")),
@@ -46,7 +46,7 @@ class Layout:
 
 
 class Distributed:
-    """The collectives that the training loop needs; at world size 1 each returns at once."""
+    """The collectives of the training loop; with world size 1 each returns immediately."""
 
     def __init__(
         self,
@@ -63,24 +63,24 @@ class Distributed:
         self._timeout = config.first_step_timeout_seconds
         if self.alone:
             return
-        # Agreement between the hosts goes over gloo even on GPUs, so that it never waits for the device.
+        # Hosts agree over gloo even with GPUs, so that they never wait for the device.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         patience = timedelta(seconds=self._timeout)
         self._store, *_ = next(rendezvous("env://", timeout=patience))
         dist.init_process_group(
             backend, store=self._store, rank=self.rank, world_size=self.world_size, timeout=patience
         )
-        self._wait_at_most(self._timeout)
+        self._set_timeout(self._timeout)
 
     @property
     def strategy(self) -> str:
-        """Who holds the weights: `single`, `ddp` or `fsdp`."""
+        """`single`, `ddp` or `fsdp`."""
         return "single" if self.alone else self.config.strategy
 
     def wrap(self, model: nn.Module, precision: str) -> nn.Module:
         """Return the model on this rank's device, with gradients averaged over ranks.
 
-        Every rank must have made the same weights (with ddp, rank 0's are sent to all). With fsdp its
+        Every rank must have initialised the same weights (with ddp, rank 0 sends its own to all). With fsdp,
         parameters are sharded from here on.
         """
         if self.sharded:
@@ -91,13 +91,13 @@ class Distributed:
         if self.alone:
             return model
         device_ids = [self.device] if self.device.type == "cuda" else None
-        # Buffers are tables that every rank computes alike: there is nothing to send.
+        # Buffers are tables, the same on every rank: nothing to broadcast.
         return DistributedDataParallel(
             model, device_ids=device_ids, gradient_as_bucket_view=True, broadcast_buffers=False
         )
 
     def synchronised(self, network: nn.Module, now: bool) -> AbstractContextManager[object]:
-        """Return the context of a pass whose gradients are exchanged `now`, or only added up on this rank."""
+        """Return the context of a pass whose gradients are reduced over ranks if `now`, else accumulated."""
         if isinstance(network, DistributedDataParallel):
             return nullcontext() if now else network.no_sync()
         if self.sharded and now != self._exchanging:
@@ -108,36 +108,36 @@ class Distributed:
         return nullcontext()
 
     def after_evaluation(self, model: nn.Module) -> None:
-        """Free what passes without gradients have gathered of a sharded model."""
+        """Free the weights that passes without gradients have gathered of a sharded model."""
         if self.sharded:
             from aurl_trainer.distributed.fsdp import reshard
 
             reshard(model)
 
     def exchanges(self) -> int:
-        """Return how many collectives this rank has begun on the network that gradients travel by."""
+        """Return the number of collectives started on the backend that reduces gradients."""
         if self.alone or self.sharded:
             return 0
         group: Any = dist.group.WORLD
-        if self.device.type == "cuda":  # the hosts' own agreements have a backend of their own
+        if self.device.type == "cuda":  # hosts agree over another backend
             group = group._get_backend(self.device)
         return int(group._get_sequence_number_for_group())
 
     def complete_exchange(self, network: nn.Module, before: int) -> None:
-        """Take part with zeros in what is left of a step's exchange, so that no rank waits for this one.
+        """Join the rest of a step's reduction with zeros, so that no rank waits for this one.
 
-        `before` is what `exchanges` was when the step began. The wrapper is of no use after this.
+        `before` is the value of `exchanges` before the step. The wrapper must not be used after this.
         """
         if isinstance(network, DistributedDataParallel):
             reducer = network.reducer
-            # As DDP's own Join does for ranks without data; buckets travel in this order on every rank.
+            # As DDP's Join does for ranks without data; every rank reduces buckets in this order.
             buckets = reducer._get_zeros_like_grad_buckets()
             works = [reducer._run_comm_hook(bucket) for bucket in buckets[self.exchanges() - before :]]
             for work in works:
                 work.wait()
 
     def vote(self, valid_tokens: int, stop: bool, failed: bool) -> tuple[int, bool, int]:
-        """Return the valid tokens of all ranks, whether any was asked to stop, and how many have failed."""
+        """Return the valid tokens of all ranks, whether any was asked to stop, and how many failed."""
         if self.alone:
             return valid_tokens, stop, int(failed)
         self._vote[0], self._vote[1], self._vote[2] = valid_tokens, stop, failed
@@ -153,13 +153,13 @@ class Distributed:
         return float(tensor)
 
     def first_step_done(self) -> None:
-        """From here on a rank that is late is taken to hang sooner; call it on every rank."""
+        """Use the shorter timeout from here on; call it on every rank."""
         if not self.alone:
-            self._wait_at_most(self.config.timeout_seconds)
+            self._set_timeout(self.config.timeout_seconds)
 
     @contextmanager
     def explained(self, step: Callable[[], int]) -> Iterator[None]:
-        """Raise HangError or PeerLostError, which name `step()` and the ranks, where a collective fails."""
+        """Raise HangError or PeerLostError, naming `step()` and the ranks, when a collective fails."""
         try:
             yield
         except RuntimeError as error:
@@ -171,13 +171,13 @@ class Distributed:
             raise explain(self.rank, step(), self._timeout, *found, reason) from error
 
     def sum(self, values: Tensor) -> Tensor:
-        """Add `values` up over ranks, in place."""
+        """Sum `values` over ranks, in place."""
         if not self.alone:
             dist.all_reduce(values)
         return values
 
     def sum_and_share(self, value: Tensor, own: float) -> tuple[float, list[float]]:
-        """Add the scalar `value` up over ranks and return it with every rank's `own`, in one collective."""
+        """Return the sum of the scalar `value` over ranks, and every rank's `own`, in one collective."""
         if self.alone:
             return float(value), [own]
         row = value.new_zeros(1 + self.world_size)
@@ -187,7 +187,7 @@ class Distributed:
         return total, shared
 
     def average(self, gradients: Sequence[Tensor]) -> None:
-        """Replace gradients by their mean over ranks, in place and in one message."""
+        """Replace gradients by their mean over ranks, in place and in one collective."""
         if self.alone:
             return
         flat = torch.cat([gradient.flatten() for gradient in gradients])
@@ -220,8 +220,8 @@ class Distributed:
         dist.broadcast(tensor, 0)
         return int(tensor)
 
-    def _wait_at_most(self, seconds: int) -> None:
-        """Let collectives that begin from here on fail when they take longer."""
+    def _set_timeout(self, seconds: int) -> None:
+        """Set the timeout of collectives that start from here on."""
         self._timeout = seconds
         group = dist.group.WORLD
         assert group is not None

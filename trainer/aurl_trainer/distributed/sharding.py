@@ -1,10 +1,10 @@
-"""Sharded tensors as this rank sees them: its own rows, gathered whole on rank 0, read from a file.
+"""Sharded tensors: this rank's rows, gathering on rank 0, reading from a file.
 
 FSDP2 cuts a tensor along its first dimension as torch.chunk does: of n rows, rank r of W holds
-[r·c, (r+1)·c) with c = ⌈n / W⌉, so the last ranks may hold fewer or none. What `zeros_like` or `clone` makes
-of a sharded tensor is cut alike. All functions take whole tensors as well.
+[r·c, (r+1)·c) with c = ⌈n / W⌉, so the last ranks may hold fewer or none. `zeros_like` and
+`clone` of a sharded tensor are cut the same way. All functions accept whole tensors as well.
 
-DTensor is known by its method: importing its class costs a rank two seconds and 40 MB.
+DTensor is recognised by a method: importing its class costs a rank two seconds and 40 MB.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Tell whether this rank holds only some rows of `tensor`."""
+    """True if this rank holds only some rows of `tensor`."""
     return hasattr(tensor, "to_local")
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return what this rank holds of `tensor`, sharing its memory."""
+    """Return this rank's rows of `tensor`, sharing memory."""
     if not is_sharded(tensor):
         return tensor
     with torch.no_grad():
@@ -32,14 +32,14 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def local_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
-    """Return what this rank holds of the gradients of `parameters`, of which each must have one."""
+    """Return this rank's rows of the gradients of `parameters`, each of which must have one."""
     gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
-    # Either all are sharded or none is. This runs in every step: the type is known without a search.
+    # All are sharded or none. This runs in every step, and the type needs no attribute lookup.
     return gradients if type(gradients[0]) is Tensor else [local(gradient) for gradient in gradients]
 
 
 def host_buffer(tensor: Tensor) -> Tensor:
-    """Return memory on the host into which `to_host` can bring the whole of `tensor`."""
+    """Return host memory for `to_host` to copy the whole of `tensor` into."""
     shape = list(tensor.shape)
     if is_sharded(tensor):
         shape[0] = _chunk(tensor) * cast(Any, tensor).device_mesh.size()
@@ -47,10 +47,10 @@ def host_buffer(tensor: Tensor) -> Tensor:
 
 
 def to_host(tensor: Tensor, buffer: Tensor) -> Tensor:
-    """Begin to copy the whole of `tensor` into its `host_buffer` and return it there, in its true shape.
+    """Start copying the whole of `tensor` into its `host_buffer`; return the copy in the true shape.
 
-    Of a sharded tensor rank 0 takes the shards while all others call `give`; on CUDA at most one tensor at a
-    time is whole on the device. The copy is complete when the device's current stream is.
+    Rank 0 calls it, and gathers the shards of a sharded tensor while all others call `give`; on CUDA at most
+    one tensor at a time is whole on the device. The copy is complete when the current stream is.
     """
     if not is_sharded(tensor):
         return buffer.copy_(tensor.detach(), non_blocking=True)
@@ -63,7 +63,7 @@ def to_host(tensor: Tensor, buffer: Tensor) -> Tensor:
 
 
 def give(tensors: Iterable[Tensor]) -> None:
-    """Send this rank's shards of `tensors` to rank 0, which calls `to_host` for each in the same order."""
+    """Send this rank's shards of `tensors` to rank 0, which calls `to_host` in the same order."""
     for tensor in tensors:
         if is_sharded(tensor):
             dist.gather(_padded(tensor), None)
@@ -71,7 +71,7 @@ def give(tensors: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def read_into(tensor: Tensor, saved: Any, name: str) -> None:
-    """Copy tensor `name` of an open safetensors file into `tensor`; of a sharded one, its own rows alone."""
+    """Copy tensor `name` of an open safetensors file into `tensor`; if sharded, only this rank's rows."""
     if not is_sharded(tensor):
         tensor.copy_(saved.get_tensor(name))
         return
@@ -82,7 +82,7 @@ def read_into(tensor: Tensor, saved: Any, name: str) -> None:
 
 
 def gather_into(target: Mapping[str, Tensor] | None, tensors: Mapping[str, Tensor]) -> None:
-    """Copy sharded `tensors` into whole ones of the same names on rank 0; all others pass None."""
+    """Copy sharded `tensors` into whole ones of the same names on rank 0; other ranks pass None."""
     if target is None:
         give(tensors.values())
         return
@@ -95,14 +95,14 @@ def gather_into(target: Mapping[str, Tensor] | None, tensors: Mapping[str, Tenso
 
 
 def _chunk(tensor: Tensor) -> int:
-    """Return how many rows of a sharded tensor its first ranks hold."""
+    """Return the number of rows of a sharded tensor on its first ranks."""
     ranks: int = cast(Any, tensor).device_mesh.size()
     return -(-len(tensor) // ranks)
 
 
 @torch.no_grad()
 def _padded(tensor: Tensor) -> Tensor:
-    """Return this rank's shard, with as many rows as that of the first rank."""
+    """Return this rank's shard, padded to as many rows as the first rank has."""
     shard, rows = local(tensor), _chunk(tensor)
     if len(shard) == rows:
         return shard.contiguous()

@@ -1,4 +1,4 @@
-"""Functions of the user's own in the training loop; see docs/hooks.md."""
+"""Hooks: the user's functions in the training loop; see docs/hooks.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Evaluation", "LossInputs"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the interface when it is asked for: who only reads the configuration must not import PyTorch."""
+    """Import the interface on first use: reading the configuration must not import PyTorch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from aurl_trainer.hooks import interface

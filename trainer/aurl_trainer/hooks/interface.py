@@ -1,4 +1,4 @@
-"""What hooks are given: the public interface that docs/hooks.md describes."""
+"""Arguments of hooks: the public interface that docs/hooks.md describes."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from aurl_trainer.data.vocabulary import Vocabulary
 class LossInputs:
     """One micro-batch of this rank: B samples of T tokens, width C, vocabulary V.
 
-    With precision bf16 or fp16 logits and hidden may have that format.
+    With precision bf16 or fp16, logits and hidden may have that dtype.
     """
 
     logits: Tensor
     """(B, T, V), with gradient: position t predicts token t + 1."""
     hidden: Tensor
-    """(B, T, C), with gradient: what the output projection turns into logits."""
+    """(B, T, C), with gradient: the input of the output projection."""
     inputs: Tensor
     """(B, T) token ids."""
     targets: Tensor
-    """(B, T) token ids; -100 where there is nothing to predict."""
+    """(B, T) token ids; -100 where nothing is predicted."""
     step: int
     """The optimizer step, from 1."""
     vocabulary: Vocabulary
 
     @property
     def counted(self) -> Tensor:
-        """(B, T) true where a target counts."""
+        """(B, T), true where a target counts."""
         return self.targets != IGNORED
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a metric may look at; the model is in evaluation mode and no gradient is recorded."""
+    """Argument of a metric. The model is in evaluation mode, and no gradient is recorded."""
 
     model: nn.Module
-    """`model(inputs)` gives logits; it holds the averaged weights where `training.ema` is on."""
+    """`model(inputs)` returns logits; it has the averaged weights if `training.ema` is on."""
     vocabulary: Vocabulary
     step: int
-    """Optimizer steps done."""
+    """Optimizer steps so far."""
     device: torch.device
     batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]
-    """Gives this rank's share of the held-out split as (inputs, targets), each (B, T), on the device."""
+    """Yields this rank's share of the held-out split as (inputs, targets), each (B, T), on the device."""
     sum: Callable[[Tensor], Tensor]
-    """Adds a tensor up over ranks, in place; every rank must call it equally often."""
+    """Sums a tensor over ranks, in place; every rank must call it the same number of times."""

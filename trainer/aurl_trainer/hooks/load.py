@@ -1,4 +1,4 @@
-"""Finds hook functions, and turns whatever they raise into one sentence that names them."""
+"""Imports hooks, and turns what they raise into one sentence that names them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aurl_trainer.monitor.failure import classify
 
 @dataclass(frozen=True)
 class Hook:
-    """One function with its name; `label` tells the user which."""
+    """One function with its name; `label` identifies it in messages."""
 
     name: str
     label: str
@@ -26,14 +26,14 @@ class Hook:
 
     @contextmanager
     def blamed(self) -> Iterator[None]:
-        """Turn what the function raises into a UserError; running out of memory is not its fault alone."""
+        """Turn what the function raises into a UserError, except for running out of memory."""
         try:
             yield
-        except Exception as error:  # a user's code may raise anything
+        except Exception as error:  # user code may raise anything
             if isinstance(error, AurlError) or classify(error)[0] == "OutOfMemory":
                 raise
             raise UserError(
-                f"The {self.label} raised {type(error).__name__}: {error}; correct it or take it out of "
+                f"The {self.label} raised {type(error).__name__}: {error}; fix it or remove it from "
                 "training.hooks."
             ) from error
 
@@ -47,13 +47,13 @@ class Hooks:
 
 
 def load_hooks(config: HooksConfig, volume: Path) -> Hooks:
-    """Import the functions that `config` names. Raises UserError that names the one that cannot be."""
+    """Import the functions in `config`. Raises UserError naming one that cannot be imported."""
     if config.path:
         directory = volume / config.path
         if not directory.is_dir():
             raise UserError(f"training.hooks.path: there is no directory {directory}.")
         if str(directory) not in sys.path:
-            # Last: an installed module is never hidden by a file of the same name.
+            # Last, so that no file hides an installed module of the same name.
             sys.path.append(str(directory))
     return Hooks(
         losses=[_load(hook, "loss", hook.weight) for hook in config.losses],
@@ -66,7 +66,7 @@ def _load(hook: LossHook | MetricHook, kind: str, weight: float) -> Hook:
     module, _, name = hook.function.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
-    except Exception as error:  # importing runs the user's code
+    except Exception as error:  # importing runs user code
         raise UserError(
             f"The {label} cannot be imported: {type(error).__name__}: {error}; see training.hooks."
         ) from error

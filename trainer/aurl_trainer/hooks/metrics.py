@@ -1,4 +1,4 @@
-"""Runs the metrics of the user's own at an evaluation."""
+"""Runs the user's metrics at an evaluation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from aurl_trainer.system.randomness import random_state, restore_random_state
 
 @torch.no_grad()
 def measure(hooks: Sequence[Hook], evaluation: Evaluation) -> dict[str, float]:
-    """Return each metric by name. Training goes on with the random generators as they were.
+    """Return each metric by name, leaving the random generators as they were.
 
-    Raises UserError that names a hook that raises or returns no number.
+    Raises UserError naming a hook that raises or does not return a number.
     """
     if not hooks:
         return {}

@@ -1,1 +1,1 @@
-"""What each mode minimises: from a micro-batch to the loss of the model, and the second player's update."""
+"""Objectives of the modes: from a micro-batch to the loss of the model, and the critic's update."""

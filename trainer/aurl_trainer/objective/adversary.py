@@ -1,7 +1,7 @@
-"""The second player of mode `vae-gan`: the critic with an optimizer, a guard and a learning rate of its own.
+"""The critic of mode `vae-gan`, with its own optimizer, guard and learning rate.
 
-While the model is updated the critic's weights take no gradient, and what the critic is shown leads back to
-no weight of the model: each player's loss moves its own parameters alone. The critic computes in fp32.
+While the model is updated the critic's weights get no gradient, and the critic's batches are detached from
+the model: each player's loss moves only its own parameters. The critic computes in fp32.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PENALTIES: Final = ("r1_states", "r1_latents")
 
 
 class Adversary:
-    """Collects what the critic is shown in the passes of a step, and updates the critic at its end."""
+    """Collects the critic's batches in the passes of a step, and updates the critic at its end."""
 
     def __init__(
         self,
@@ -46,16 +46,15 @@ class Adversary:
         self.guard = UpdateGuard(stability, max_norm, scaled=False, device=device)
 
     def plays(self, losses: LossesConfig, step: int) -> bool:
-        """Tell whether any term of the critic counts in this step."""
+        """True if a term of the critic has a weight above 0 in this step."""
         return any(
             weight_at(losses.term(name), step, self.terms.total_steps) > 0 for name in self.terms.names
         )
 
     def step(self, distributed: Distributed, step: int, rate_share: float) -> None:
-        """Update the critic by what it was shown in this step, on all ranks alike.
+        """Update the critic with the batches of this step, identically on all ranks; without any, do nothing.
 
-        `rate_share` is the schedule's learning rate as a share of its peak. Does nothing when nothing was
-        shown.
+        `rate_share` is the schedule's learning rate as a share of its peak.
         """
         if not self.batches:
             return
@@ -75,7 +74,7 @@ class Adversary:
         self.critic.refresh()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that its updates change as named tensors (not copies)."""
+        """Return everything that updates change as named tensors (not copies)."""
         own: Mapping[str, Mapping[str, Tensor]] = {
             "weights": self.critic.state_dict(keep_vars=False),
             "optimizer": self.optimizer.tensors(),

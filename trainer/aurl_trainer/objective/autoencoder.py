@@ -1,7 +1,7 @@
-"""Modes `vae` and `vae-gan`: tokens through latents and back, alone or against a critic.
+"""Modes `vae` and `vae-gan`: tokens to latents and back, alone or against a critic.
 
 The reported loss is the negative ELBO of one draw of the latents, in nats per token: an upper bound of the
-cross-entropy, whatever the weights of the terms are.
+cross-entropy that does not depend on the weights of the terms.
 """
 
 # ruff: noqa: N803, N806 - names carry shapes
@@ -28,7 +28,7 @@ from aurl_trainer.objective.objective import Losses, MicroBatch, Objective
 
 
 class AutoencoderObjective(Objective):
-    """The weighted terms of the autoencoder, and of its play against a critic where there is one."""
+    """The weighted terms of the autoencoder, and those against the critic if there is one."""
 
     model: VAE
 
@@ -56,7 +56,7 @@ class AutoencoderObjective(Objective):
         distributed: Distributed,
         precision: AbstractContextManager[object],
     ) -> dict[str, float]:
-        """Return what `evaluate_latents` does."""
+        """Return the measures of `evaluate_latents`."""
         return evaluate_latents(self.model, batches, distributed, precision, self.seed)
 
 
@@ -73,16 +73,16 @@ class Autoencoding(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.terms, self.heads, self.tables = model, terms, heads, tables
-        self.adversary = adversary  # no module: its weights are not this player's
+        self.adversary = adversary  # not a module: its weights belong to the other player
 
     def forward(self, inputs_BT: Tensor, targets_BT: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Return the loss of the first player and the negative ELBO, both summed over targets."""
+        """Return the loss of the model and the negative ELBO, both summed over targets."""
         seen = self.look(inputs_BT, targets_BT, step)
         objective = self.terms(seen, step)
         return objective, negative_elbo(seen.nll_BT, seen.latents).detach()
 
     def look(self, inputs_BT: Tensor, targets_BT: Tensor, step: int) -> LatentPass:
-        """Run the model over a micro-batch: all that the terms look at."""
+        """Run the model over a micro-batch, and return everything that the terms look at."""
         model, decoder = self.model, self.model.decoder
         latents = model.infer(inputs_BT)
         hidden_BT = self._hidden(inputs_BT)
@@ -117,14 +117,14 @@ class Autoencoding(nn.Module):
         return adversary.plays(self.terms.config, step) or self.terms.plays_at(step)
 
     def _hidden(self, inputs_BT: Tensor) -> Tensor:
-        """Choose which input tokens the decoder does not see: none but in training."""
+        """Choose the input tokens to hide from the decoder: none except in training."""
         share = self.model.config.latents.token_dropout if self.training else 0.0
         if share == 0:
             return torch.zeros_like(inputs_BT, dtype=torch.bool)
         return torch.rand(inputs_BT.shape, device=inputs_BT.device) < share
 
     def _own_tokens(self, inputs_BT: Tensor, logits_BTV: Tensor, share: float) -> Tensor:
-        """Put tokens that the decoder draws in the place of a share of the inputs, all at once."""
+        """Replace a share of the inputs by tokens drawn from the decoder, in parallel."""
         drawn = torch.multinomial(logits_BTV[:, :-1].flatten(0, 1).softmax(-1), 1)
         drawn_BT = torch.cat((inputs_BT[:, :1], drawn.view(len(inputs_BT), -1)), 1)
         own_BT = torch.rand(inputs_BT.shape, device=inputs_BT.device) < share

@@ -1,4 +1,4 @@
-"""The objective that the configuration names."""
+"""Choice of the model and the objective."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from aurl_trainer.objective.objective import Objective
 
 
 def make_model(config: TrainingConfig, vocabulary_size: int) -> Transformer | VAE:
-    """Return the mode's model with its first weights, on the CPU."""
+    """Return the mode's model with initial weights, on the CPU."""
     kind = Transformer if config.mode == "transformer" else VAE
     model = kind(config.model, vocabulary_size)
     model.initialise(config.seed)
@@ -46,7 +46,7 @@ def make_objective(
 
     `token_loss` may overwrite the logits unless there are hooks, which read them.
 
-    Raises UserError for a mode or a term that needs tokens which the vocabulary does not have.
+    Raises UserError if the mode needs tokens that the vocabulary does not have.
     """
     if isinstance(model, VAE) and not vocabulary.count["Bar"]:
         raise UserError(

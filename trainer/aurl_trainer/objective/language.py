@@ -1,4 +1,4 @@
-"""Mode `transformer`: next tokens, by plain cross-entropy or by terms."""
+"""Mode `transformer`: next-token prediction, by plain cross-entropy or by terms."""
 
 # ruff: noqa: N803, N806 - names carry shapes
 from __future__ import annotations
@@ -18,17 +18,17 @@ from aurl_trainer.objective.objective import Losses, MicroBatch, Objective
 
 
 class LanguageObjective(Objective):
-    """The cross-entropy of all tokens: nothing stands between the model and the loss."""
+    """The cross-entropy of all tokens, straight from the model's logits."""
 
     model: Transformer
 
     def __init__(self, model: Transformer, token_loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """`token_loss` is a sum over targets, compiled perhaps; it may spend the logits."""
+        """`token_loss` sums over targets; it may be compiled, and may overwrite the logits."""
         self.model = self.network = model
         self.token_loss = token_loss
 
     def losses(self, network: nn.Module, inputs_BT: Tensor, targets_BT: Tensor, step: int) -> Losses:
-        """Return the cross-entropy, twice."""
+        """Return the cross-entropy as both losses."""
         loss = self.token_loss(network(inputs_BT), targets_BT)
         return Losses(loss, loss)
 
@@ -53,7 +53,7 @@ class LanguageObjective(Objective):
 
 
 class LanguageTermsObjective(LanguageObjective):
-    """Weighted terms over the predictions and states of the same model."""
+    """Weighted terms over the predictions and hidden states of the model."""
 
     def __init__(self, model: Transformer, terms: WeightedTerms, tables: TokenTables) -> None:
         super().__init__(model, token_loss_sum)

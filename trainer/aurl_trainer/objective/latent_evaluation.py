@@ -1,4 +1,4 @@
-"""Whether an autoencoder uses its latents: the measures that tell posterior collapse."""
+"""Measures of how much an autoencoder uses its latents, which reveal posterior collapse."""
 
 # ruff: noqa: N806 - names carry shapes
 from __future__ import annotations
@@ -18,7 +18,8 @@ from aurl_trainer.model.vae import VAE
 from aurl_trainer.objective.objective import MicroBatch
 
 ACTIVE_VARIANCE: Final = 0.01
-"""A dimension is active where its posterior mean varies more than this over the data (Burda et al. 2016)."""
+"""A dimension is active if the variance of its posterior mean over the data is above this (Burda et al.
+2016)."""
 
 
 @torch.no_grad()
@@ -29,13 +30,13 @@ def evaluate_latents(
     precision: AbstractContextManager[object],
     seed: int,
 ) -> dict[str, float]:
-    """Return, over the micro-batches of all ranks (none: nothing):
+    """Return measures over the micro-batches of all ranks; empty without any:
 
-    - `loss`, negative ELBO; `nll`, with latents drawn from the posteriors; `nll_shuffled`, with those of
-      another sample: as much as `nll` when the latents are not used. All in nats per token.
-    - per level `kl_…` in nats per latent and `active_units_…`, the number of dimensions in use.
+    - `loss`, the negative ELBO; `nll`, with latents drawn from the posteriors; `nll_shuffled`, with those of
+      another sample: the same as `nll` if the latents are unused. All in nats per token.
+    - per level `kl_…` in nats per latent and `active_units_…`, the number of active dimensions.
 
-    The latents are drawn by a generator of its own, the same in each call.
+    A separate generator draws the latents, the same in each call.
     """
     was_training = model.training
     model.eval()

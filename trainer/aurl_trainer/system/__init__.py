@@ -1,1 +1,1 @@
-"""The machine underneath: files that survive a crash, cgroups, memory, devices, random state."""
+"""The machine: durable files, cgroups, memory, devices, random state."""

@@ -1,4 +1,4 @@
-"""What the container's control group says: CPU and memory limit, out-of-memory kills (cgroup v1 and v2)."""
+"""CPU limit, memory limit and out-of-memory kills of the container, from cgroup v1 or v2."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 ROOT = Path("/sys/fs/cgroup")
 
 _UNLIMITED = 1 << 60
-"""cgroup v1 writes the largest page-aligned integer where there is no limit."""
+"""cgroup v1 shows the largest page-aligned integer if there is no limit."""
 
 
 def cpu_limit(root: Path = ROOT) -> float | None:
-    """Return the CPU limit in cores, or None when there is none."""
+    """Return the CPU limit in cores, or None without a limit."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         quota, period = (root / "cpu.max").read_text().split()[:2]
         return None if quota == "max" else int(quota) / int(period)
@@ -27,9 +27,9 @@ def cpu_limit(root: Path = ROOT) -> float | None:
 
 
 def memory_left(root: Path = ROOT) -> int | None:
-    """Return the bytes between what this container uses and its limit, or None when there is no limit.
+    """Return the bytes that this container can still use up to its limit, or None without a limit.
 
-    File pages do not count as used: the kernel takes them back before it kills.
+    File pages do not count as used: the kernel reclaims them before it kills.
     """
     for limit, used, prefix in (
         ("memory.max", "memory.current", ""),
@@ -47,7 +47,7 @@ def memory_left(root: Path = ROOT) -> int | None:
 
 
 def oom_kills(root: Path = ROOT) -> int:
-    """Return how many processes of this container the kernel killed for want of memory; 0 if untold."""
+    """Return the number of processes of this container killed for exceeding memory; 0 if unknown."""
     for file in ("memory.events", "memory/memory.oom_control"):
         with contextlib.suppress(OSError, ValueError):
             for line in (root / file).read_text().splitlines():
@@ -58,7 +58,7 @@ def oom_kills(root: Path = ROOT) -> int:
 
 
 def threads_per_rank(procs_per_node: int, root: Path = ROOT) -> int:
-    """Return how many compute threads each rank should use, so that the ranks of a node share its CPUs."""
+    """Return the number of compute threads per rank, so that the ranks of a node share its CPUs."""
     limit = cpu_limit(root)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     available = cores if limit is None else min(cores, max(1, math.ceil(limit)))

@@ -1,26 +1,23 @@
-"""One layer over CPU, CUDA and MPS: which device, how many threads, number formats, memory."""
+"""CPU, CUDA and MPS: choice of the device, threads, precision, memory."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
-import os
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import torch
 
 from aurl_trainer.errors import UserError
+from aurl_trainer.system.cgroup import threads_per_rank
 
 log = logging.getLogger("aurl_trainer.train")
 
-_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(wanted: str, local_rank: int, world_size: int) -> torch.device:
-    """Return this rank's device; `auto` takes cuda, then mps, then cpu. Raises UserError without one."""
+    """Return this rank's device; `auto` is the first available of cuda, mps and cpu. Raises UserError."""
     if wanted == "mps" and world_size > 1:
         raise UserError(
             f"training.device is mps, and {world_size} ranks cannot exchange gradients there: use one rank, "
@@ -31,46 +28,36 @@ def choose_device(wanted: str, local_rank: int, world_size: int) -> torch.device
     kind = next(name for name in found if found[name]) if wanted == "auto" else wanted
     if not found[kind]:
         raise UserError(
-            f"training.device is {kind}, and this node has none that PyTorch {torch.__version__} can use."
+            f"training.device is {kind}, but PyTorch {torch.__version__} finds none on this node."
         )
     if kind != "cuda":
         return torch.device(kind)
     if local_rank >= torch.cuda.device_count():
         raise UserError(
-            f"Local rank {local_rank} has no GPU of its own: the node offers {torch.cuda.device_count()}; "
-            "lower numProcPerNode or ask for more GPUs."
+            f"Local rank {local_rank} has no GPU of its own: the pod has {torch.cuda.device_count()}; "
+            "lower numProcPerNode or request more GPUs."
         )
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     return device
 
 
-def available_cpus() -> int:
-    """Return how many CPUs this process may use: its affinity, cut by the cgroup's quota (rounded up)."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = _CPU_LIMIT.read_text().split()
-        if quota != "max":
-            cpus = min(cpus, math.ceil(int(quota) / int(period)))
-    return max(1, cpus)
-
-
 def fix_threads(wanted: int, local_world_size: int) -> int:
-    """Fix the number of CPU threads (0: a fair share) and return it; the rounding of a run depends on it."""
-    threads = wanted or max(1, available_cpus() // max(1, local_world_size))
+    """Set the number of CPU threads (0: a fair share) and return it; rounding depends on it."""
+    threads = wanted or threads_per_rank(local_world_size)
     torch.set_num_threads(threads)
     return threads
 
 
 def set_tf32(device: torch.device, allowed: bool) -> None:
-    """Let fp32 matrix products and convolutions on CUDA round to TF32, or not; nothing on other devices."""
+    """Allow or forbid TF32 for fp32 matrix products and convolutions on CUDA."""
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = allowed
-        torch.backends.cudnn.allow_tf32 = allowed  # which PyTorch allows by default
+        torch.backends.cudnn.allow_tf32 = allowed  # PyTorch allows it by default
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Return the context in which matrix products run in `precision`. Raises UserError if it cannot be."""
+    """Return the context in which matrix products use `precision`. Raises UserError if unsupported."""
     if precision == "fp32":
         return contextlib.nullcontext()
     if (
@@ -79,19 +66,18 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
         and not torch.cuda.is_bf16_supported(including_emulation=False)
     ):
         raise UserError(
-            f"training.precision is bf16, which {torch.cuda.get_device_name(device)} does not have; use fp16."
+            f"training.precision is bf16, which {torch.cuda.get_device_name(device)} lacks: use fp16."
         )
     if precision == "fp16" and device.type == "cpu":
         log.warning("fp16 is slow on a CPU: set training.precision to bf16 or fp32")
-    # The weight cache would hold copies over CUDA graphs and costs nothing to go without: each weight is used
-    # once.
+    # Each weight is used once, so the weight cache would only hold copies, across CUDA graphs too.
     return torch.autocast(device.type, dtype=_DTYPES[precision], cache_enabled=False)
 
 
 def device_memory(device: torch.device) -> dict[str, int] | None:
-    """Return the bytes of the accelerator allocated, reserved and at the peak; None on a CPU.
+    """Return the accelerator's allocated, reserved and peak bytes; None on a CPU.
 
-    MPS keeps no peak: there it is what the driver has given out, which hardly ever shrinks.
+    MPS tracks no peak: there it is what the driver has allocated, which hardly ever shrinks.
     """
     if device.type == "cuda":
         return {

@@ -1,4 +1,4 @@
-"""This process's resident memory: now, at its peak since the last reset, and at its peak ever."""
+"""Resident memory of this process: now, its peak since the last reset, and its peak ever."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 class HostMemory:
-    """Reads what the kernel counts; keeps the peak of the whole life when the kernel's mark is reset."""
+    """Reads the kernel's counters, and keeps the all-time peak across resets."""
 
     def __init__(self) -> None:
         self.peak = 0
-        """Largest resident memory that was seen, in bytes, resets or not."""
+        """Largest resident memory seen, in bytes, across resets."""
         self._untaken = 0
 
     def read(self) -> tuple[int, int]:
-        """Return the resident bytes now and at their peak since the last reset."""
+        """Return the resident bytes now, and their peak since the last reset."""
         now, peak = _resident()
         self.peak = max(self.peak, peak)
         self._untaken = max(self._untaken, peak)
         return now, peak
 
     def take_peak(self) -> int:
-        """Return the peak since the last call in bytes, whoever has reset it since, and begin a new one."""
+        """Return the peak since the last call in bytes, even across other resets, and reset it."""
         self.reset_peak()
         taken, self._untaken = self._untaken, 0
         return taken
 
     def reset_peak(self) -> None:
-        """Begin a new peak at what is resident now; where the kernel has no such reset, the old one stays."""
+        """Reset the peak to what is resident now, if the kernel supports it."""
         self.read()
         with contextlib.suppress(OSError):
             _CLEAR.write_text("5")  # proc(5): resets VmHWM

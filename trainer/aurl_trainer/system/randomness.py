@@ -1,4 +1,4 @@
-"""The state of every random generator of a rank, as text that goes into a checkpoint."""
+"""Seeding, and the state of all random generators of a rank as JSON for checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def seed_everything(seed: int, rank: int) -> None:
-    """Seed Python, NumPy and torch; every rank gets a stream of its own."""
+    """Seed Python, NumPy and torch, with a separate stream for every rank."""
     own = int(np.random.SeedSequence((seed, rank)).generate_state(1)[0])
     random.seed(own)
     np.random.seed(own)
@@ -35,7 +35,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put all generators back; the device's only where it was saved on one of the same kind."""
+    """Restore all generators; that of the device only if it was saved on the same kind of device."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
