@@ -162,7 +162,7 @@ def test_leftovers_of_dead_writers_are_removed_but_not_those_of_live_ones(volume
             "nothing",
             {"directory": {"path": "music", "pattern": "*.kar"}},
             "dataset.source.directory.pattern: no file under 'music' matches '*.kar'; "
-            "put MIDI files there or correct the pattern.",
+            "add MIDI files or correct the pattern.",
         ),
         (
             "bad files",

@@ -19,7 +19,7 @@ from aurl_trainer.data.config import TokenizerConfig
 from aurl_trainer.data.errors import BadMidiError
 from aurl_trainer.data.grammar import Grammar, first_fault
 from aurl_trainer.data.midi import read_with_mido, read_with_symusic, write_midi
-from aurl_trainer.data.tokenizer import decode, encode, resting_points
+from aurl_trainer.data.tokenizer import context_starts, decode, encode
 from aurl_trainer.data.vocabulary import BAR, EOS, Vocabulary
 from aurl_trainer.model.config import ModelConfig
 from aurl_trainer.model.transformer import Transformer
@@ -133,7 +133,7 @@ def test_a_full_context_slides_to_a_bar_and_the_model_never_sees_more(name: str)
         begin = 0
         for filled in range(1, len(piece)):
             if filled - begin > 32:
-                points = resting_points(piece[:filled], vocabulary)
+                points = context_starts(piece[:filled], vocabulary)
                 later = points[points >= filled - 16]
                 begin = int(later[0]) if len(later) else filled - 16
         with torch.no_grad():

@@ -81,14 +81,6 @@ class Checkpoint:
         """Return True if it has a file of this name."""
         return (self.path / name).is_file()
 
-    @property
-    def healthy(self) -> bool:
-        """True if the detectors found no problem when it was saved; False if that cannot be read."""
-        try:
-            return bool(self.read_json(STATE_FILE)["progress"].get("healthy", True))
-        except DamagedCheckpointError:
-            return False
-
     def read_json(self, name: str) -> Any:
         """Load one of its JSON files. Raises DamagedCheckpointError if it cannot be read."""
         with self._reading(name, ValueError) as path:
@@ -125,8 +117,7 @@ class CheckpointManager:
         self.directory = directory
         self.keep_last, self.keep_every_steps, self.keep_best = keep_last, keep_every_steps, keep_best
         self._damaged: set[int] = set()
-        self._losses: dict[int, float | None] = {}
-        self._health: dict[int, bool] = {}
+        self._rankings: dict[int, tuple[float | None, bool]] = {}
 
     def all(self) -> list[Checkpoint]:
         """Return the committed checkpoints, oldest first."""
@@ -170,7 +161,7 @@ class CheckpointManager:
         complaints = []
         for checkpoint in reversed(self.all()):
             if healthy_until is not None and not (
-                checkpoint.step <= healthy_until and self._is_healthy(checkpoint)
+                checkpoint.step <= healthy_until and self._ranking(checkpoint)[1]
             ):
                 continue
             try:
@@ -223,8 +214,7 @@ class CheckpointManager:
         write_durably(target.path / MARKER, [f"{marker}\n".encode()])
         sync_directory(target.path)
         self._damaged.discard(step)
-        self._losses[step] = evaluated_loss(contents.state)
-        self._health.pop(step, None)
+        self._rankings.pop(step, None)
         self._retain(step, contents.state["progress"])
         return target
 
@@ -259,7 +249,7 @@ class CheckpointManager:
         best = {checkpoint.step for checkpoint in self.best(intact)[: self.keep_best]}
         last_healthy_step = progress.get("last_healthy_step", newest)
         healthy = next(
-            (c.step for c in reversed(intact) if c.step <= last_healthy_step and self._is_healthy(c)), None
+            (c.step for c in reversed(intact) if c.step <= last_healthy_step and self._ranking(c)[1]), None
         )
         kept = best | {healthy, progress.get("best_step")}
         for checkpoint in intact[: -self.keep_last]:
@@ -269,19 +259,19 @@ class CheckpointManager:
 
     def best(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         """Return the `checkpoints` whose step was evaluated, by ascending validation loss."""
-        losses = [(loss, c.step, c) for c in checkpoints if (loss := self._loss(c)) is not None]
+        losses = [(loss, c.step, c) for c in checkpoints if (loss := self._ranking(c)[0]) is not None]
         return [checkpoint for _, _, checkpoint in sorted(losses, key=lambda entry: entry[:2])]
 
-    def _loss(self, checkpoint: Checkpoint) -> float | None:
-        if checkpoint.step not in self._losses:
-            try:
-                loss = evaluated_loss(checkpoint.read_json(STATE_FILE))
-            except DamagedCheckpointError:  # reported when it is loaded
-                loss = None
-            self._losses[checkpoint.step] = loss
-        return self._losses[checkpoint.step]
+    def _ranking(self, checkpoint: Checkpoint) -> tuple[float | None, bool]:
+        """Return the evaluated loss of a checkpoint, and True if it was healthy: saved without open findings.
 
-    def _is_healthy(self, checkpoint: Checkpoint) -> bool:
-        if checkpoint.step not in self._health:
-            self._health[checkpoint.step] = checkpoint.healthy
-        return self._health[checkpoint.step]
+        (None, False) if its state cannot be read, which is reported when the checkpoint is loaded.
+        """
+        if checkpoint.step not in self._rankings:
+            try:
+                state = checkpoint.read_json(STATE_FILE)
+                ranking = evaluated_loss(state), bool(state.get("progress", {}).get("healthy", True))
+            except DamagedCheckpointError:
+                ranking = None, False
+            self._rankings[checkpoint.step] = ranking
+        return self._rankings[checkpoint.step]

@@ -81,32 +81,29 @@ def open_source(config: SourceConfig, volume: Path, job_dir: Path, vocabulary: V
 
 
 def _archive(config: ArchiveConfig, job_dir: Path) -> Source:
-    key = "dataset.source.archive"
     root = unpacked_archive(config, job_dir / "source")
-    names = list(_matching(root, config.pattern))
-    if not names:
-        raise DatasetError(
-            f"{key}.pattern: no file in the archive {config.url} matches {config.pattern!r}; "
-            "correct the pattern."
-        )
-    return Source(MidiFiles(root, names), f"{key}.url", f"in the archive {config.url}", "midi")
+    key, where = "dataset.source.archive", f"in the archive {config.url}"
+    return Source(_midi_files(root, config.pattern, key, where), f"{key}.url", where, "midi")
 
 
 def _directory(config: DirectoryConfig, volume: Path) -> Source:
-    key = "dataset.source.directory"
+    key, where = "dataset.source.directory", f"under {config.path!r}"
     root = volume / config.path
     if not root.is_dir():
         raise DatasetError(
             f"{key}.path: the directory {config.path!r} does not exist on the volume of the job; "
             "put the music there or correct the path."
         )
-    names = list(_matching(root, config.pattern))
+    return Source(_midi_files(root, config.pattern, key, where), f"{key}.path", where, "midi")
+
+
+def _midi_files(root: Path, pattern: str, key: str, where: str) -> MidiFiles:
+    names = list(_matching(root, pattern))
     if not names:
         raise DatasetError(
-            f"{key}.pattern: no file under {config.path!r} matches {config.pattern!r}; "
-            "put MIDI files there or correct the pattern."
+            f"{key}.pattern: no file {where} matches {pattern!r}; add MIDI files or correct the pattern."
         )
-    return Source(MidiFiles(root, names), f"{key}.path", f"under {config.path!r}", "midi")
+    return MidiFiles(root, names)
 
 
 def _matching(root: Path, pattern: str) -> Iterator[str]:

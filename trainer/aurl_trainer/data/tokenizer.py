@@ -46,7 +46,7 @@ def count_notes(tokens: Ints, vocabulary: Vocabulary) -> int:
     return int(np.isin(vocabulary.kind_of[tokens], starts).sum())
 
 
-def resting_points(tokens: Ints, vocabulary: Vocabulary) -> Ints:
+def context_starts(tokens: Ints, vocabulary: Vocabulary) -> Ints:
     """Return the indices where a context may begin: each bar, or without bars each time with an event.
 
     `tokens` (N,) must start at the beginning of a piece.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -9,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aurl_trainer.data.midi import write_midi
 from aurl_trainer.data.music import Ints
 from aurl_trainer.data.tokenizer import decode
-from aurl_trainer.data.vocabulary import EOS, Vocabulary
+from aurl_trainer.data.vocabulary import Vocabulary
 from aurl_trainer.sampling.config import SamplingConfig
 from aurl_trainer.sampling.generate import LanguageModel, generate
-from aurl_trainer.sampling.midi_out import sampled_midi
 from aurl_trainer.sampling.pianoroll import draw_piano_roll
 
 log = logging.getLogger("aurl_trainer.sampling")
@@ -28,8 +29,6 @@ class SampleFile:
     picture: Path
     tokens: int
     notes: int
-    complete: bool
-    """True if the model ended the piece before `maxTokens`."""
 
 
 def sample_to_files(
@@ -45,8 +44,8 @@ def sample_to_files(
 ) -> list[SampleFile]:
     """Write `sample-N.mid` and `sample-N.png` for each piece, replacing existing files.
 
-    `title` is the heading of the pictures; `origin` (job, step …) is added to the settings and the seed in
-    the text event of the MIDI file. Raises OSError if the directory is not writable.
+    `title` is the heading of the pictures; `origin` (job, step …) is added to the settings and the seed, as
+    JSON in the first text event of the MIDI file. Raises OSError if the directory is not writable.
     """
     pieces = generate(model, vocabulary, config, context_length, prompt=prompt)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -55,10 +54,10 @@ def sample_to_files(
     for number, tokens in enumerate(pieces):
         music = decode(tokens, vocabulary)
         midi, picture = out_dir / f"sample-{number}.mid", out_dir / f"sample-{number}.png"
-        _replace(midi, sampled_midi(music, {**origin, **settings, "piece": number}))
+        about = {"generator": "aurl-trainer", **origin, **settings, "piece": number}
+        _replace(midi, write_midi(music, [json.dumps(about, sort_keys=True)]))
         _replace(picture, draw_piano_roll(music, f"{title} · {number + 1}"))
-        complete = bool(tokens[-1] == EOS)
-        files.append(SampleFile(midi, picture, len(tokens), music.notes, complete))
+        files.append(SampleFile(midi, picture, len(tokens), music.notes))
     log.info(
         "music sampled",
         extra={"directory": str(out_dir), "pieces": len(files), "notes": sum(file.notes for file in files)},

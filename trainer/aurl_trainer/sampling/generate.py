@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aurl_trainer.data.grammar import Grammar
 from aurl_trainer.data.music import Ints
-from aurl_trainer.data.tokenizer import resting_points
+from aurl_trainer.data.tokenizer import context_starts
 from aurl_trainer.data.vocabulary import BOS, EOS, PAD, Vocabulary
 from aurl_trainer.sampling.config import SamplingConfig
 from aurl_trainer.sampling.draw import Floats, draw, uniforms
@@ -157,7 +157,7 @@ class _Run:
         begins: dict[int, list[int]] = {}
         earliest = self.filled - max(1, int(self.context * KEPT))
         for row in rows[~self.ended[rows]].tolist():
-            points = resting_points(self.tokens[row, : self.filled], self.vocabulary)
+            points = context_starts(self.tokens[row, : self.filled], self.vocabulary)
             later = points[points >= earliest]
             begins.setdefault(int(later[0]) if len(later) else earliest, []).append(row)
         return [_Group(np.array(together), begin) for begin, together in begins.items()]
