@@ -7,7 +7,7 @@ import logging
 from aurl_trainer.launcher import stacks
 from aurl_trainer.launcher.environment import LaunchEnvironment
 from aurl_trainer.launcher.rundir import read_ranks
-from aurl_trainer.launcher.stall import UNFINISHED, Stall, StallWatch
+from aurl_trainer.launcher.stall import UNFINISHED, WORKING, Stall, StallWatch
 
 log = logging.getLogger(__name__)
 
@@ -21,29 +21,22 @@ class HangDetector:
 
     def check(self, now: float) -> Stall | None:
         """Return the stall that exceeded the deadline, with the stacks saved; None if there is none."""
-        limit = self._environment.hang_seconds
-        if limit is None:
-            return None
-        ranks = read_ranks(self._environment.run_dir, self._environment.local_ranks)
-        stall = self._watch.look(ranks, self._environment.local_ranks, now)
-        if stall is None or stall.seconds < limit:
-            return None
-        self._save_stacks(stall)
-        return stall
+        return self._explain(now, WORKING, 1.0)
 
     def explain_sigterm(self, now: float) -> None:
         """Save the stacks if the ranks seem to hang: the sender of SIGTERM may have noticed first."""
-        limit = self._environment.hang_seconds
-        if limit is None:
-            return
-        ranks = read_ranks(self._environment.run_dir, self._environment.local_ranks)
-        stall = self._watch.look(ranks, self._environment.local_ranks, now, UNFINISHED)
-        if stall is not None and stall.seconds >= limit / 2:
-            self._save_stacks(stall)
+        self._explain(now, UNFINISHED, 0.5)
 
-    def _save_stacks(self, stall: Stall) -> None:
+    def _explain(self, now: float, states: frozenset[str], share: float) -> Stall | None:
+        """Save the stacks if ranks in one of `states` have stalled for this share of the deadline."""
         environment = self._environment
-        log.error(f"launcher: {stall.sentence}", extra={"step": stall.step, "seconds": round(stall.seconds)})
+        if environment.hang_seconds is None:
+            return None
         ranks = read_ranks(environment.run_dir, environment.local_ranks)
+        stall = self._watch.look(ranks, environment.local_ranks, now, states)
+        if stall is None or stall.seconds < share * environment.hang_seconds:
+            return None
+        log.error(f"launcher: {stall.sentence}", extra={"step": stall.step, "seconds": round(stall.seconds)})
         target = stacks.folder(environment.job_dir, environment.attempt)
         stacks.save_stacks(environment.run_dir, ranks, target, stall.sentence)
+        return stall

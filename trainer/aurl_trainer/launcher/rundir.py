@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aurl_trainer.contract import FINISHED
 from aurl_trainer.monitor.failure import Failure, read_failures
 from aurl_trainer.monitor.snapshot import (
     PreparationSnapshot,
@@ -57,8 +58,8 @@ def read_ranks(run_dir: Path, ranks: range) -> dict[int, RankSnapshot]:
 
 def read_results(run_dir: Path, ranks: range) -> dict[int, str]:
     """Return the final state of those of the given ranks that ended as planned."""
-    found = {rank: read_json(result_file(run_dir, rank)) for rank in ranks}
-    return {rank: str(value.get("state", "Finished")) for rank, value in found.items() if value is not None}
+    found = _read_result_files(run_dir, ranks)
+    return {rank: str(result.get("state", FINISHED)) for rank, result in found.items()}
 
 
 def read_run_directory(run_dir: Path, ranks: range) -> RunDirectory:
@@ -75,9 +76,14 @@ def read_run_directory(run_dir: Path, ranks: range) -> RunDirectory:
     )
 
 
+def _read_result_files(run_dir: Path, ranks: range) -> dict[int, dict[str, Any]]:
+    found = {rank: read_json(result_file(run_dir, rank)) for rank in ranks}
+    return {rank: result for rank, result in found.items() if result is not None}
+
+
 def _stop_reason(run_dir: Path, ranks: range) -> str | None:
-    results = [read_json(result_file(run_dir, rank)) or {} for rank in ranks]
-    return next((str(value["reason"]) for value in results if value.get("reason")), None)
+    results = _read_result_files(run_dir, ranks).values()
+    return next((str(result["reason"]) for result in results if result.get("reason")), None)
 
 
 def _deaths(agent: dict[str, Any]) -> list[RankDeath]:
