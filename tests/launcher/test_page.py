@@ -121,7 +121,7 @@ def test_the_history_outlives_a_pod_that_vanishes(start: Start) -> None:
 
 def test_the_page_of_a_finished_job_comes_from_its_directory(start: Start) -> None:
     launcher = finished(start)
-    answer = launcher.progress()
+    final = launcher.progress()
     launcher.terminate()
     assert launcher.wait() == 0
     job_dir = launcher.folder / "volume/music/chorales"
@@ -144,7 +144,7 @@ def test_the_page_of_a_finished_job_comes_from_its_directory(start: Start) -> No
         assert server.wait(60) == 0
     assert (steps(kept)[-1], kept["attempts"][-1]["state"]) == (4, "Succeeded")
     ages = {"heartbeatAgeSeconds": None}  # the one value that changes by itself
-    assert last | ages == answer | ages
+    assert last | ages == final | ages
 
     nowhere = subprocess.run(
         [*command, str(launcher.folder)], env=clean_environment(), capture_output=True, text=True
