@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -167,6 +168,24 @@ def test_an_error_within_a_watch_does_not_end_the_operator(
     wait_for("the watch to end", lambda: logged in operator.log())
     ns.create_job("after")
     brought_up(ns, "after")
+
+
+def test_an_error_in_one_namespace_leaves_one_watch_on_jobs_in_each(
+    proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """kopf ends with the first watch that fails and would leave those of other namespaces behind."""
+    watches = [f"/namespaces/{name}{JOBS_WATCH}" for name in ("first", "second", "third")]
+
+    def one_each() -> bool:
+        return [proxy.watches(watch) for watch in watches] == [1, 1, 1]
+
+    flags = ("--namespaces", "first,second,third")
+    with OperatorProcess(proxy.kubeconfig, tmp_path / "log", *flags) as process:
+        wait_for("the watches", one_each)
+        broken = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "etcd", "code": 500}
+        proxy.send(watches[0], {"type": "ERROR", "object": broken})
+        wait_for("the watch to end", lambda: "watch on aurltrainingjobs closed" in process.log())
+        wait_for("the watches", one_each)
 
 
 def test_conformance_a_watch_that_is_silently_dead_is_noticed(
