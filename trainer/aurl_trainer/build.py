@@ -150,7 +150,7 @@ def build(
     # Before the model is wrapped: recomputed segments lie inside what is synchronised or sharded.
     checkpointing = ActivationCheckpointing(model, config.memory.segments)
     fitting = Fitting(config, distributed, checkpointing, batches, restarts=out_of_memory_restarts())
-    compilation = Compilation(model, device, wanted=config.compile)
+    compilation = Compilation(model, device, enabled=config.compile)
     token_loss = compilation.token_loss if hooks.losses else compilation.last_loss
     objective = make_objective(config, model, data.vocabulary, token_loss, device, hooks.losses)
     network = distributed.wrap(objective.network, config.precision)

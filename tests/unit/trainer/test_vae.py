@@ -32,7 +32,7 @@ def test_bars_are_counted_from_the_past() -> None:
     bars = Bars.of(tokens, BAR, PAD, 3)
     assert bars.index_BT.tolist() == [[0, 1, 1, 1, 2, 2, 2, 2], [1, 1, 1, 1, 1, 1, 1, 1]]
     assert bars.member_BKT[0].sum(1).tolist() == [1, 3, 3]  # padding is in no bar
-    assert bars.there_BK.tolist() == [[True, True, True], [False, True, False]]
+    assert bars.present_BK.tolist() == [[True, True, True], [False, True, False]]
     values = torch.tensor([[10.0, 20.0, 30.0], [1.0, 2.0, 3.0]])[..., None]
     assert bars.gather(values)[..., 0].tolist() == [[10, 20, 20, 20, 30, 30, 30, 30], [2] * 8]
     assert bars.mean(tokens[..., None].float())[0, :, 0].tolist() == pytest.approx([1, 14 / 3, 13 / 3])
@@ -63,7 +63,7 @@ def test_cached_decoding_equals_uncached() -> None:
         cache = model.decoder.transformer.new_cache(2, 16)
         parts = []
         for begin, end in ((0, 6), (6, 7), (7, 16)):
-            part = Bars(bars.index_BT[:, begin:end], bars.member_BKT[..., begin:end], bars.there_BK)
+            part = Bars(bars.index_BT[:, begin:end], bars.member_BKT[..., begin:end], bars.present_BK)
             parts.append(model.decoder(inputs[:, begin:end], z, part, cache))
         torch.testing.assert_close(torch.cat(parts, 1), model.decoder(inputs, z, bars), atol=1e-5, rtol=1e-5)
 

@@ -117,10 +117,10 @@ class Loader:
             inputs[:] = self._stream[at : at + length]
             targets[:] = self._stream[at + 1 : at + length + 1]
             return
-        there = max(0, min(length, tokens - begin))  # beyond that the epoch has no more tokens
-        index = (at + np.arange(there + 1)) % tokens
-        inputs[:there], inputs[there:] = self._stream[index[:-1]], PAD
-        targets[:there], targets[there:] = self._stream[index[1:]], IGNORED
+        available = max(0, min(length, tokens - begin))  # beyond that the epoch has no more tokens
+        index = (at + np.arange(available + 1)) % tokens
+        inputs[:available], inputs[available:] = self._stream[index[:-1]], PAD
+        targets[:available], targets[available:] = self._stream[index[1:]], IGNORED
 
     def _draws(self, places: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
         """Return `count` numbers in [0, 1) for the sample at each place of the token counter."""

@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from aurl_trainer.losses.latent import LatentPass
 from aurl_trainer.losses.term import Measured, TermFunction
-from aurl_trainer.model.critic import Critic, Judgement
+from aurl_trainer.model.critic import Critic, CriticOutput
 from aurl_trainer.model.latents import Level
 
 
@@ -30,7 +30,7 @@ class CriticBatch(NamedTuple):
     weight_BT: Tensor
     real_z: dict[Level, Tensor]
     own_z: dict[Level, Tensor]
-    there: dict[Level, Tensor]
+    present: dict[Level, Tensor]
 
 
 @dataclass
@@ -42,9 +42,9 @@ class AdversarialPass(LatentPass):
     """Decoder states on input with some of its own tokens; gradients reach the decoder alone."""
 
     @cached_property
-    def own_judgements(self) -> list[Judgement]:
+    def own_outputs(self) -> list[CriticOutput]:
         """Scores of the states on own tokens."""
-        return self.critic.judge_states(self.own_states_BTC.float(), self.valid_BT)
+        return self.critic.score_states(self.own_states_BTC.float(), self.valid_BT)
 
     def critic_batch(self, real_z: dict[Level, Tensor]) -> CriticBatch:
         """Return the input of the critic; `real_z` are samples of the prior."""
@@ -55,32 +55,32 @@ class AdversarialPass(LatentPass):
             self.valid_BT,
             {level: z.detach() for level, z in real_z.items()},
             {level: z.detach() for level, z in self.latents.z.items()},
-            {level: inferred.there for level, inferred in levels.items()},
+            {level: inferred.present for level, inferred in levels.items()},
         )
 
 
 def adversarial_states(seen: AdversarialPass) -> Measured:
     """−D(states on own tokens)."""
-    scores = [judgement.mean(-judgement.scores) for judgement in seen.own_judgements]
+    scores = [output.mean(-output.scores) for output in seen.own_outputs]
     return Measured.mean(_average(scores), seen.tokens)
 
 
 def adversarial_latents(seen: AdversarialPass) -> Measured:
     """−D(latents of the encoder)."""
     levels = seen.latents.levels
-    there = {level: inferred.there for level, inferred in levels.items()}
-    judgements = seen.critic.judge_latents(seen.latents.z, there)
-    scores = [judgement.mean(-judgement.scores) for judgement in judgements]
+    present = {level: inferred.present for level, inferred in levels.items()}
+    outputs = seen.critic.score_latents(seen.latents.z, present)
+    scores = [output.mean(-output.scores) for output in outputs]
     return Measured.mean(_average(scores), seen.tokens)
 
 
 def feature_matching(seen: AdversarialPass) -> Measured:
     """Mean absolute difference of the critic's mean features over samples and time."""
     with torch.no_grad():
-        real = seen.critic.judge_states(seen.states_BTC.detach().float(), seen.valid_BT)
+        real = seen.critic.score_states(seen.states_BTC.detach().float(), seen.valid_BT)
     distances = [
         (_mean_feature(own, mine) - _mean_feature(true, theirs)).abs().mean()
-        for own, true in zip(seen.own_judgements, real, strict=True)
+        for own, true in zip(seen.own_outputs, real, strict=True)
         for mine, theirs in zip(own.features, true.features, strict=True)
     ]
     return Measured.mean(_average(distances), seen.tokens)
@@ -99,25 +99,25 @@ class CriticPass:
         return [x.detach().requires_grad_() for x in (self.batch.real_states, *self.batch.real_z.values())]
 
     @cached_property
-    def real_states(self) -> list[Judgement]:
+    def real_states(self) -> list[CriticOutput]:
         """Scores of states on real tokens."""
-        return self.critic.judge_states(self.real_inputs[0], self.batch.weight_BT)
+        return self.critic.score_states(self.real_inputs[0], self.batch.weight_BT)
 
     @cached_property
-    def own_states(self) -> list[Judgement]:
+    def own_states(self) -> list[CriticOutput]:
         """Scores of states on the decoder's own tokens."""
-        return self.critic.judge_states(self.batch.own_states, self.batch.weight_BT)
+        return self.critic.score_states(self.batch.own_states, self.batch.weight_BT)
 
     @cached_property
-    def real_latents(self) -> list[Judgement]:
+    def real_latents(self) -> list[CriticOutput]:
         """Scores of samples of the prior."""
         z = dict(zip(self.batch.real_z, self.real_inputs[1:], strict=True))
-        return self.critic.judge_latents(z, self.batch.there)
+        return self.critic.score_latents(z, self.batch.present)
 
     @cached_property
-    def own_latents(self) -> list[Judgement]:
+    def own_latents(self) -> list[CriticOutput]:
         """Scores of the encoder's latents."""
-        return self.critic.judge_latents(self.batch.own_z, self.batch.there)
+        return self.critic.score_latents(self.batch.own_z, self.batch.present)
 
 
 def critic_states(seen: CriticPass) -> Measured:
@@ -142,29 +142,29 @@ def r1_latents(seen: CriticPass) -> Measured:
 
 def critic_drift(seen: CriticPass) -> Measured:
     """Mean of D² at real states and latents."""
-    judgements = seen.real_states + seen.real_latents
-    return Measured.mean(_average([each.mean(each.scores.square()) for each in judgements]), seen.one)
+    outputs = seen.real_states + seen.real_latents
+    return Measured.mean(_average([each.mean(each.scores.square()) for each in outputs]), seen.one)
 
 
-def _hinge(real: Sequence[Judgement], own: Sequence[Judgement]) -> Tensor:
+def _hinge(real: Sequence[CriticOutput], own: Sequence[CriticOutput]) -> Tensor:
     return _average([each.mean(F.relu(1 - each.scores)) for each in real]) + _average(
         [each.mean(F.relu(1 + each.scores)) for each in own]
     )
 
 
-def _penalty(judgements: Sequence[Judgement], inputs: Sequence[Tensor]) -> Tensor:
+def _penalty(outputs: Sequence[CriticOutput], inputs: Sequence[Tensor]) -> Tensor:
     """Return half the squared length of the gradient of a sample's mean score, mean over samples."""
     samples = len(inputs[0])
     total = sum(
-        ((each.scores * each.weight).sum(1) / each.weight.sum(1).clamp(min=1e-6)).sum() for each in judgements
+        ((each.scores * each.weight).sum(1) / each.weight.sum(1).clamp(min=1e-6)).sum() for each in outputs
     )
     assert isinstance(total, Tensor)
     gradients = torch.autograd.grad(total, list(inputs), create_graph=True)
     return 0.5 * _average([gradient.square().sum() / samples for gradient in gradients]) * len(gradients)
 
 
-def _mean_feature(judgement: Judgement, feature_BCN: Tensor) -> Tensor:
-    weight = judgement.weight[:, None]
+def _mean_feature(output: CriticOutput, feature_BCN: Tensor) -> Tensor:
+    weight = output.weight[:, None]
     return (feature_BCN * weight).sum((0, 2)) / weight.sum().clamp(min=1e-6)
 
 

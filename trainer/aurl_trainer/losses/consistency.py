@@ -29,9 +29,9 @@ def corruption_consistency(seen: LatentPass) -> Measured:
     for level in LEVELS:
         inferred = latents.levels[level]
         corrupted = encoder.posterior(level, states_BKC, latents.bars, latents.z)
-        there_BN = inferred.there.float()
+        present_BN = inferred.present.float()
         nats_BN = corrupted.divergence(inferred.posterior).mean(-1)
-        nats = nats + (nats_BN * there_BN).sum() / there_BN.sum().clamp(min=1)
+        nats = nats + (nats_BN * present_BN).sum() / present_BN.sum().clamp(min=1)
     return Measured.mean(nats / len(LEVELS), seen.tokens)
 
 
@@ -46,9 +46,9 @@ def cycle_consistency(seen: LatentPass) -> Measured:
     for level in LEVELS:
         inferred = latents.levels[level]
         again = encoder.posterior(level, states_BKC, latents.bars, latents.z).mean
-        there_BN = inferred.there.float()
+        present_BN = inferred.present.float()
         error_BN = (again - inferred.posterior.mean.detach()).square().mean(-1)
-        error = error + (error_BN * there_BN).sum() / there_BN.sum().clamp(min=1)
+        error = error + (error_BN * present_BN).sum() / present_BN.sum().clamp(min=1)
     return Measured.mean(error / len(LEVELS), seen.tokens)
 
 

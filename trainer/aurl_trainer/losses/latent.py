@@ -33,14 +33,14 @@ class LatentPass(TokenPass):
     """Returns the logits of the same tokens (with the same ones hidden) from other latents."""
 
     @cached_property
-    def given_BKZ(self) -> Tensor:
+    def conditioning_BKZ(self) -> Tensor:
         """The latents that the decoder is conditioned on in each bar."""
-        return self.model.decoder.given(self.latents.z)
+        return self.model.decoder.conditioning(self.latents.z)
 
     @cached_property
-    def there_BK(self) -> Tensor:
+    def present_BK(self) -> Tensor:
         """1 for bars that the sample has; fp32."""
-        return self.latents.bars.there_BK.float()
+        return self.latents.bars.present_BK.float()
 
     @cached_property
     def content_BKV(self) -> Tensor:
@@ -49,23 +49,23 @@ class LatentPass(TokenPass):
 
     def bar_mean(self, values_BK: Tensor) -> Tensor:
         """Return the mean over the existing bars."""
-        return (values_BK * self.there_BK).sum() / self.there_BK.sum().clamp(min=1)
+        return (values_BK * self.present_BK).sum() / self.present_BK.sum().clamp(min=1)
 
     @cached_property
     def points(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A subset of the bars: posterior means, log variances and samples (N, Z), and weights (N,)."""
         bar = self.latents.levels["bar"]
-        step = -(-self.there_BK.numel() // POINTS)
+        step = -(-self.present_BK.numel() // POINTS)
         mean, log_variance, z = (values.flatten(0, 1)[::step] for values in (*bar.posterior, bar.z))
-        return mean, log_variance, z, self.there_BK.flatten()[::step]
+        return mean, log_variance, z, self.present_BK.flatten()[::step]
 
 
 def kl(level: Level, seen: LatentPass) -> Measured:
     """KL of one level from its prior; dimensions below `free_bits` (batch mean) have no gradient."""
     inferred = seen.latents.levels[level]
-    there_BN = inferred.there.float()
-    count = there_BN.sum()
-    nats_BNZ = inferred.posterior.divergence(inferred.prior) * there_BN[..., None]
+    present_BN = inferred.present.float()
+    count = present_BN.sum()
+    nats_BNZ = inferred.posterior.divergence(inferred.prior) * present_BN[..., None]
     nats_Z = nats_BNZ.sum((0, 1)) / count.clamp(min=1)
     return Measured(nats_Z.clamp(min=seen.free_bits).sum() * count, nats_BNZ.sum(), count)
 
@@ -101,7 +101,7 @@ def aggregate_posterior(seen: LatentPass) -> Measured:
     """MMD² between samples of the bars' posteriors and priors, with the kernel 2Z / (2Z + distance²)."""
     prior = seen.latents.levels["bar"].prior
     _, _, z, weight = seen.points
-    step = -(-seen.there_BK.numel() // POINTS)
+    step = -(-seen.present_BK.numel() // POINTS)
     other = prior.at(torch.randn_like(prior.mean)).flatten(0, 1)[::step].detach()
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def aggregate_posterior(seen: LatentPass) -> Measured:
 def latent_smoothness(seen: LatentPass) -> Measured:
     """Mean squared difference of the posterior means of adjacent bars."""
     mean_BKZ = seen.latents.levels["bar"].posterior.mean
-    both_BK = seen.there_BK[:, 1:] * seen.there_BK[:, :-1]
+    both_BK = seen.present_BK[:, 1:] * seen.present_BK[:, :-1]
     change_BK = (mean_BKZ[:, 1:] - mean_BKZ[:, :-1]).square().mean(-1)
     return Measured.mean((change_BK * both_BK).sum() / both_BK.sum().clamp(min=1), seen.tokens)
 

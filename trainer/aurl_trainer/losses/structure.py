@@ -15,7 +15,7 @@ from aurl_trainer.losses.term import Measured, TermFunction
 
 def bar_content(seen: LatentPass) -> Measured:
     """Nats per token of a bar's tokens, in any order, given its latents."""
-    log_probability_BKV = seen.heads.predict("bar_content", seen.given_BKZ).log_softmax(-1)
+    log_probability_BKV = seen.heads.predict("bar_content", seen.conditioning_BKZ).log_softmax(-1)
     tokens = seen.content_BKV.sum()
     nats = -(seen.content_BKV * log_probability_BKV).sum()
     return Measured.mean(nats / tokens.clamp(min=1), seen.tokens)
@@ -24,7 +24,7 @@ def bar_content(seen: LatentPass) -> Measured:
 def bar_onsets(seen: LatentPass) -> Measured:
     """Nats per position of predicting whether a bar uses it."""
     present_BKS = (seen.content_BKV[..., seen.tables.tokens("Position")] > 0).float()
-    logits_BKS = seen.heads.predict("bar_onsets", seen.given_BKZ)
+    logits_BKS = seen.heads.predict("bar_onsets", seen.conditioning_BKZ)
     nats_BKS = F.binary_cross_entropy_with_logits(logits_BKS, present_BKS, reduction="none")
     return Measured.mean(seen.bar_mean(nats_BKS.mean(-1)), seen.tokens)
 
@@ -32,7 +32,7 @@ def bar_onsets(seen: LatentPass) -> Measured:
 def bar_density(seen: LatentPass) -> Measured:
     """Squared error of ln(1 + number of tokens)."""
     true_BK = seen.content_BKV.sum(-1).log1p()
-    predicted_BK = seen.heads.predict("bar_density", seen.given_BKZ).squeeze(-1)
+    predicted_BK = seen.heads.predict("bar_density", seen.conditioning_BKZ).squeeze(-1)
     return Measured.mean(seen.bar_mean((predicted_BK - true_BK).square()), seen.tokens)
 
 
@@ -43,9 +43,9 @@ def bar_prediction(seen: LatentPass) -> Measured:
     candidates = z_BKZ.flatten(0, 1)
     guess_BKZ = seen.heads.predict("bar_prediction", z_BKZ[:, :-1])
     score = guess_BKZ.flatten(0, 1) @ candidates.mT / Z**0.5
-    score = score + torch.where(seen.there_BK.flatten() > 0, 0.0, -1e9)
+    score = score + torch.where(seen.present_BK.flatten() > 0, 0.0, -1e9)
     right = torch.arange(B * K, device=score.device).view(B, K)[:, 1:].flatten()
-    both = (seen.there_BK[:, 1:] * seen.there_BK[:, :-1]).flatten()
+    both = (seen.present_BK[:, 1:] * seen.present_BK[:, :-1]).flatten()
     nats = F.cross_entropy(score, right, reduction="none")
     # Missing pairs may have infinite scores, so mask them instead of multiplying by 0.
     nats = torch.where(both > 0, nats, 0.0)
@@ -56,7 +56,7 @@ def bar_similarity(seen: LatentPass) -> Measured:
     """Mean squared difference of cosine similarities between the bars of a sample."""
     own_BKK = _cosines(seen.latents.levels["bar"].posterior.mean)
     true_BKK = _cosines(seen.content_BKV)
-    pair_BKK = seen.there_BK[:, :, None] * seen.there_BK[:, None]
+    pair_BKK = seen.present_BK[:, :, None] * seen.present_BK[:, None]
     difference = ((own_BKK - true_BKK).square() * pair_BKK).sum()
     return Measured.mean(difference / pair_BKK.sum().clamp(min=1), seen.tokens)
 

@@ -54,10 +54,12 @@ def _windowed(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     query = torch.arange(window, device=q.device)[:, None]
     key = torch.arange(-window, window, device=q.device)[None]
     band = (key <= query) & (key > query - window)
-    there = torch.ones(chunks, 1, 1, dtype=torch.bool, device=q.device)
-    there[0] = False  # the first chunk has no previous one
+    has_previous = torch.ones(chunks, 1, 1, dtype=torch.bool, device=q.device)
+    has_previous[0] = False  # the first chunk has no previous one
     seen = (
-        (band & (there | (key >= 0))).expand(B, chunks, window, 2 * window).reshape(-1, 1, window, 2 * window)
+        (band & (has_previous | (key >= 0)))
+        .expand(B, chunks, window, 2 * window)
+        .reshape(-1, 1, window, 2 * window)
     )
     y = F.scaled_dot_product_attention(
         cut(q).flatten(0, 1),

@@ -18,19 +18,19 @@ TokenLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 class Compilation:
-    """The blocks and loss that the loop runs, compiled or, unless `wanted`, as they are.
+    """The blocks and loss that the loop runs, compiled or, unless `enabled`, as they are.
 
     Blocks are alike, so one graph per shape serves them all, and 48 compile as fast as 1. TorchDynamo is
     imported only when needed: it costs a rank two seconds and 75 MB.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, *, wanted: bool) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, *, enabled: bool) -> None:
         """Make each block of `model` compile at its first call. Raises UserError without a C++ compiler."""
-        self.wanted = wanted
+        self.enabled = enabled
         self.token_loss: TokenLoss = token_loss_sum
         self.last_loss: TokenLoss = token_loss_sum_in_place
         """The same loss, which may overwrite the logits."""
-        if not wanted:
+        if not enabled:
             return
         if device.type == "cpu" and not any(map(shutil.which, ("g++", "c++", "clang++"))):
             raise UserError(
@@ -44,7 +44,7 @@ class Compilation:
 
     def graphs(self) -> int:
         """Return the number of graphs this process has compiled so far."""
-        if not self.wanted:
+        if not self.enabled:
             return 0
         from torch._dynamo.utils import counters
 
@@ -55,4 +55,4 @@ class Compilation:
 
         Their shapes differ and are too rare to be worth compiling.
         """
-        return torch.compiler.set_stance("force_eager") if self.wanted else nullcontext()
+        return torch.compiler.set_stance("force_eager") if self.enabled else nullcontext()

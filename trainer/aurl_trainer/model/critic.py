@@ -28,7 +28,7 @@ POOL = 4
 
 
 @dataclass(frozen=True)
-class Judgement:
+class CriticOutput:
     """The scores and features of a batch at one scale."""
 
     scores: Tensor
@@ -95,14 +95,14 @@ class ScaleCritic(nn.Module):
         )
         self.score = SpectralConv(width, 1, 1)
 
-    def forward(self, x_BNC: Tensor, weight_BN: Tensor) -> Judgement:
+    def forward(self, x_BNC: Tensor, weight_BN: Tensor) -> CriticOutput:
         """Score a sequence of N vectors per sample."""
         x_BCN = x_BNC.mT
         features = []
         for layer in self.hidden:
             x_BCN = F.leaky_relu(layer(x_BCN), SLOPE)
             features.append(x_BCN)
-        return Judgement(self.score(x_BCN).squeeze(1), weight_BN, features)
+        return CriticOutput(self.score(x_BCN).squeeze(1), weight_BN, features)
 
 
 class Critic(nn.Module):
@@ -135,26 +135,26 @@ class Critic(nn.Module):
             if isinstance(module, SpectralConv):
                 module.refresh()
 
-    def judge_states(self, states_BTC: Tensor, weight_BT: Tensor) -> list[Judgement]:
+    def score_states(self, states_BTC: Tensor, weight_BT: Tensor) -> list[CriticOutput]:
         """Score decoder states at each scale, ignoring positions of weight 0."""
-        judgements = []
+        outputs = []
         # The decoder's norm makes each channel about 1, so a vector has length √C; scale it to about 1.
         x_BTC = states_BTC / math.sqrt(states_BTC.shape[-1])
         for scale in self.states:
-            judgements.append(scale(x_BTC, weight_BT))
+            outputs.append(scale(x_BTC, weight_BT))
             x_BTC = F.avg_pool1d(x_BTC.mT, POOL, ceil_mode=True, count_include_pad=False).mT
             weight_BT = F.avg_pool1d(weight_BT[:, None], POOL, ceil_mode=True, count_include_pad=False)[:, 0]
-        return judgements
+        return outputs
 
-    def judge_latents(self, z: Mapping[Level, Tensor], there: Mapping[Level, Tensor]) -> list[Judgement]:
-        """Score the latents of each level with those above; `there` (B, N) masks the existing ones."""
-        judgements = []
+    def score_latents(self, z: Mapping[Level, Tensor], present: Mapping[Level, Tensor]) -> list[CriticOutput]:
+        """Score the latents of each level with those above; `present` (B, N) masks the existing ones."""
+        outputs = []
         beside = None
         for level in LEVELS:
             own = z[level]
             if beside is not None:
                 share = own.shape[1] // beside.shape[1]
                 own = torch.cat((beside.repeat_interleave(share, 1), own), -1)
-            judgements.append(self.latents[level](own, there[level].to(own.dtype)))
+            outputs.append(self.latents[level](own, present[level].to(own.dtype)))
             beside = own
-        return judgements
+        return outputs

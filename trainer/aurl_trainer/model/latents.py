@@ -59,7 +59,7 @@ class Inferred(NamedTuple):
     """Conditioned on the sampled latents of the levels above."""
     z: Tensor
     """(B, N, Z), sampled from the posterior."""
-    there: Tensor
+    present: Tensor
     """(B, N), True for the bars or phrases that the sample has."""
 
 
@@ -84,7 +84,7 @@ class Bars:
     """Number of bars begun up to and including this token, at most K − 1. Depends on the past alone."""
     member_BKT: Tensor  # noqa: N815
     """1 where a token other than padding is in a bar; fp32."""
-    there_BK: Tensor  # noqa: N815
+    present_BK: Tensor  # noqa: N815
     """True for the bars in which the sample has tokens."""
 
     @classmethod

@@ -70,7 +70,7 @@ class Encoder(nn.Module):
         for block in self.blocks:
             x_BTC = block(x_BTC, cos, sin, None, keys_BT)
         x_BKC = bars.mean(self.norm(x_BTC))
-        keys_BK = bars.there_BK.clone()
+        keys_BK = bars.present_BK.clone()
         keys_BK[:, 0] = True
         cos, sin = self.rotary(0, x_BKC.shape[1])
         states_BKC: Tensor = self.bar_norm(self.bar_block(x_BKC, cos, sin, None, keys_BK))
@@ -81,10 +81,10 @@ class Encoder(nn.Module):
     ) -> Gaussian:
         """Return the posterior of one level, given the sampled latents of the levels above."""
         if level == "global":
-            pooled = _mean_of_present(states_BKC, bars.there_BK, states_BKC.shape[1])
+            pooled = _mean_of_present(states_BKC, bars.present_BK, states_BKC.shape[1])
             return Gaussian.of(self.to_global(pooled))
         if level == "phrase":
-            pooled = _mean_of_present(states_BKC, bars.there_BK, self.config.bars_per_phrase)
+            pooled = _mean_of_present(states_BKC, bars.present_BK, self.config.bars_per_phrase)
             return Gaussian.of(self.to_phrase(_beside(pooled, above["global"])))
         phrase = above["phrase"].repeat_interleave(self.config.bars_per_phrase, 1)
         return Gaussian.of(self.to_bar(_beside(_beside(states_BKC, above["global"]), phrase)))
@@ -141,17 +141,17 @@ class Decoder(nn.Module):
         self, tokens_BT: Tensor, z: Mapping[Level, Tensor], bars: Bars, cache: KVCache | None = None
     ) -> Tensor:
         """Return the states_BTC before the output projection; `bars` belong to `tokens_BT`."""
-        given_BKZ = self.given(z)
-        injected: Iterator[Tensor] = (bars.gather(layer(given_BKZ)) for layer in self.inject)
+        conditioning_BKZ = self.conditioning(z)
+        injected: Iterator[Tensor] = (bars.gather(layer(conditioning_BKZ)) for layer in self.inject)
         return self.transformer.states(tokens_BT, cache, injected)
 
-    def proceed(self, tokens_BT: Tensor, given_BTZ: Tensor, cache: KVCache) -> Tensor:
-        """Return the logits_BTV of tokens that continue the cache, conditioned on the latents `given_BTZ`."""
+    def extend(self, tokens_BT: Tensor, conditioning_BTZ: Tensor, cache: KVCache) -> Tensor:
+        """Return the logits_BTV of tokens that continue the cache, given the conditioning of each token."""
         return self.logits(
-            self.transformer.states(tokens_BT, cache, (layer(given_BTZ) for layer in self.inject))
+            self.transformer.states(tokens_BT, cache, (layer(conditioning_BTZ) for layer in self.inject))
         )
 
-    def given(self, z: Mapping[Level, Tensor]) -> Tensor:
+    def conditioning(self, z: Mapping[Level, Tensor]) -> Tensor:
         """Concatenate the latents of each bar, its phrase and its sample: BKZ."""
         phrase = z["phrase"].repeat_interleave(self.config.bars_per_phrase, 1)
         return _beside(_beside(z["bar"], phrase), z["global"])
@@ -210,15 +210,15 @@ class VAE(nn.Module):
             posterior = self.encoder.posterior(level, states_BKC, bars, z)
             prior = self.prior(level, z, states_BKC)
             z[level] = posterior.at(noise(level, posterior.mean.shape))
-            levels[level] = Inferred(posterior, prior, z[level], self.there(level, bars.there_BK))
+            levels[level] = Inferred(posterior, prior, z[level], self.present(level, bars.present_BK))
         return Latents(levels, bars)
 
-    def there(self, level: Level, there_BK: Tensor) -> Tensor:
+    def present(self, level: Level, present_BK: Tensor) -> Tensor:
         """Return which latents of a level a sample has, (B, N), given its bars."""
         if level == "bar":
-            return there_BK
-        size = self.config.latents.bars_per_phrase if level == "phrase" else there_BK.shape[1]
-        return there_BK.view(len(there_BK), -1, size).any(-1)
+            return present_BK
+        size = self.config.latents.bars_per_phrase if level == "phrase" else present_BK.shape[1]
+        return present_BK.view(len(present_BK), -1, size).any(-1)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Return logits_BTV of tokens decoded from their own latents; in evaluation mode from the means."""
@@ -232,9 +232,9 @@ def _beside(values_BNC: Tensor, one_BGZ: Tensor) -> Tensor:
     return torch.cat((values_BNC, one.to(values_BNC.dtype)), -1)
 
 
-def _mean_of_present(states_BKC: Tensor, there_BK: Tensor, size: int) -> Tensor:
+def _mean_of_present(states_BKC: Tensor, present_BK: Tensor, size: int) -> Tensor:
     """Return the mean over the existing bars of each group of `size`: (B, K / size, C)."""
     B, K, C = states_BKC.shape
-    weight = there_BK.to(states_BKC.dtype).view(B, K // size, size, 1)
+    weight = present_BK.to(states_BKC.dtype).view(B, K // size, size, 1)
     total = (states_BKC.view(B, K // size, size, C) * weight).sum(2)
     return total / weight.sum(2).clamp(min=1)

@@ -136,5 +136,5 @@ def negative_elbo(nll_BT: Tensor, latents: Latents) -> Tensor:
     total = nll_BT.sum()
     for inferred in latents.levels.values():
         nats_BNZ = inferred.posterior.divergence(inferred.prior)
-        total = total + (nats_BNZ * inferred.there[..., None]).sum()
+        total = total + (nats_BNZ * inferred.present[..., None]).sum()
     return total

@@ -82,10 +82,10 @@ class _LevelStatistics:
 
     def add(self, latents: Latents) -> None:
         inferred = latents.levels[self.level]
-        there = inferred.there[..., None].double()
+        present = inferred.present[..., None].double()
         mean = inferred.posterior.mean.double()
         nats = inferred.posterior.divergence(inferred.prior).double()
-        rows = (nats * there, mean * there, mean.square() * there, there.expand_as(mean))
+        rows = (nats * present, mean * present, mean.square() * present, present.expand_as(mean))
         self.sums += torch.stack([row.sum((0, 1)) for row in rows])
 
     def read(self, distributed: Distributed, measures: dict[str, float], level: Level) -> float:

@@ -73,18 +73,20 @@ class LatentSampler:
         bar_BT = cache.bar_B[:, None] + (tokens_BT == BAR).cumsum(1)
         cache.bar_B = bar_BT[:, -1]
         parts = 1 + int(bar_BT.max()) // self.model.config.latents.bars
-        given_BKZ = torch.stack(
-            [torch.cat([self._given(piece, part) for part in range(parts)]) for piece in cache.pieces]
+        conditioning_BKZ = torch.stack(
+            [torch.cat([self._conditioning(piece, part) for part in range(parts)]) for piece in cache.pieces]
         )
-        given_BTZ = given_BKZ.gather(1, bar_BT[..., None].expand(-1, -1, given_BKZ.shape[2]))
-        return self.model.decoder.proceed(tokens_BT, given_BTZ, cache.kv)
+        conditioning_BTZ = conditioning_BKZ.gather(
+            1, bar_BT[..., None].expand(-1, -1, conditioning_BKZ.shape[2])
+        )
+        return self.model.decoder.extend(tokens_BT, conditioning_BTZ, cache.kv)
 
-    def _given(self, piece: int, part: int) -> Tensor:
+    def _conditioning(self, piece: int, part: int) -> Tensor:
         """Return the decoder's conditioning for the bars of one part of a piece: (K, Z)."""
         if (piece, part) not in self._known:
             device = next(self.model.parameters()).device
             z = {level: values[None].to(device) for level, values in self.source(piece, part).items()}
-            self._known[piece, part] = self.model.decoder.given(z)[0]
+            self._known[piece, part] = self.model.decoder.conditioning(z)[0]
         return self._known[piece, part]
 
 
