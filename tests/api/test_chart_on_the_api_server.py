@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterator
 import pytest
 import yaml
 from helm_python import Chart
-from kubernetes import client, config
-from kubernetes.client import ApiException
 
+from aurl_dev import crd
 from aurl_dev.cluster import helm, system
 from aurl_dev.cluster.api_server import ApiServer
 from aurl_dev.cluster.chart import CHART, switches
+from aurl_dev.kube import GROUP, Kube, jobs_path
 from aurl_dev.waiting import wait_for
 
 pytestmark = pytest.mark.api
 
 NAMESPACE, TENANT = "chart-test", "chart-tenant"
-CRD_NAME = "aurltrainingjobs.aurl.ai"
-GROUP = "aurl.ai"
 RBAC = "rbac.authorization.k8s.io"
+REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+HOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
 OPERATOR = f"system:serviceaccount:{NAMESPACE}:aurl-aurl-operator"
 GROUPS = ["system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}", "system:authenticated"]
 # No kubelet runs the operator.
@@ -100,38 +100,26 @@ PEOPLE: dict[str, dict[str, set[str]]] = {
 }
 
 
-def _crd_is_gone(api: client.ApiClient) -> bool:
-    try:
-        client.ApiextensionsV1Api(api).read_custom_resource_definition(CRD_NAME)
-    except ApiException as error:
-        return bool(error.status == 404)
-    return False
-
-
 @pytest.fixture(scope="module")
-def admin(api_server: ApiServer) -> Iterator[client.ApiClient]:
+def admin(api_server: ApiServer) -> Iterator[Kube]:
     """The administrator's client, with empty namespaces and without the CRD."""
-    made = config.new_client_from_config(str(api_server.kubeconfig))
-    core = client.CoreV1Api(made)
+    kube = Kube(api_server.kubeconfig)
     # That of another module may still be terminating.
-    wait_for("the CRD to be gone", lambda: _crd_is_gone(made))
+    wait_for("the CRD to be gone", lambda: kube.status(crd.PATH) == 404)
     for name in (NAMESPACE, TENANT):
-        core.create_namespace({"metadata": {"name": name}})
-    yield made
-    client.ApiextensionsV1Api(made).delete_custom_resource_definition(CRD_NAME)
+        kube.ensure_namespace(name)
+    yield kube
+    kube.delete(crd.PATH)
     for name in (NAMESPACE, TENANT):
-        core.delete_namespace(name)
-    wait_for("the CRD to be gone", lambda: _crd_is_gone(made))
-    made.close()
+        kube.delete(f"/api/v1/namespaces/{name}")
+    wait_for("the CRD to be gone", lambda: kube.status(crd.PATH) == 404)
 
 
 def _install(api_server: ApiServer, values: helm.Values) -> None:
     helm.install(api_server.kubeconfig, "aurl", CHART, NAMESPACE, {**HELD, **values}, wait_seconds=60)
 
 
-def _allowed(
-    admin: client.ApiClient, user: str, namespace: str, group: str, resource: str, named: str = ""
-) -> set[str]:
+def _allowed(admin: Kube, user: str, namespace: str, group: str, resource: str, named: str = "") -> set[str]:
     """Return the verbs that a user may use on a resource, as `kubectl auth can-i` does."""
     name, _, sub = resource.partition("/")
     allowed = set()
@@ -150,20 +138,19 @@ def _allowed(
                 },
             }
         }
-        answer = client.AuthorizationV1Api(admin).create_subject_access_review(review)
-        if answer.status.allowed:
+        if admin.request("POST", REVIEWS, review)["status"]["allowed"]:
             allowed.add(verb)
     return allowed
 
 
-def _check_matrix(admin: client.ApiClient, namespace: str, needed: dict[tuple[str, str], set[str]]) -> None:
+def _check_matrix(admin: Kube, namespace: str, needed: dict[tuple[str, str], set[str]]) -> None:
     """Compare every verb on every relevant resource with the rights the operator should have."""
     for group, resource in [*NEEDED, *FORBIDDEN]:
         allowed = _allowed(admin, OPERATOR, namespace, group, resource)
         assert allowed == needed.get((group, resource), set()), f"{resource} in {namespace}"
 
 
-def _check_lease(admin: client.ApiClient) -> None:
+def _check_lease(admin: Kube) -> None:
     """One Lease, in the operator's namespace."""
     lease = ("coordination.k8s.io", "leases")
     assert _allowed(admin, OPERATOR, TENANT, *lease) == set()
@@ -173,12 +160,11 @@ def _check_lease(admin: client.ApiClient) -> None:
     assert _allowed(admin, OPERATOR, NAMESPACE, *lease, named="other") == {"create"}
 
 
-def test_install_upgrade_uninstall(admin: client.ApiClient, api_server: ApiServer) -> None:
+def test_install_upgrade_uninstall(admin: Kube, api_server: ApiServer) -> None:
     """One release from installation to removal; jobs and CRD outlive it."""
-    apps, custom = client.AppsV1Api(admin), client.CustomObjectsApi(admin)
+    path, jobs = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/aurl-aurl-operator", jobs_path(TENANT)
     _install(api_server, {})
-    deployment = apps.read_namespaced_deployment("aurl-aurl-operator", NAMESPACE)
-    assert deployment.spec.template.spec.service_account_name == "aurl-aurl-operator"
+    assert admin.get(path)["spec"]["template"]["spec"]["serviceAccountName"] == "aurl-aurl-operator"
     job = {
         "apiVersion": f"{GROUP}/v1alpha1",
         "kind": "AurlTrainingJob",
@@ -189,8 +175,7 @@ def test_install_upgrade_uninstall(admin: client.ApiClient, api_server: ApiServe
             "training": {},
         },
     }
-    where = (GROUP, "v1alpha1", TENANT, "aurltrainingjobs")
-    uid = custom.create_namespaced_custom_object(*where, job)["metadata"]["uid"]
+    uid = admin.request("POST", jobs, job)["metadata"]["uid"]
 
     # Everything enabled, as far as the server knows the kinds.
     _install(
@@ -203,35 +188,29 @@ def test_install_upgrade_uninstall(admin: client.ApiClient, api_server: ApiServe
             "webhook": {"enabled": True, "secretName": "given", "caBundle": "Y2E=", "timeoutSeconds": 1},
         },
     )
-    deployment = apps.read_namespaced_deployment("aurl-aurl-operator", NAMESPACE)
-    (container,) = deployment.spec.template.spec.containers
-    assert {each.name: each.value for each in container.env}["AURL_LOG_LEVEL"] == "DEBUG"
-    assert deployment.metadata.labels["team"] == "music"
-    assert client.NetworkingV1Api(admin).list_namespaced_network_policy(NAMESPACE).items
-    hooks = client.AdmissionregistrationV1Api(admin)
-    assert [hook.metadata.name for hook in hooks.list_validating_webhook_configuration().items] == [
-        f"{NAMESPACE}-aurl-aurl-operator"
-    ]
+    deployment = admin.get(path)
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert {each["name"]: each.get("value") for each in container["env"]}["AURL_LOG_LEVEL"] == "DEBUG"
+    assert deployment["metadata"]["labels"]["team"] == "music"
+    assert admin.items(f"/apis/networking.k8s.io/v1/namespaces/{NAMESPACE}/networkpolicies")
+    assert [hook["metadata"]["name"] for hook in admin.items(HOOKS)] == [f"{NAMESPACE}-aurl-aurl-operator"]
     # Without a running operator, jobs are still admitted.
-    custom.create_namespaced_custom_object(*where, {**job, "metadata": {"name": "unseen"}})
-    custom.delete_namespaced_custom_object(*where, "unseen")
+    admin.request("POST", jobs, {**job, "metadata": {"name": "unseen"}})
+    admin.request("DELETE", f"{jobs}/unseen")
 
     helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
-    with pytest.raises(ApiException, match="404"):
-        apps.read_namespaced_deployment("aurl-aurl-operator", NAMESPACE)
-    assert not hooks.list_validating_webhook_configuration().items
-    assert client.ApiextensionsV1Api(admin).read_custom_resource_definition(CRD_NAME)
-    assert custom.get_namespaced_custom_object(*where, "survivor")["metadata"]["uid"] == uid
+    assert admin.status(path) == 404
+    assert not admin.items(HOOKS)
+    assert admin.status(crd.PATH) == 200
+    assert admin.get(f"{jobs}/survivor")["metadata"]["uid"] == uid
 
     # A new release of the same name adopts the kept CRD.
     _install(api_server, {})
     helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
-    custom.delete_namespaced_custom_object(*where, "survivor")
+    admin.request("DELETE", f"{jobs}/survivor")
 
 
-def test_the_operator_has_the_rights_it_needs_and_no_others(
-    admin: client.ApiClient, api_server: ApiServer
-) -> None:
+def test_the_operator_has_the_rights_it_needs_and_no_others(admin: Kube, api_server: ApiServer) -> None:
     """Cluster-wide: the same in every namespace."""
     _install(api_server, {})
     try:
@@ -243,7 +222,7 @@ def test_the_operator_has_the_rights_it_needs_and_no_others(
 
 
 def test_namespaced_mode_gives_rights_in_the_named_namespaces_only(
-    admin: client.ApiClient, api_server: ApiServer
+    admin: Kube, api_server: ApiServer
 ) -> None:
     """A Role per watched namespace, and nothing cluster-wide."""
     _install(api_server, {"watchNamespaces": [TENANT], "jobNetworkPolicy": False})
@@ -257,9 +236,9 @@ def test_namespaced_mode_gives_rights_in_the_named_namespaces_only(
         helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
 
 
-def test_user_facing_roles_include_jobs(admin: client.ApiClient, api_server: ApiServer) -> None:
+def test_user_facing_roles_include_jobs(admin: Kube, api_server: ApiServer) -> None:
     """Viewers of a namespace see its jobs, editors run them, and nobody writes a status."""
-    rbac = client.RbacAuthorizationV1Api(admin)
+    bindings = f"/apis/{RBAC}/v1/namespaces/{TENANT}/rolebindings"
     _install(api_server, {})
     try:
         for role in PEOPLE:
@@ -268,7 +247,7 @@ def test_user_facing_roles_include_jobs(admin: client.ApiClient, api_server: Api
                 "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role},
                 "subjects": [{"apiGroup": RBAC, "kind": "User", "name": role}],
             }
-            rbac.create_namespaced_role_binding(TENANT, binding)
+            admin.request("POST", bindings, binding)
         # The controller-manager aggregates the chart's rules into the roles.
         wait_for("the aggregation", lambda: _allowed(admin, "view", TENANT, GROUP, JOBS[0]))
         wait_for("the aggregation", lambda: _allowed(admin, "admin", TENANT, GROUP, JOBS[0]))
@@ -280,12 +259,12 @@ def test_user_facing_roles_include_jobs(admin: client.ApiClient, api_server: Api
         assert _allowed(admin, "view", TENANT, "", "secrets") == set()
     finally:
         for role in PEOPLE:
-            rbac.delete_namespaced_role_binding(role, TENANT)
+            admin.delete(f"{bindings}/{role}")
         helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
 
 
 def test_the_server_accepts_every_switch(
-    api_server: ApiServer, admin: client.ApiClient, echo: Callable[[str], None]
+    api_server: ApiServer, admin: Kube, echo: Callable[[str], None]
 ) -> None:
     """One at a time, rendered for its version; kubectl rejects a field that the server does not know."""
     system.ensure(system.KUBECTL, echo)
