@@ -117,7 +117,7 @@ class JobNamespace:
 
     def events(self, name: str) -> list[Object]:
         """Return the events about a job."""
-        return [e for e in self.objects("events") if e["involvedObject"]["name"] == name]
+        return self.api.events(self.namespace, name)
 
     def event(self, name: str, reason: str, seconds: float = SECONDS) -> Object:
         """Wait for an event about a job and return it."""
@@ -155,11 +155,7 @@ class JobNamespace:
 
     def pods(self, name: str) -> dict[str, Object]:
         """Return the pods of a job by name."""
-        return {
-            pod["metadata"]["name"]: pod
-            for pod in self.objects("pods")
-            if (pod["metadata"].get("labels") or {}).get("aurl.ai/job-name") == name
-        }
+        return {pod["metadata"]["name"]: pod for pod in self.api.pods(self.namespace, name)}
 
     def wait_pods(self, job: str, *names: str) -> dict[str, Object]:
         """Wait until a job has exactly these pods, not counting a prepare pod that succeeded."""

@@ -532,7 +532,6 @@ def test_finished_jobs_are_never_restarted_and_running_ones_not_disturbed_by_an_
 
 
 def test_a_pod_group_is_created_for_another_scheduler_and_its_absence_is_reported(ns: JobNamespace) -> None:
-    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     names = {"kind": "PodGroup", "plural": "podgroups", "singular": "podgroup"}
     served = {"name": "v1beta1", "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}
@@ -554,7 +553,7 @@ def test_a_pod_group_is_created_for_another_scheduler_and_its_absence_is_reporte
     ns.prepare("group")
     assert "Volcano" in str(ns.job("group")["spec"])
     assert "install the scheduler" in ns.stalled("group", "GangSchedulerMissing")["message"]
-    ns.api.request("POST", definitions, definition)
+    ns.api.request("POST", crd.COLLECTION, definition)
     try:
         ns.train("group")
         groups = f"/apis/scheduling.volcano.sh/v1beta1/namespaces/{ns.namespace}/podgroups"
@@ -564,4 +563,4 @@ def test_a_pod_group_is_created_for_another_scheduler_and_its_absence_is_reporte
         assert pod["spec"]["schedulerName"] == "volcano"
         assert pod["metadata"]["annotations"]["scheduling.k8s.io/group-name"] == "group-0"
     finally:
-        ns.api.delete(f"{definitions}/podgroups.scheduling.volcano.sh")
+        ns.api.delete(f"{crd.COLLECTION}/podgroups.scheduling.volcano.sh")

@@ -8,6 +8,7 @@ import pytest
 
 from api.api_harness import JobNamespace, environment
 from api.launcher import launcher
+from aurl_dev import crd
 from aurl_dev.kube import Object
 from aurl_dev.operator_process import OperatorProcess
 from aurl_dev.waiting import wait_for
@@ -156,7 +157,6 @@ def test_objects_for_other_gang_schedulers(
     scheduler: str,
 ) -> None:
     """For Volcano see test_conformance.py."""
-    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     if group:
         names = {"kind": "PodGroup", "plural": "podgroups", "singular": "podgroup"}
@@ -167,7 +167,7 @@ def test_objects_for_other_gang_schedulers(
         }
         spec = {"group": group, "scope": "Namespaced", "names": names, "versions": [served]}
         definition: Object = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
-        ns.api.request("POST", definitions, {**definition, "metadata": metadata, "spec": spec})
+        ns.api.request("POST", crd.COLLECTION, {**definition, "metadata": metadata, "spec": spec})
     try:
         ns.create_job("group", gangScheduling=gangs)
         ns.prepare("group")
@@ -193,4 +193,4 @@ def test_objects_for_other_gang_schedulers(
             assert "kueue.x-k8s.io/pod-group-name" not in prepare
     finally:
         if group:
-            ns.api.delete(f"{definitions}/podgroups.{group}")
+            ns.api.delete(f"{crd.COLLECTION}/podgroups.{group}")
