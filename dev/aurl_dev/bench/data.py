@@ -161,7 +161,7 @@ def main() -> None:
     """Measure and write the result."""
     parser = result.parser("data", __doc__)
     parser.add_argument("--files", type=int, default=4000, help="size of the corpus")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--stream-mib", type=int, default=1024, help="length of the stream that is read")
     options = parser.parse_args()
     if options.smallest:

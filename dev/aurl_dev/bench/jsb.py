@@ -83,8 +83,15 @@ def main() -> None:
     """Measure and write the result."""
     parser = result.parser("jsb", __doc__)
     parser.add_argument("--data", type=Path, required=True, help="Jsb16thSeparated.json")
-    parser.add_argument("--job-dir", type=Path, default=result.FOLDER / "jsb", help="default: %(default)s")
-    parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument(
+        "--job-dir",
+        type=Path,
+        default=result.FOLDER / "jsb",
+        help="directory to train in (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change the job"
+    )
     options = parser.parse_args()
     changes = [*(SMALLEST if options.smallest else ()), *options.changes]
     result.show(result.start(options) | run(options.data, options.job_dir, changes), options)

@@ -20,7 +20,9 @@ def parser(name: str, description: str | None) -> argparse.ArgumentParser:
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--output", type=Path, default=FOLDER / f"{name}.json", help="default: %(default)s")
+    made.add_argument(
+        "--output", type=Path, default=FOLDER / f"{name}.json", help="result (default: %(default)s)"
+    )
     made.add_argument(
         "--smallest",
         action="store_true",

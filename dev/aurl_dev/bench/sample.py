@@ -40,7 +40,7 @@ def main() -> None:
     """Measure and write the result."""
     parser = result.parser("sample", __doc__)
     parser.add_argument("--tokens", type=int, default=512, help="length of each piece")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
     options = parser.parse_args()
     tokens, repeats = (16, 1) if options.smallest else (options.tokens, options.repeats)
     torch.set_num_threads(1)

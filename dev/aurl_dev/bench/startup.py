@@ -124,8 +124,8 @@ def median(runs: list[dict[str, float]]) -> dict[str, Any]:
 def main() -> None:
     """Measure and write the result."""
     parser = result.parser("startup", __doc__)
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--only", choices=("launcher", "operator"))
+    parser.add_argument("--repeats", type=int, default=10, help="default: %(default)s")
+    parser.add_argument("--only", choices=("launcher", "operator"), help="measure one of them")
     options = parser.parse_args()
     repeats = 1 if options.smallest else options.repeats
     results = result.start(options)

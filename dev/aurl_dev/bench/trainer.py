@@ -169,7 +169,7 @@ def measure(name: str, root: Path, options: argparse.Namespace) -> dict[str, Any
 def main() -> None:
     """Measure and write the result."""
     parser = result.parser("trainer", __doc__)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=9, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all")
     parser.add_argument(
         "--only",

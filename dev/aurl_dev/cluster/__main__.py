@@ -1,4 +1,4 @@
-"""Manage local clusters and images: `python -m aurl_dev.cluster COMMAND`."""
+"""Manage clusters for development, and their images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     up = command("up", "use the cluster of $KUBECONFIG, or start one")
-    up.add_argument("--kind", choices=("external", "kind", "local"), help="default: what this machine has")
+    up.add_argument(
+        "--kind", choices=("external", "kind", "local"), help="kind of cluster (default: automatic)"
+    )
     command("down", "delete a cluster")
     command("status", "print the cluster's state as JSON; exit 1 unless it is healthy")
     command("kubeconfig", "print the path of the kubeconfig")

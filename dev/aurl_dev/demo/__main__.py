@@ -1,4 +1,4 @@
-"""The commands behind `make demo`, `make install` and `make demo-down`."""
+"""Run the demo, only install the operator, or delete both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from aurl_dev.waiting import DeadlineExceeded
 def main() -> int:
     """Run one of the commands; a failure prints one sentence to standard error and exits with 1."""
     parser = argparse.ArgumentParser(prog="python -m aurl_dev.demo", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=("run", "install", "down"), default="run")
+    parser.add_argument(
+        "command", nargs="?", choices=("run", "install", "down"), default="run", help="default: %(default)s"
+    )
     command = parser.parse_args().command
     console = Console()
     try:

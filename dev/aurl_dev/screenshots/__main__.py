@@ -123,7 +123,11 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 def main() -> None:
     """Draw all dashboards."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m aurl_dev.screenshots",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--prometheus", type=Path, required=True, help="directory recorded with AURL_KEEP_PROMETHEUS"
     )
