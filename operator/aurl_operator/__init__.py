@@ -1,3 +1,3 @@
-"""The Aurl operator: turns an AurlTrainingJob into a torchrun gang of pods and reports what became of it."""
+"""The Aurl operator: runs each AurlTrainingJob as a torchrun gang of pods and reports how it is doing."""
 
 __version__ = "0.2.0"

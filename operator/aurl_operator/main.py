@@ -105,8 +105,8 @@ class Operator:
     async def start(self) -> None:
         """Open the ports and start everything that runs in the background."""
         self._servers.append(await serve(self._settings.http_port, self._metrics, self._health))
-        if self._settings.webhook_certificates is not None:
-            await self._start_webhook(self._settings.webhook_certificates)
+        if self._settings.webhook_certificates:
+            await self._start_webhook(Path(self._settings.webhook_certificates))
         self._take_signals()
         for part in (self._kopf, self._informer, self._leadership, self._health):
             self._start_task(part.run())

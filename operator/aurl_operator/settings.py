@@ -4,51 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from aurl_operator import __version__
 from aurl_operator.core.observed import Options
 from aurl_operator.core.validation import ConfigCheck
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of one operator process; times are in seconds.
-
-    `lease` is a namespace and a name; None: this is the only replica. No `namespaces`: the whole cluster.
-    No `webhook_certificates`: no webhook is served.
-    """
-
-    trainer_image: str
-    trainer_image_pull_policy: str
-    job_network_policy: bool
-    namespaces: tuple[str, ...]
-    progress_interval: float
-    resync_interval: float
-    workers: int
-    http_port: int
-    log_level: str
-    lease: tuple[str, str] | None
-    lease_seconds: int
-    watch_idle_seconds: float
-    webhook_certificates: Path | None
-    webhook_port: int
-
-    def options(self, check_config: ConfigCheck) -> Options:
-        """The settings that plan() needs."""
-        return Options(
-            image=self.trainer_image,
-            image_pull_policy=self.trainer_image_pull_policy,
-            progress_interval=self.progress_interval,
-            network_policy=self.job_network_policy,
-            check_config=check_config,
-        )
-
-
-def _text(value: str) -> str:
-    return value
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -80,6 +41,9 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
     return lambda value: int(_number(low, high)(value))
 
 
+_PORT = _integer(0, 65535)
+
+
 def _switch(value: str) -> bool:
     return _one_of("true", "false")(value) == "true"
 
@@ -97,100 +61,96 @@ def _lease(value: str) -> tuple[str, str] | None:
     return namespace, name
 
 
-def _directory(value: str) -> Path | None:
-    return Path(value) if value else None
+def _setting(variable: str, default: str, parse: Callable[[str], Any], description: str) -> Any:
+    """A field of Settings: environment variable, default, parser, and description for --help."""
+    return field(
+        metadata={"variable": variable, "default": default, "parse": parse, "description": description}
+    )
 
 
-#: Name, environment variable, default, parser and description of each setting, in the order of `--help`.
-_SETTINGS: tuple[tuple[str, str, str, Callable[[str], Any], str], ...] = (
-    ("trainer-image", "AURL_TRAINER_IMAGE", "", _text, "image of jobs without spec.image; required"),
-    (
-        "trainer-image-pull-policy",
+@dataclass(frozen=True)
+class Settings:
+    """Settings of one operator process, in the order of --help; times are in seconds."""
+
+    trainer_image: str = _setting("AURL_TRAINER_IMAGE", "", str, "image of jobs without spec.image; required")
+    trainer_image_pull_policy: str = _setting(
         "AURL_TRAINER_IMAGE_PULL_POLICY",
         "IfNotPresent",
         _one_of("Always", "IfNotPresent", "Never"),
         "pull policy of training pods: Always, IfNotPresent, Never",
-    ),
-    (
-        "job-network-policy",
+    )
+    job_network_policy: bool = _setting(
         "AURL_JOB_NETWORK_POLICY",
         "true",
         _switch,
         "create a NetworkPolicy per job that isolates its pods: true, false",
-    ),
-    (
-        "namespaces",
+    )
+    namespaces: tuple[str, ...] = _setting(
         "AURL_NAMESPACES",
         "",
         _namespaces,
         "namespaces to watch, separated by commas; unset: the whole cluster",
-    ),
-    (
-        "progress-interval",
+    )
+    progress_interval: float = _setting(
         "AURL_PROGRESS_INTERVAL_SECONDS",
         "5",
         _number(0.2, 3600),
         "seconds between progress polls of a running job",
-    ),
-    (
-        "resync-interval",
+    )
+    resync_interval: float = _setting(
         "AURL_RESYNC_INTERVAL_SECONDS",
         "300",
         _number(1, 86400),
         "seconds between full relists, which pick up anything a watch has missed",
-    ),
-    (
-        "lease",
+    )
+    lease: tuple[str, str] | None = _setting(
         "AURL_LEASE",
         "",
         _lease,
         "NAMESPACE/NAME of the Lease for leader election; unset: this is the only replica",
-    ),
-    (
-        "lease-seconds",
+    )
+    lease_seconds: int = _setting(
         "AURL_LEASE_SECONDS",
         "10",
         _integer(3, 300),
         "seconds after which another replica takes over from a leader that no longer renews the lease",
-    ),
-    (
-        "watch-idle-seconds",
+    )
+    watch_idle_seconds: float = _setting(
         "AURL_WATCH_IDLE_SECONDS",
         "30",
         _number(1, 240),
         "seconds without an event after which a watch is reopened; three times as long without contact is "
         "unhealthy",
-    ),
-    ("workers", "AURL_WORKERS", "16", _integer(1, 256), "jobs reconciled concurrently"),
-    (
-        "http-port",
-        "AURL_HTTP_PORT",
-        "8080",
-        _integer(0, 65535),
-        "port of /metrics, /healthz and /readyz; 0: any free port",
-    ),
-    (
-        "webhook-certificates",
+    )
+    workers: int = _setting("AURL_WORKERS", "16", _integer(1, 256), "jobs reconciled concurrently")
+    http_port: int = _setting(
+        "AURL_HTTP_PORT", "8080", _PORT, "port of /metrics, /healthz and /readyz; 0: any free port"
+    )
+    webhook_certificates: str = _setting(
         "AURL_WEBHOOK_CERTIFICATES",
         "",
-        _directory,
+        str,
         "directory with tls.crt and tls.key of the validating webhook; unset: no webhook",
-    ),
-    (
-        "webhook-port",
-        "AURL_WEBHOOK_PORT",
-        "9443",
-        _integer(0, 65535),
-        "port of the validating webhook; 0: any free port",
-    ),
-    (
-        "log-level",
+    )
+    webhook_port: int = _setting(
+        "AURL_WEBHOOK_PORT", "9443", _PORT, "port of the validating webhook; 0: any free port"
+    )
+    log_level: str = _setting(
         "AURL_LOG_LEVEL",
         "INFO",
         _one_of("DEBUG", "INFO", "WARNING", "ERROR"),
         "lowest level to log: DEBUG, INFO, WARNING, ERROR",
-    ),
-)
+    )
+
+    def options(self, check_config: ConfigCheck) -> Options:
+        """Return the settings that plan() needs."""
+        return Options(
+            image=self.trainer_image,
+            image_pull_policy=self.trainer_image_pull_policy,
+            progress_interval=self.progress_interval,
+            network_policy=self.job_network_policy,
+            check_config=check_config,
+        )
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -199,13 +159,14 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         prog="aurl-operator",
         description="Run AurlTrainingJobs in the cluster of this pod, or in that of $KUBECONFIG.",
     )
-    for name, variable, default, parse, description in _SETTINGS:
-        source = f"${variable}, default {default}" if default else f"${variable}"
+    for setting in fields(Settings):
+        given = setting.metadata
+        source = f"${given['variable']}" + (f", default {given['default']}" if given["default"] else "")
         parser.add_argument(
-            f"--{name}",
-            default=environment.get(variable) or default,
-            type=parse,
-            help=f"{description} ({source})",
+            f"--{setting.name.replace('_', '-')}",
+            default=environment.get(given["variable"]) or given["default"],
+            type=given["parse"],
+            help=f"{given['description']} ({source})",
             metavar="VALUE",
         )
     parser.add_argument("--version", action="version", version=__version__)

@@ -197,11 +197,15 @@ class LeaderElector:
     def _own_record(self) -> LeaderElectionRecord:
         """Return the record with which this replica acquires or renews the observed Lease."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        seen = self._observed or LeaderElectionRecord("", 0, -1)
-        own = replace(seen, holder=self._lock.identity, seconds=self._lock.seconds, renew_time=now)
-        if seen.holder == self._lock.identity and seen.acquire_time:
-            return own
-        return replace(own, acquire_time=now, transitions=seen.transitions + (seen.holder != own.holder))
+        me, seconds, seen = self._lock.identity, self._lock.seconds, self._observed
+        if seen is None:
+            return LeaderElectionRecord(me, seconds, 0, acquire_time=now, renew_time=now)
+        renewed = replace(seen, seconds=seconds, renew_time=now)
+        if seen.holder == me and seen.acquire_time:
+            return renewed
+        return replace(
+            renewed, holder=me, acquire_time=now, transitions=seen.transitions + (seen.holder != me)
+        )
 
     def _observe(self, record: LeaderElectionRecord) -> None:
         self._contact_at = clock()

@@ -310,7 +310,7 @@ def test_values_reach_the_operator(chart: Chart) -> None:
         lease=("aurl-system", "aurl-aurl-operator"),
         lease_seconds=20,
         watch_idle_seconds=15,
-        webhook_certificates=None,
+        webhook_certificates="",
         webhook_port=9443,
     )
 
