@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 
 from aurl_trainer.data.music import Bools, Ints, Music
-from aurl_trainer.data.notes import DecodedTracks, Encoded, grid_notes, header, regular_notes, tempo_levels
+from aurl_trainer.data.notes import DecodedPiece, Encoded, grid_notes, header, regular_notes, tempo_levels
 from aurl_trainer.data.vocabulary import EOS, KINDS, LOWEST_DRUM, PLAIN_VELOCITY, Vocabulary
 
 LONGEST_GAP_QUARTERS = 64
@@ -108,17 +108,15 @@ def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
     Notes without an end or longer than the vocabulary's longest are cut to that length.
     """
     config, longest = vocabulary.config, int(vocabulary.durations[-1])
-    tracks = DecodedTracks()
+    piece = DecodedPiece()
     time, loudness = 0, (-1 if config.velocity_bins else PLAIN_VELOCITY)
     sounding: dict[tuple[int, int], tuple[int, int]] = {}  # (track, pitch) → start, velocity
-    notes: list[tuple[int, int, int, int, int]] = []
-    tempi: list[tuple[int, int]] = []
     kinds, values = vocabulary.kind_of[tokens], vocabulary.value_of[tokens]
 
     def end_note(track: int, pitch: int) -> None:
         begin, velocity = sounding.pop((track, pitch))
         if time > begin:
-            notes.append((begin, min(time, begin + longest), pitch, velocity, track))
+            piece.notes.append((begin, min(time, begin + longest), pitch, velocity, track))
 
     for kind, value in zip(kinds.tolist(), values.tolist(), strict=True):
         name = KINDS[kind]
@@ -127,31 +125,24 @@ def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
         if name == "Shift":
             time += value + 1
         elif name == "Tempo":
-            tempi.append((time, int(vocabulary.tempi[value])))
+            piece.tempi.append((time, int(vocabulary.tempi[value])))
         elif name in ("Track", "Drums"):
-            tracks.select(name, value)
+            piece.select_track(name, value)
         elif name == "Velocity":
             loudness = int(vocabulary.velocities[value])
-        elif tracks.current < 0:
+        elif name == "Program":
+            piece.set_program(value)
+        elif piece.track < 0:
             continue
-        elif name == "Program" and not tracks.on_drums:
-            tracks.programs[tracks.current] = value
-        elif name in ("On", "Off") and not tracks.on_drums:
-            key = tracks.current, value + config.lowest_pitch
+        elif name in ("On", "Off") and not piece.on_drums:
+            key = piece.track, value + config.lowest_pitch
             if key in sounding:
                 end_note(*key)
             if name == "On" and loudness >= 0:
                 sounding[key] = time, loudness
-        elif name == "Drum" and tracks.on_drums and loudness >= 0:
-            notes.append((time, time + 1, value + LOWEST_DRUM, loudness, tracks.current))
+        elif name == "Drum" and piece.on_drums and loudness >= 0:
+            piece.notes.append((time, time + 1, value + LOWEST_DRUM, loudness, piece.track))
     time += 1  # so that notes that begin last have a length
     for track, pitch in list(sounding):
         end_note(track, pitch)
-    step = vocabulary.ticks_per_step
-    return Music.from_rows(
-        step * config.positions_per_quarter,
-        [(begin * step, end * step, pitch, loud, track) for begin, end, pitch, loud, track in notes],
-        tracks.programs,
-        [(moment * step, tempo) for moment, tempo in tempi],
-        [],
-    )
+    return piece.music(vocabulary)

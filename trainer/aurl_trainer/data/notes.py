@@ -114,28 +114,50 @@ def tempo_levels(music: Music, vocabulary: Vocabulary) -> tuple[Ints, Ints]:
     return np.concatenate([[0], time]), tempo
 
 
-class DecodedTracks:
-    """Tracks of a piece that is being decoded, numbered in the order in which they appear."""
+class DecodedPiece:
+    """A piece under decoding: rows with times in steps, and tracks in the order in which they appear."""
 
     def __init__(self) -> None:
+        self.notes: list[tuple[int, int, int, int, int]] = []
+        """(start, end, pitch, velocity, track)."""
+        self.tempi: list[tuple[int, int]] = []
+        """(time, microseconds per quarter)."""
+        self.meters: list[tuple[int, int, int]] = []
+        """(time, numerator, denominator)."""
         self.programs: list[int] = []
         """Program of each track; DRUMS for the drums."""
-        self.current = -1
-        """Index into `programs`; -1 before the first track."""
+        self.track = -1
+        """The current track, an index into `programs`; -1 before the first."""
         self._index: dict[int, int] = {}  # number of the Track token, -1 for Drums
 
     @property
     def on_drums(self) -> bool:
         """True if the current track is the drums."""
-        return self.current >= 0 and self.programs[self.current] == DRUMS
+        return self.track >= 0 and self.programs[self.track] == DRUMS
 
-    def select(self, kind: str, value: int) -> None:
-        """Make the track of a token `Track` (number `value`) or `Drums` the current one."""
+    def select_track(self, kind: str, value: int) -> None:
+        """Select the track of a token `Track` (number `value`) or `Drums`."""
         number = value if kind == "Track" else -1
         if number not in self._index:
             self._index[number] = len(self.programs)
             self.programs.append(0 if kind == "Track" else DRUMS)
-        self.current = self._index[number]
+        self.track = self._index[number]
+
+    def set_program(self, program: int) -> None:
+        """Set the program of the current track, unless it is the drums."""
+        if self.track >= 0 and not self.on_drums:
+            self.programs[self.track] = program
+
+    def music(self, vocabulary: Vocabulary) -> Music:
+        """Return the music, with a whole number of ticks per step, about 480 per quarter note."""
+        tick = vocabulary.ticks_per_step
+        return Music.from_rows(
+            tick * vocabulary.config.positions_per_quarter,
+            [(begin * tick, end * tick, pitch, loud, track) for begin, end, pitch, loud, track in self.notes],
+            self.programs,
+            [(time * tick, tempo) for time, tempo in self.tempi],
+            [(time * tick, over, under) for time, over, under in self.meters],
+        )
 
 
 def distinct(ascending: Ints) -> Ints:

@@ -19,7 +19,7 @@ import itertools
 import numpy as np
 
 from aurl_trainer.data.music import Ints, Music
-from aurl_trainer.data.notes import Encoded, grid_notes
+from aurl_trainer.data.notes import DecodedPiece, Encoded, grid_notes
 from aurl_trainer.data.vocabulary import BOS, EOS, PLAIN_VELOCITY, Vocabulary
 
 LONGEST_SILENCE_QUARTERS = 64
@@ -74,8 +74,8 @@ def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
     cells = tokens[: ends[0]] if len(ends) else tokens
     cells = cells[cells > EOS]
     cells = np.append(cells, np.full(-len(cells) % voices, vocabulary.first["Rest"])).reshape(-1, voices)
-    notes: list[tuple[int, int, int, int, int]] = []
-    step = vocabulary.ticks_per_step
+    piece = DecodedPiece()
+    piece.programs = [0] * voices
     for voice, line in enumerate(cells.T):
         edges = np.append(np.flatnonzero(np.diff(line, prepend=-1)), len(line)).tolist()
         for begin, end in itertools.pairwise(edges):
@@ -84,6 +84,5 @@ def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
                 continue
             for at in range(begin, end, longest):
                 until = min(end, at + longest)
-                row = (at * step, until * step, pitch + config.lowest_pitch, PLAIN_VELOCITY, voice)
-                notes.append(row)
-    return Music.from_rows(step * config.positions_per_quarter, notes, [0] * voices, [], [])
+                piece.notes.append((at, until, pitch + config.lowest_pitch, PLAIN_VELOCITY, voice))
+    return piece.music(vocabulary)

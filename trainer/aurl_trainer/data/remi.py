@@ -27,7 +27,7 @@ import numpy as np
 
 from aurl_trainer.data.music import Ints, Music
 from aurl_trainer.data.notes import (
-    DecodedTracks,
+    DecodedPiece,
     Encoded,
     distinct,
     grid_notes,
@@ -206,53 +206,39 @@ def _assemble(
 
 
 def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
-    """Decode tokens (N,) up to Eos. Accepts any tokens and skips those that break the grammar.
-
-    A step is a whole number of ticks, about 480 per quarter note.
-    """
+    """Decode tokens (N,) up to Eos. Accepts any tokens and skips those that break the grammar."""
     config, durations = vocabulary.config, vocabulary.durations
-    tracks = DecodedTracks()
+    piece = DecodedPiece()
     meter = vocabulary.meter_index[FALLBACK_METER]
     bar_start, bar_length, position = 0, 0, 0
     pitch, loudness = -1, -1
-    notes: list[tuple[int, int, int, int, int]] = []
-    tempi: list[tuple[int, int]] = []
-    meters: list[tuple[int, int, int]] = []
     kinds, values = vocabulary.kind_of[tokens], vocabulary.value_of[tokens]
-    names = [KINDS[kind] for kind in kinds.tolist()]
-    for name, value in zip(names, values.tolist(), strict=True):
+    for kind, value in zip(kinds.tolist(), values.tolist(), strict=True):
+        name = KINDS[kind]
         if name == "Eos":
             break
         if name == "Bar":
-            bar_start, position, tracks.current = bar_start + bar_length, 0, -1
+            bar_start, position, piece.track = bar_start + bar_length, 0, -1
             bar_length = int(vocabulary.bar_lengths[meter])
         elif name == "Meter":
             meter, bar_length = value, int(vocabulary.bar_lengths[value])
-            meters.append((bar_start, *vocabulary.meters[value]))
+            piece.meters.append((bar_start, *vocabulary.meters[value]))
         elif name == "Position":
             position = value
         elif name == "Tempo":
-            tempi.append((bar_start + position, int(vocabulary.tempi[value])))
+            piece.tempi.append((bar_start + position, int(vocabulary.tempi[value])))
         elif name in ("Track", "Drums"):
-            tracks.select(name, value)
+            piece.select_track(name, value)
         elif name == "Program":
-            if tracks.current >= 0 and not tracks.on_drums:
-                tracks.programs[tracks.current] = value
+            piece.set_program(value)
         elif name in ("Pitch", "Drum"):
             pitch = value + (config.lowest_pitch if name == "Pitch" else LOWEST_DRUM)
-            fits = tracks.current >= 0 and tracks.on_drums == (name == "Drum")
+            fits = piece.track >= 0 and piece.on_drums == (name == "Drum")
             pitch, loudness = (pitch if fits else -1), (-1 if config.velocity_bins else PLAIN_VELOCITY)
         elif name == "Velocity":
             loudness = int(vocabulary.velocities[value])
-        elif name == "Duration" and tracks.current >= 0 and pitch >= 0 and loudness >= 0:
+        elif name == "Duration" and piece.track >= 0 and pitch >= 0 and loudness >= 0:
             onset = bar_start + position
-            notes.append((onset, onset + int(durations[value]), pitch, loudness, tracks.current))
+            piece.notes.append((onset, onset + int(durations[value]), pitch, loudness, piece.track))
             pitch = -1
-    step = vocabulary.ticks_per_step
-    return Music.from_rows(
-        step * config.positions_per_quarter,
-        [(begin * step, end * step, pitch, loud, track) for begin, end, pitch, loud, track in notes],
-        tracks.programs,
-        [(time * step, tempo) for time, tempo in tempi],
-        [(time * step, numerator, denominator) for time, numerator, denominator in meters],
-    )
+    return piece.music(vocabulary)
