@@ -1,6 +1,6 @@
 """The metrics of training, each declared once: its value, its names, and every place that shows it.
 
-`shown(...)` says where a field appears: in the log, TensorBoard, /progress, Prometheus, the history (which
+`Shown(...)` says where a field appears: in the log, TensorBoard, /progress, Prometheus, the history (which
 the job page draws) and the termination message; all of them read it here. To add a metric, add a field to
 `StepMetrics` and set it in `loop/metric_logger.py`. Losses are in nats per token. Imports no torch.
 """
@@ -8,10 +8,9 @@ the job page draws) and the termination message; all of them read it here. To ad
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_type_hints
 
 from aurl_trainer.contract import ProgressKey
 
@@ -42,7 +41,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Sinks:
+class Shown:
     """The places that show a value; None: not shown there."""
 
     scalar: str | None = None
@@ -50,23 +49,11 @@ class Sinks:
     progress: str | None = None
     """Key of /progress."""
     gauge: Gauge | None = None
-    child: str = ""
-    """The value of the gauge's label; a mapping has a child for each key, a list for each place."""
     column: Column | None = None
+    child: str = ""
+    """The value of the gauge's label; a mapping has a child for each key, a list for each index."""
     final: bool = False
     """True if the termination message repeats the value of /progress."""
-
-
-def shown(
-    scalar: str | None = None,
-    progress: str | None = None,
-    gauge: Gauge | None = None,
-    child: str = "",
-    column: Column | None = None,
-    final: bool = False,
-) -> Mapping[str, Sinks]:
-    """Return the metadata of a field that these places show."""
-    return MappingProxyType({"sinks": Sinks(scalar, progress, gauge, child, column, final)})
 
 
 LOSS: Final = Gauge("loss", "Latest loss in nats per token.", "split")
@@ -80,52 +67,56 @@ class StepMetrics:
 
     step: int
     """Last step of the interval."""
-    loss: float = field(
-        metadata=shown("loss/train", ProgressKey.LOSS, LOSS, child="train", column=Column("loss"), final=True)
-    )
+    loss: Annotated[
+        float, Shown("loss/train", ProgressKey.LOSS, LOSS, Column("loss"), child="train", final=True)
+    ]
     """Mean of the interval; not finite if a step of it was not."""
     initial_loss: float
     """Loss of the first step of the job."""
-    tokens_per_second: float = field(
-        metadata=shown(
+    tokens_per_second: Annotated[
+        float,
+        Shown(
             "speed/tokens_per_second",
             ProgressKey.TOKENS_PER_SECOND,
             Gauge("tokens_per_second", "Tokens per second, whole job, last log interval."),
-            column=Column("tokensPerSecond", "Throughput", "tokens per second", from_zero=True),
+            Column("tokensPerSecond", "Throughput", "tokens per second", from_zero=True),
             final=True,
-        )
-    )
+        ),
+    ]
     """Without evaluation and checkpoints; from the clock, so it never decides what is trained."""
-    learning_rate: float = field(
-        metadata=shown(
+    learning_rate: Annotated[
+        float,
+        Shown(
             "optimizer/learning_rate",
             "learningRate",
             Gauge("learning_rate", "Learning rate of the last step."),
-            column=Column("learningRate", "Learning rate", from_zero=True),
-        )
-    )
-    gradient_norm: float = field(
-        metadata=shown(
+            Column("learningRate", "Learning rate", from_zero=True),
+        ),
+    ]
+    gradient_norm: Annotated[
+        float,
+        Shown(
             "optimizer/gradient_norm",
             "gradientNorm",
             Gauge("gradient_norm", "Gradient norm before clipping."),
-            column=Column("gradientNorm", "Gradient norm", "before clipping", wide=True, events=True),
-        )
-    )
+            Column("gradientNorm", "Gradient norm", "before clipping", wide=True, events=True),
+        ),
+    ]
     """Norm of the last step."""
-    samples_per_second: float = field(
-        metadata=shown(
+    samples_per_second: Annotated[
+        float,
+        Shown(
             progress=ProgressKey.SAMPLES_PER_SECOND,
             gauge=Gauge("samples_per_second", "Samples per second, whole job, last log interval."),
             final=True,
-        )
-    )
-    step_seconds: float = field(
-        metadata=shown(gauge=Gauge("step_seconds", "Mean duration of a step over the last log interval."))
-    )
-    sequence_length: int = field(metadata=shown("curriculum/sequence_length", gauge=SEQUENCE_LENGTH))
+        ),
+    ]
+    step_seconds: Annotated[
+        float, Shown(gauge=Gauge("step_seconds", "Mean duration of a step over the last log interval."))
+    ]
+    sequence_length: Annotated[int, Shown("curriculum/sequence_length", gauge=SEQUENCE_LENGTH)]
     """Tokens per sample in the last step."""
-    batch_size: int = field(metadata=shown(gauge=BATCH_SIZE))
+    batch_size: Annotated[int, Shown(gauge=BATCH_SIZE)]
     tokens: int = 0
     """Tokens that the whole job trained on in the interval."""
     samples: int = 0
@@ -135,31 +126,29 @@ class StepMetrics:
     """Why most of the updates skipped in this interval were."""
     data_wait_share: float = 0.0
     """Share of the interval spent waiting for data; from the clock."""
-    mfu: float | None = field(
-        default=None,
-        metadata=shown(
-            "speed/mfu",
-            "mfu",
-            Gauge("mfu_ratio", "Model FLOPs per second as a share of the devices' peak."),
+    mfu: Annotated[
+        float | None,
+        Shown(
+            "speed/mfu", "mfu", Gauge("mfu_ratio", "Model FLOPs per second as a share of the devices' peak.")
         ),
-    )
+    ] = None
     """None if the peak of the device is unknown."""
-    components: Mapping[str, float] = field(
-        default_factory=dict,
-        metadata=shown(
+    components: Annotated[
+        Mapping[str, float],
+        Shown(
             "component/",
             gauge=Gauge("loss_component", "Mean of a term of the loss, before its weight.", "term"),
         ),
-    )
+    ] = field(default_factory=dict)
     """Terms of `training.losses` by name, means over the interval."""
-    terms: Mapping[str, float] = field(
-        default_factory=dict,
-        metadata=shown(
+    terms: Annotated[
+        Mapping[str, float],
+        Shown(
             "term/term_",
             "lossTerms",
             Gauge("loss_term", "Extra loss of a user's hook, before its weight.", "term"),
         ),
-    )
+    ] = field(default_factory=dict)
     """Extra losses of `training.hooks.losses` by name, means per token."""
 
 
@@ -167,43 +156,50 @@ class StepMetrics:
 class ValidationMetrics:
     """The newest losses on the held-out split, of the weights and of their moving average."""
 
-    loss: float | None = field(
-        default=None,
-        metadata=shown(
+    loss: Annotated[
+        float | None,
+        Shown(
             "loss/validation",
             ProgressKey.VALIDATION_LOSS,
             LOSS,
+            Column("loss"),
             child="validation",
-            column=Column("loss"),
             final=True,
         ),
-    )
-    ema_loss: float | None = field(
-        default=None,
-        metadata=shown(
-            "loss/validation_ema", "validationLossEma", LOSS, child="validation_ema", column=Column("emaLoss")
-        ),
-    )
+    ] = None
+    ema_loss: Annotated[
+        float | None,
+        Shown("loss/validation_ema", "validationLossEma", LOSS, Column("emaLoss"), child="validation_ema"),
+    ] = None
 
 
-def declared(kind: type[Any]) -> Iterator[tuple[str, Sinks]]:
-    """Yield the name and the sinks of each field of a record that is shown somewhere."""
-    for entry in fields(kind):
-        if "sinks" in entry.metadata:
-            yield entry.name, entry.metadata["sinks"]
+_DECLARED: Final[dict[type[Any], dict[str, Shown]]] = {}
+
+
+def declared(kind: type[Any]) -> dict[str, Shown]:
+    """Return the places that show the fields of a record, by name of the field."""
+    if kind not in _DECLARED:
+        hints = get_type_hints(kind, include_extras=True)
+        _DECLARED[kind] = {
+            entry.name: place
+            for entry in fields(kind)
+            for place in getattr(hints[entry.name], "__metadata__", ())
+            if isinstance(place, Shown)
+        }
+    return _DECLARED[kind]
 
 
 def scalars(record: object) -> dict[str, float]:
     """Return the values for TensorBoard by tag."""
     found: dict[str, float] = {}
-    for name, sinks in declared(type(record)):
+    for name, place in declared(type(record)).items():
         value = getattr(record, name)
-        if sinks.scalar is None or value is None:
+        if place.scalar is None or value is None:
             continue
         if isinstance(value, Mapping):
-            found |= {f"{sinks.scalar}{key}": item for key, item in value.items()}
+            found |= {f"{place.scalar}{key}": item for key, item in value.items()}
         else:
-            found[sinks.scalar] = value
+            found[place.scalar] = value
     return found
 
 
@@ -218,34 +214,35 @@ def progress_values(kind: type[Any], record: object | None) -> dict[str, Any]:
         entry.name: {} if entry.default_factory is not MISSING else None for entry in fields(kind)
     }
     return {
-        sinks.progress: unknown[name] if record is None else getattr(record, name)
-        for name, sinks in declared(kind)
-        if sinks.progress is not None
+        place.progress: unknown[name] if record is None else getattr(record, name)
+        for name, place in declared(kind).items()
+        if place.progress is not None
     }
 
 
 def final_keys(kind: type[Any]) -> list[str]:
     """Return the keys of /progress that the termination message repeats."""
-    return [sinks.progress for _, sinks in declared(kind) if sinks.final and sinks.progress is not None]
+    return [place.progress for place in declared(kind).values() if place.final and place.progress is not None]
 
 
 def gauge_values(record: object | None) -> Iterator[tuple[Gauge, str, float]]:
     """Yield each gauge of a record with its child and its value."""
-    for name, sinks in declared(type(record)) if record is not None else ():
+    for name, place in declared(type(record)).items() if record is not None else ():
         value = getattr(record, name)
-        if sinks.gauge is None or value is None:
+        if place.gauge is None or value is None:
             continue
+        children: Iterable[tuple[object, float]] = [(place.child, value)]
         if isinstance(value, Mapping):
-            yield from ((sinks.gauge, str(key), float(item)) for key, item in value.items())
+            children = value.items()
         elif isinstance(value, list):
-            yield from ((sinks.gauge, str(place), float(item)) for place, item in enumerate(value))
-        else:
-            yield sinks.gauge, sinks.child, float(value)
+            children = enumerate(value)
+        for child, number in children:
+            yield place.gauge, str(child), float(number)
 
 
 def columns(kind: type[Any]) -> dict[str, Column]:
     """Return the columns of a record's history by the name of the field."""
-    return {name: sinks.column for name, sinks in declared(kind) if sinks.column is not None}
+    return {name: place.column for name, place in declared(kind).items() if place.column is not None}
 
 
 def finite(value: float | None) -> float | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,7 +22,7 @@ from aurl_trainer.launcher.environment import read_environment
 from aurl_trainer.launcher.outcome import Outcome
 from aurl_trainer.launcher.rundir import RunDirectory
 from aurl_trainer.loop.metric_logger import MetricLogger
-from aurl_trainer.metrics import Column, Gauge, StepMetrics, declared, shown
+from aurl_trainer.metrics import Column, Gauge, Shown, StepMetrics, declared
 from aurl_trainer.monitor import snapshot
 from aurl_trainer.monitor.report import RankReporter
 from aurl_trainer.monitor.snapshot import RankSnapshot, rank_file, read_snapshot
@@ -37,17 +37,17 @@ PAGE = sorted(Path(aurl_trainer.__file__).parent.rglob("page/*"))
 class WithEntropy(StepMetrics):
     """The metrics and one more, as somebody would add it."""
 
-    entropy: float = field(
-        default=0.25,
-        metadata=shown(
+    entropy: Annotated[
+        float,
+        Shown(
             "model/entropy", "entropy", Gauge("entropy", "Entropy of the predictions."),
-            column=Column("entropy", "Entropy"), final=True,
+            Column("entropy", "Entropy"), final=True,
         ),
-    )  # fmt: skip
+    ] = 0.25  # fmt: skip
 
 
 @dataclass
-class Shown:
+class Sinks:
     """A record as every sink shows it."""
 
     log: dict[str, Any]
@@ -78,7 +78,7 @@ def metric_logger(board: Board, reporter: RankReporter) -> MetricLogger:
 
 def show(
     record: StepMetrics, run_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> Shown:
+) -> Sinks:
     """Report a record as the loop does, and read every sink."""
     kind = type(record)
     monkeypatch.setitem(snapshot._NESTED, "metrics", kind)
@@ -105,7 +105,7 @@ def show(
     kept = history.History()
     kept.take(rank)
     document = kept.document()
-    return Shown(
+    return Sinks(
         log=vars(caplog.records[-1]),
         board=board.values,
         progress=answer,
@@ -116,25 +116,25 @@ def show(
     )
 
 
-def assert_shown(record: StepMetrics, found: Shown) -> None:
+def assert_shown(record: StepMetrics, found: Sinks) -> None:
     """Each field is in every sink that it declares."""
-    for name, sinks in declared(type(record)):
+    for name, place in declared(type(record)).items():
         value = getattr(record, name)
         children = value if isinstance(value, Mapping) else {"": value}
         assert children, name
         for child, number in children.items():
-            if sinks.scalar is not None:
-                assert found.board[f"{sinks.scalar}{child}"] == number
-                assert found.log[f"{sinks.scalar}{child}".partition("/")[2]] == number
-            if sinks.gauge is not None:
-                assert found.samples[f"aurl_train_{sinks.gauge.name}"][child or sinks.child] == number
-        if sinks.progress is not None:
-            assert found.progress[sinks.progress] == value
-        if sinks.final:
-            assert found.termination[str(sinks.progress)] == value
-        if sinks.column is not None:
-            assert found.rows[sinks.column.name] == value
-            assert not sinks.column.title or sinks.column.name in found.charts
+            if place.scalar is not None:
+                assert found.board[f"{place.scalar}{child}"] == number
+                assert found.log[f"{place.scalar}{child}".partition("/")[2]] == number
+            if place.gauge is not None:
+                assert found.samples[f"aurl_train_{place.gauge.name}"][child or place.child] == number
+        if place.progress is not None:
+            assert found.progress[place.progress] == value
+        if place.final:
+            assert found.termination[str(place.progress)] == value
+        if place.column is not None:
+            assert found.rows[place.column.name] == value
+            assert not place.column.title or place.column.name in found.charts
 
 
 def test_every_metric_reaches_the_sinks_that_it_declares(
@@ -159,9 +159,9 @@ def test_a_new_field_is_all_that_a_new_metric_needs(
 
 def test_the_names_of_a_metric_are_in_one_file() -> None:
     """Only the producer and the detectors name a field; no sink knows any metric."""
-    names = {name for name, _ in declared(StepMetrics) if "_" in name}
-    for _, sinks in declared(StepMetrics):
-        shown_as = (sinks.progress, sinks.gauge and sinks.gauge.name, sinks.column and sinks.column.name)
+    names = {name for name in declared(StepMetrics) if "_" in name}
+    for place in declared(StepMetrics).values():
+        shown_as = (place.progress, place.gauge and place.gauge.name, place.column and place.column.name)
         names |= {str(name) for name in shown_as if name and re.search("[A-Z_]", name)}
     found: dict[str, set[str]] = {}
     for path in [*SOURCES, *PAGE]:

@@ -11,17 +11,17 @@ import json
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args
+from typing import Annotated, Any, Final, TypeVar, get_args
 
 from aurl_trainer.contract import PodState, ProgressKey
 from aurl_trainer.metrics import (
     BATCH_SIZE,
     SEQUENCE_LENGTH,
     Gauge,
+    Shown,
     SkipReason,
     StepMetrics,
     ValidationMetrics,
-    shown,
 )
 from aurl_trainer.stability.anomaly import ACTIONS
 
@@ -56,50 +56,48 @@ class JobEvent:
 class CheckpointRecord:
     """The newest committed checkpoint; `path` is relative to the volume."""
 
-    step: int = field(metadata=shown(gauge=Gauge("checkpoint_step", "Step of the newest checkpoint.")))
+    step: Annotated[int, Shown(gauge=Gauge("checkpoint_step", "Step of the newest checkpoint."))]
     path: str
-    time: float = field(
-        metadata=shown(gauge=Gauge("checkpoint_timestamp_seconds", "Commit time of the newest checkpoint."))
-    )
+    time: Annotated[
+        float, Shown(gauge=Gauge("checkpoint_timestamp_seconds", "Commit time of the newest checkpoint."))
+    ]
 
 
 @dataclass
 class JobSnapshot:
     """Values of the whole job, which only rank 0 knows. None: not known (yet)."""
 
-    mode: str | None = field(default=None, metadata=shown(progress=ProgressKey.MODE))
-    precision: str | None = field(default=None, metadata=shown(progress=ProgressKey.PRECISION))
-    total_steps: int | None = field(
-        default=None,
-        metadata=shown(
+    mode: Annotated[str | None, Shown(progress=ProgressKey.MODE)] = None
+    precision: Annotated[str | None, Shown(progress=ProgressKey.PRECISION)] = None
+    total_steps: Annotated[
+        int | None,
+        Shown(
             progress=ProgressKey.TOTAL_STEPS,
             gauge=Gauge("steps_planned", "Optimizer steps planned in total."),
             final=True,
         ),
-    )
-    start_step: int = field(default=0, metadata=shown(progress=ProgressKey.START_STEP))
-    initial_loss: float | None = field(
-        default=None, metadata=shown(progress=ProgressKey.INITIAL_LOSS, final=True)
-    )
+    ] = None
+    start_step: Annotated[int, Shown(progress=ProgressKey.START_STEP)] = 0
+    initial_loss: Annotated[float | None, Shown(progress=ProgressKey.INITIAL_LOSS, final=True)] = None
     logged_step: int | None = None
     """Last step of the interval that `metrics` belong to; None after a roll-back."""
     metrics: StepMetrics | None = None
     validation_step: int | None = None
     """Step of the newest evaluation of this attempt; None after a roll-back."""
     validation: ValidationMetrics = field(default_factory=ValidationMetrics)
-    evaluation: dict[str, float] = field(
-        default_factory=dict,
-        metadata=shown(
+    evaluation: Annotated[
+        dict[str, float],
+        Shown(
             progress="evaluation",
             gauge=Gauge("evaluation", "Evaluation metric, including those of user hooks.", "metric"),
         ),
-    )
+    ] = field(default_factory=dict)
     tokens: int = 0
     samples: int = 0
     tokens_before: int = 0
-    compute_seconds: list[float] = field(
-        default_factory=list,
-        metadata=shown(
+    compute_seconds: Annotated[
+        list[float],
+        Shown(
             progress=ProgressKey.COMPUTE_SECONDS,
             gauge=Gauge(
                 "compute_seconds",
@@ -107,42 +105,37 @@ class JobSnapshot:
                 "rank",
             ),
         ),
-    )
+    ] = field(default_factory=list)
     """By rank; empty for a single rank."""
-    sequence_length: int | None = field(default=None, metadata=shown(gauge=SEQUENCE_LENGTH))
-    batch_size: int | None = field(default=None, metadata=shown(gauge=BATCH_SIZE))
-    micro_batch_size: int | None = field(
-        default=None,
-        metadata=shown(
-            gauge=Gauge("micro_batch_size_samples", "Largest number of samples in one pass of a rank.")
-        ),
-    )
+    sequence_length: Annotated[int | None, Shown(gauge=SEQUENCE_LENGTH)] = None
+    batch_size: Annotated[int | None, Shown(gauge=BATCH_SIZE)] = None
+    micro_batch_size: Annotated[
+        int | None,
+        Shown(gauge=Gauge("micro_batch_size_samples", "Largest number of samples in one pass of a rank.")),
+    ] = None
     first_step_at: float | None = None
     last_checkpoint: CheckpointRecord | None = None
-    checkpoint_seconds: float | None = field(
-        default=None,
-        metadata=shown(gauge=Gauge("checkpoint_save_seconds", "Duration of the newest save.")),
-    )
-    goodput_ratio: float | None = field(
-        default=None,
-        metadata=shown(
+    checkpoint_seconds: Annotated[
+        float | None, Shown(gauge=Gauge("checkpoint_save_seconds", "Duration of the newest save."))
+    ] = None
+    goodput_ratio: Annotated[
+        float | None,
+        Shown(
             progress="goodputRatio",
             gauge=Gauge("goodput_ratio", "Goodput as a share of the job's wall clock."),
         ),
-    )
-    goodput_seconds: float = field(
-        default=0.0,
-        metadata=shown(
-            gauge=Gauge("goodput_seconds", "Training time of all attempts, without steps that were lost.")
-        ),
-    )
+    ] = None
+    goodput_seconds: Annotated[
+        float,
+        Shown(gauge=Gauge("goodput_seconds", "Training time of all attempts, without steps that were lost.")),
+    ] = 0.0
     badput_seconds: dict[str, float] = field(default_factory=dict)
     checkpoints: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CHECKPOINT_RESULTS, 0))
     skipped_steps: dict[str, int] = field(default_factory=lambda: dict.fromkeys(map(str, SKIP_REASONS), 0))
     rollbacks: int = 0
     lost_steps: int = 0
     """Optimizer steps discarded by roll-backs."""
-    stop_reason: str | None = field(default=None, metadata=shown(progress=ProgressKey.STOP_REASON))
+    stop_reason: Annotated[str | None, Shown(progress=ProgressKey.STOP_REASON)] = None
     """Why training ended before its last step."""
     anomalies: dict[str, dict[str, int]] = field(
         default_factory=lambda: {str(kind): {str(action): 0 for action in ACTIONS[kind]} for kind in ACTIONS}
