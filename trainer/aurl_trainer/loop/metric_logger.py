@@ -84,7 +84,7 @@ class MetricLogger:
         progress.loss = loss_sum / valid_tokens
         if progress.initial_loss is None:
             progress.initial_loss = progress.loss
-        per_step = config.batch.global_batch_size * config.context_length
+        per_step = config.tokens_per_step
         tokens, samples = progress.interval_steps * per_step, progress.interval_samples
         progress.interval_tokens = progress.interval_steps = progress.interval_samples = 0
         waited = self.reporter.waited

@@ -1,7 +1,7 @@
-"""The closed list of what can go wrong in a training run, and of what the trainer does about it.
+"""All anomalies of a training run, and all actions that the trainer takes.
 
 The names are public: they are the labels of `aurl_train_anomalies_total`, the kinds of the events in
-`/progress` and (the actions) values in the job file. Imports nothing of ours, so that every part can.
+`/progress` and (the actions) values in the job file. Imports none of our modules, so that all can import it.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import Final
 
 
 class Anomaly(StrEnum):
-    """What was noticed."""
+    """An anomaly."""
 
     GRADIENT_EXPLOSION = "GradientExplosion"
     """The gradient of a step is far longer than those of recent steps."""
     GRADIENT_VANISHING = "GradientVanishing"
     """Gradients are so short that nothing is learned."""
     NON_FINITE = "NonFinite"
-    """The gradient of a step holds a NaN or an infinity."""
+    """The gradient of a step has a NaN or an infinity."""
     LOSS_SPIKE = "LossSpike"
     """The loss is above its band."""
     LOSS_PLATEAU = "LossPlateau"
-    """The loss no longer falls."""
+    """The loss has stopped falling."""
     LOSS_OSCILLATION = "LossOscillation"
     """The loss swings up and down without falling."""
     LOSS_DIVERGENCE = "LossDivergence"
-    """The loss has lost much of what training had gained."""
+    """The loss has risen by much of its fall so far."""
     OUT_OF_MEMORY = "OutOfMemory"
     """A pass did not fit into the memory of a device."""
     THROUGHPUT_DEGRADATION = "ThroughputDegradation"
@@ -41,22 +41,22 @@ class Anomaly(StrEnum):
 
 
 class Action(StrEnum):
-    """What is done about it."""
+    """An action of the trainer."""
 
     WARN = "warn"
-    """Say it, and go on."""
+    """Report it and continue."""
     SKIP = "skip"
-    """Leave the step's update out."""
+    """Skip the step's update."""
     ROLLBACK = "rollback"
-    """Go back to the last healthy checkpoint and leave out the data since."""
+    """Go back to the last healthy checkpoint and skip the data since."""
     REDUCE_LEARNING_RATE = "reduce_learning_rate"
-    """Go on with a lower learning rate."""
+    """Continue with a lower learning rate."""
     REDUCE_BATCH_SIZE = "reduce_batch_size"
-    """Go on with smaller micro-batches; the global batch stays."""
+    """Continue with smaller micro-batches; the global batch stays the same."""
     STOP_EARLY = "stop_early"
-    """End the job now, as succeeded."""
+    """End the job now as succeeded."""
     STOP = "stop"
-    """End the job now, as failed, with a reason."""
+    """End the job now as failed."""
 
 
 ACTIONS: Final[Mapping[Anomaly, tuple[Action, ...]]] = {
@@ -73,7 +73,7 @@ ACTIONS: Final[Mapping[Anomaly, tuple[Action, ...]]] = {
     Anomaly.UNDERFITTING: (Action.WARN, Action.STOP),
     Anomaly.DATA_STARVATION: (Action.WARN,),
 }
-"""Which actions each anomaly can have: the children that its counter has from the first scrape on."""
+"""The possible actions of each anomaly, and the labels of its counter from the first scrape on."""
 
 SKIPPED: Final[Mapping[str, Anomaly]] = {
     "nonfinite": Anomaly.NON_FINITE,
