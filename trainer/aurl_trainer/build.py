@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +47,6 @@ from aurl_trainer.objective.objective import Objective
 from aurl_trainer.optim.choice import make_optimizer
 from aurl_trainer.optim.ema import WeightAverage
 from aurl_trainer.optim.guard import UpdateGuard
-from aurl_trainer.optim.optimizer import Optimizer
 from aurl_trainer.system.device import autocast, fix_threads, set_tf32
 from aurl_trainer.system.randomness import seed_everything
 
@@ -71,21 +70,18 @@ class Run:
     batches: Batches
 
     model: Transformer | VAE
-    parameters: Mapping[str, nn.Parameter]
     objective: Objective
     network: nn.Module
     """The objective's network as DDP or FSDP has wrapped it."""
-    optimizer: Optimizer
-    average: WeightAverage | None
-    guard: UpdateGuard
+    state: TrainingState
+    """All that steps change: weights, their average, optimizer, guard and critic."""
+    progress: Progress
     token_weight: Tensor
     """Weight of a token in a backward pass: 1 / (tokens per step)."""
     compilation: Compilation
     compiled_graphs: int
     """Graphs that the warm-up has compiled."""
 
-    progress: Progress
-    state: TrainingState
     writer: CheckpointWriter | None
     """On rank 0."""
     fitting: Fitting
@@ -154,20 +150,7 @@ def build(
     token_loss = compilation.token_loss if hooks.losses else compilation.last_loss
     objective = make_objective(config, model, data.vocabulary, token_loss, device, hooks.losses)
     network = distributed.wrap(objective.network, config.precision)
-    parameters = dict(model.named_parameters())
-    optimizer = make_optimizer(parameters, config.optimizer)
-    average = WeightAverage(parameters, config.ema) if config.ema.decay else None
-    guard = _guard(config, parameters, distributed)
-    identity = TrainingIdentity(
-        config.mode,
-        config.model.model_dump(by_alias=True),
-        data.vocabulary.size,
-        data.vocabulary.fingerprint,
-        data.dataset.fingerprint,
-    )
-    state = TrainingState(
-        parameters, optimizer, guard, identity, distributed, threads, average, objective.adversary
-    )
+    state = _training_state(config, data, objective, distributed, threads)
     manager = CheckpointManager(
         job_dir / "checkpoints",
         keep_last=config.checkpoint.keep_last,
@@ -179,18 +162,8 @@ def build(
 
     profile.enter("warm_up")
     if not fitting.resume(state.saved_memory(checkpoint)):
-        fitting.decide(
-            partial(timed_pass, objective, config.steps, compilation, precision, device),
-            curriculum,
-            reporter.host,
-            reserve_bytes(
-                device,
-                total_bytes(map(local, parameters.values())),
-                total_bytes(map(local, optimizer.tensors().values())),
-                saves=first and config.checkpoint.asynchronous,
-                wrapped=not distributed.alone,
-            ),
-        )
+        trial = partial(timed_pass, objective, config.steps, compilation, precision, device)
+        fitting.decide(trial, curriculum, reporter.host, _reserve_bytes(config, state, distributed))
     state.memory = fitting.to_json()
     with reporter.phase("compile" if config.compile else "init"):
         shapes = batches.shapes(largest=not config.compile)
@@ -204,7 +177,14 @@ def build(
             reporter.restored(progress.step, checkpoint.path, checkpoint.saved_at)
     sums = IntervalSums(objective.extra_terms, distributed)
     sums.restore(progress)
-    writer = _writer(config, manager) if first else None
+    writer = None
+    if first:
+        writer = CheckpointWriter(
+            manager,
+            asynchronous=config.checkpoint.asynchronous,
+            retries=config.checkpoint.retries,
+            retry_seconds=config.checkpoint.retry_seconds,
+        )
     board = TensorBoard(
         job_dir / "tensorboard", enabled=first and config.logging.tensorboard, start=progress.step
     )
@@ -223,17 +203,13 @@ def build(
         curriculum=curriculum,
         batches=batches,
         model=model,
-        parameters=parameters,
         objective=objective,
         network=network,
-        optimizer=optimizer,
-        average=average,
-        guard=guard,
+        state=state,
+        progress=progress,
         token_weight=torch.full((), 1.0 / config.tokens_per_step, device=device),
         compilation=compilation,
         compiled_graphs=compilation.graphs(),
-        progress=progress,
-        state=state,
         writer=writer,
         fitting=fitting,
         out_of_memory=OutOfMemoryCatch(recoverable=not distributed.sharded, snapshot=snapshot),
@@ -243,15 +219,20 @@ def build(
         compute_time=ComputeTime(objective.network, distributed),
         metric_logger=metric_logger,
         sums=sums,
-        sampler=JobSampler(job, job_dir, data, model, parameters, average, distributed),
+        sampler=JobSampler(job, job_dir, data, model, state.parameters, state.average, distributed),
         supervisor=Supervisor(config, progress, rollback, distributed, metric_logger),
     )
 
 
-def _guard(
-    config: TrainingConfig, parameters: Mapping[str, nn.Parameter], distributed: Distributed
-) -> UpdateGuard:
-    return UpdateGuard(
+def _training_state(
+    config: TrainingConfig,
+    data: TrainingData,
+    objective: Objective,
+    distributed: Distributed,
+    threads: int,
+) -> TrainingState:
+    parameters = dict(objective.model.named_parameters())
+    guard = UpdateGuard(
         config.stability,
         config.clip.max_norm,
         max_value=config.clip.max_value,
@@ -261,12 +242,30 @@ def _guard(
         device=distributed.device,
         sum_over_shards=distributed.sum if distributed.sharded else None,
     )
+    identity = TrainingIdentity(
+        config.mode,
+        config.model.model_dump(by_alias=True),
+        data.vocabulary.size,
+        data.vocabulary.fingerprint,
+        data.dataset.fingerprint,
+    )
+    return TrainingState(
+        parameters,
+        make_optimizer(parameters, config.optimizer),
+        guard,
+        identity,
+        distributed,
+        threads,
+        WeightAverage(parameters, config.ema) if config.ema.decay else None,
+        objective.adversary,
+    )
 
 
-def _writer(config: TrainingConfig, manager: CheckpointManager) -> CheckpointWriter:
-    return CheckpointWriter(
-        manager,
-        asynchronous=config.checkpoint.asynchronous,
-        retries=config.checkpoint.retries,
-        retry_seconds=config.checkpoint.retry_seconds,
+def _reserve_bytes(config: TrainingConfig, state: TrainingState, distributed: Distributed) -> int:
+    return reserve_bytes(
+        distributed.device,
+        total_bytes(map(local, state.parameters.values())),
+        total_bytes(map(local, state.optimizer.tensors().values())),
+        saves=distributed.rank == 0 and config.checkpoint.asynchronous,
+        wrapped=not distributed.alone,
     )

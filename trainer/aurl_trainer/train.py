@@ -176,7 +176,7 @@ def forward_backward(run: Run, micro_batches: Sequence[MicroBatch], step: int) -
 
     Where an allocation fails, the passes stop and `run.out_of_memory.caught` is set.
     """
-    weight = run.token_weight * run.guard.scale if run.guard.scaled else run.token_weight
+    weight = run.token_weight * run.state.guard.scale if run.state.guard.scaled else run.token_weight
     done: list[Losses] = []
     with run.out_of_memory.during(step):
         for index, (inputs, targets) in enumerate(micro_batches, start=1):
@@ -191,7 +191,7 @@ def forward_backward(run: Run, micro_batches: Sequence[MicroBatch], step: int) -
 
 def update_weights(run: Run, step: int, valid_tokens: int) -> float:
     """Update the weights, their average and the critic; return the learning rate."""
-    config, guard = run.config, run.guard
+    config, state = run.config, run.state
     peak = config.optimizer.learning_rate
     rate = learning_rate(config.schedule, peak, step, config.steps) * run.progress.learning_rate_factor
     decay = ramp(config.optimizer.weight_decay_schedule, config.optimizer.weight_decay, step, config.steps)
@@ -201,12 +201,12 @@ def update_weights(run: Run, step: int, valid_tokens: int) -> float:
     if run.writer is not None:
         run.writer.settle()  # a checkpoint may still be copying the weights
     if run.curriculum.begins_length(step):
-        guard.forget_norms()  # longer samples have longer gradients
-    divisor, rejected = guard.admit(local_gradients(run.parameters.values()), normaliser, step)
-    run.optimizer.step(rate, decay, divisor, rejected)
-    if run.average is not None:
-        run.average.update(rejected)
-    run.optimizer.zero_grad()
+        state.guard.forget_norms()  # longer samples have longer gradients
+    divisor, rejected = state.guard.admit(local_gradients(state.parameters.values()), normaliser, step)
+    state.optimizer.step(rate, decay, divisor, rejected)
+    if state.average is not None:
+        state.average.update(rejected)
+    state.optimizer.zero_grad()
     if run.objective.adversary is not None:
         run.objective.adversary.step(run.distributed, step, rate / peak)
     return rate
@@ -215,7 +215,7 @@ def update_weights(run: Run, step: int, valid_tokens: int) -> float:
 def retry_smaller(run: Run, step: int, failures: int) -> None:
     """Get ready to run `step` again in smaller micro-batches, after `failures` ranks ran out of memory."""
     config, objective, distributed = run.config, run.objective, run.distributed
-    run.optimizer.zero_grad()
+    run.state.optimizer.zero_grad()
     objective.forget()
     shrink_micro_batches(run.fitting, run.metric_logger, step, failures)
     run.state.memory = run.fitting.to_json()
@@ -235,13 +235,13 @@ def log_interval(run: Run, step: int, rate: float) -> None:
     reporter.compute_times(seconds)
     reporter.micro_batch(run.batches.micro_batch_size(length))
     components = run.objective.components(run.distributed)
-    guard = run.guard.read()
+    guard = run.state.guard.read()
     run.supervisor.interval(run.metric_logger.steps(loss, rate, guard, length, terms, components))
 
 
 def evaluate(run: Run, step: int) -> None:
     """Measure the weights and their average on held-out batches, with the user's metrics."""
-    objective, average, distributed, data = run.objective, run.average, run.distributed, run.data
+    objective, average, distributed, data = run.objective, run.state.average, run.distributed, run.data
     size = run.fitting.plan.micro_batch_size
     held_out = partial(
         evaluation_batches, data.validation, run.config, distributed.layout, distributed.device, size
@@ -291,7 +291,7 @@ def rolled_back(run: Run) -> bool:
 def save_checkpoint(run: Run, step: int) -> None:
     """Save everything that steps change; rank 0 writes, in the background unless configured otherwise."""
     with run.outside_steps("checkpoint"):
-        run.supervisor.record(run.progress, run.guard.read().consecutive)
+        run.supervisor.record(run.progress, run.state.guard.read().consecutive)
         run.sums.save(run.progress)
         run.reporter.saving(step)
         contents = run.state.contents(run.progress, run.job.model_dump(mode="json", by_alias=True))
@@ -322,7 +322,7 @@ def start(run: Run) -> None:
     )
     if run.first:
         details = {
-            "parameters": sum(parameter.numel() for parameter in run.parameters.values()),
+            "parameters": sum(parameter.numel() for parameter in run.state.parameters.values()),
             "device": str(distributed.device),
             "world_size": distributed.world_size,
             "strategy": distributed.strategy,
