@@ -6,12 +6,12 @@ from typing import Any
 
 import yaml
 
-from aurl_dev.cluster.paths import CHECKOUT
+from aurl_dev.cluster.paths import CHART
 from aurl_dev.kube import GROUP, PLURAL, VERSION, ApiError, Kube
 from aurl_dev.waiting import wait_for
 from aurl_operator.crd.resource import without_cel
 
-FILE = CHECKOUT / "charts/aurl-operator/files/crd.yaml"
+FILE = CHART / "files/crd.yaml"
 COLLECTION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 PATH = f"{COLLECTION}/{PLURAL}.{GROUP}"
 

@@ -16,9 +16,9 @@ from typing import IO, Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from aurl_dev.cluster.paths import CHECKOUT
 from aurl_dev.ports import free_port
 
-ROOT = Path(__file__).resolve().parents[2]
 TRAINER_IMAGE = "registry.test/aurl-trainer:test"
 #: `python -m aurl_operator` without the package `kubernetes` (13 MB): kopf imports it; the image has none.
 AS_IN_THE_IMAGE = """
@@ -63,7 +63,7 @@ class OperatorProcess:
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("AURL_")},
             "KUBECONFIG": str(self._kubeconfig),
-            "PYTHONPATH": str(ROOT / "operator"),
+            "PYTHONPATH": str(CHECKOUT / "operator"),
             "AURL_TRAINER_IMAGE": TRAINER_IMAGE,
             "AURL_PROGRESS_INTERVAL_SECONDS": "0.5",
         }

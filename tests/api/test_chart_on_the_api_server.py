@@ -13,9 +13,10 @@ from helm_python import Chart
 from aurl_dev import crd
 from aurl_dev.cluster import helm, system
 from aurl_dev.cluster.api_server import ApiServer
-from aurl_dev.cluster.chart import CHART, switches
+from aurl_dev.cluster.paths import CHART
 from aurl_dev.kube import GROUP, Kube, jobs_path
 from aurl_dev.waiting import wait_for
+from chart_switches import switches
 
 pytestmark = pytest.mark.api
 

@@ -18,7 +18,7 @@ from api.service_account import write_kubeconfig
 from aurl_dev import crd
 from aurl_dev.cluster import helm
 from aurl_dev.cluster.api_server import ApiServer
-from aurl_dev.cluster.chart import CHART
+from aurl_dev.cluster.paths import CHART
 from aurl_dev.kube import Kube, Object
 from aurl_dev.operator_process import OperatorProcess
 from aurl_dev.waiting import wait_for

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from aurl_dev.cluster.paths import CHECKOUT
+from aurl_dev.cluster.paths import CHART
 from aurl_dev.demo.follow import follow
 from aurl_dev.jobs import small
 from aurl_dev.kube import Kube
@@ -28,7 +28,6 @@ from e2e.test_modes import shortened
 
 pytestmark = pytest.mark.cluster
 
-CHART = CHECKOUT / "charts/aurl-operator"
 BOARDS = sorted((CHART / "dashboards").glob("*.json"))
 #: Panels without data on this machine; their queries must be valid all the same.
 WITHOUT_DATA = {"Device memory": "there is no GPU"}

@@ -25,11 +25,11 @@ from aurl_dev import crd
 from aurl_dev.bench import result
 from aurl_dev.bench.process import cpu_seconds
 from aurl_dev.cluster.api_server import ApiServer
+from aurl_dev.cluster.paths import CHECKOUT
 from aurl_dev.jobs import small
 from aurl_dev.kube import Kube, jobs_path
 from aurl_dev.ports import free_port
 
-ROOT: Final = Path(__file__).resolve().parents[3]
 PATIENCE: Final = 60.0
 """Seconds after which a start counts as failed."""
 
@@ -78,14 +78,14 @@ def launcher() -> dict[str, float]:
         }  # fmt: skip
         environment = {f"AURL_{name}": value for name, value in contract.items()}
         command = [sys.executable, "-m", "aurl_trainer", "launch", "prepare"]
-        return start(command, environment | {"PYTHONPATH": str(ROOT / "trainer")}, served)
+        return start(command, environment | {"PYTHONPATH": str(CHECKOUT / "trainer")}, served)
 
 
 def operator_python() -> Path:
     """Return an interpreter with only the operator's packages; creates it if the lock file has changed."""
-    home = ROOT / "build/bench/operator-venv"
+    home = CHECKOUT / "build/bench/operator-venv"
     python, ready = home / "bin/python", home / ".ready"
-    lock = ROOT / "operator/requirements.lock"
+    lock = CHECKOUT / "operator/requirements.lock"
     if not ready.exists() or ready.read_text() != lock.read_text():
         subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
         subprocess.run([python, "-m", "pip", "install", "-q", "-r", lock], check=True)
@@ -101,7 +101,7 @@ def operator(python: Path, server: ApiServer, api: Kube) -> dict[str, float]:
     api.request("POST", jobs_path(name), small("first"))
     environment = {
         "KUBECONFIG": str(server.kubeconfig),
-        "PYTHONPATH": str(ROOT / "operator"),
+        "PYTHONPATH": str(CHECKOUT / "operator"),
         "AURL_TRAINER_IMAGE": "registry.test/aurl-trainer:test",
         "AURL_LEASE": f"{name}/operator",
     }

@@ -12,6 +12,7 @@ from pathlib import Path
 Echo = Callable[[str], None]
 
 CHECKOUT = Path(__file__).resolve().parents[3]
+CHART = CHECKOUT / "charts/aurl-operator"
 
 
 def cache_dir() -> Path:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 from aurl_dev.cluster import helm, images
+from aurl_dev.cluster.paths import CHART, Echo
 from aurl_dev.cluster.provider import Cluster
 
-ROOT = Path(__file__).resolve().parents[3]
-CHART = ROOT / "charts/aurl-operator"
 RELEASE, NAMESPACE = "aurl", "aurl-system"
-
-Echo = Callable[[str], None]
 
 
 def values(loaded: dict[str, images.Image]) -> dict[str, object]:

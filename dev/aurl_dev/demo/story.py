@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.rule import Rule
 
 from aurl_dev.cluster import helm, provider
+from aurl_dev.cluster.paths import CHECKOUT
 from aurl_dev.demo import install, summary
 from aurl_dev.demo.follow import follow
 from aurl_dev.demo.volume import run_on_volume
@@ -34,8 +35,8 @@ class Plan:
 
     cluster: str = CLUSTER
     namespace: str = "aurl-demo"
-    job_file: Path = install.ROOT / "configs/jobs/chorales.yaml"
-    output: Path = install.ROOT / "build/demo"
+    job_file: Path = CHECKOUT / "configs/jobs/chorales.yaml"
+    output: Path = CHECKOUT / "build/demo"
 
     @property
     def job(self) -> str:
@@ -142,4 +143,4 @@ def _chapter(console: Console, title: str) -> None:
 
 
 def _shown(path: Path) -> str:
-    return str(path.relative_to(install.ROOT) if path.is_relative_to(install.ROOT) else path)
+    return str(path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path)

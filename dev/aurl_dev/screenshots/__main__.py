@@ -24,11 +24,11 @@ from typing import Any
 
 from aurl_dev.chromium import FLAGS
 from aurl_dev.cluster import system
-from aurl_dev.cluster.paths import CHECKOUT
+from aurl_dev.cluster.paths import CHART, CHECKOUT
 from aurl_dev.prometheus import Prometheus, serving
 
 HERE = Path(__file__).parent
-DASHBOARDS = CHECKOUT / "charts/aurl-operator/dashboards"
+DASHBOARDS = CHART / "dashboards"
 IMAGES = CHECKOUT / "docs/images"
 POINTS = 240
 #: Pixels of the layout in render.tsx.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from helm_python import Chart
 
-from aurl_dev.cluster.chart import CHART
+from aurl_dev.cluster.paths import CHART
 
 
 @pytest.fixture(scope="package")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from helm_python import Chart, HelmError, lint
 
-from aurl_dev.cluster.chart import CHART
+from aurl_dev.cluster.paths import CHART
 from aurl_operator import api
 from aurl_operator.settings import Settings, read_settings
 from unit.chart.rendering import Object, render

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from helm_python import Chart
 
-from aurl_dev.cluster.chart import CHART, switches, unsampled
+from aurl_dev.cluster.paths import CHART
+from chart_switches import switches, unsampled
 from job_schema import check_job
 from unit.chart.rendering import Object, render, render_files
 
@@ -23,7 +24,7 @@ def _notes(chart: Chart, values: Object) -> str:
 
 
 def test_every_value_is_tried_with_a_non_default_setting() -> None:
-    """A new value that is empty by default needs a sample in dev/aurl_dev/cluster/chart.py."""
+    """A new value that is empty by default needs a sample in tests/chart_switches.py."""
     assert unsampled() == []
     assert len(switches()) > 40
 

@@ -1,4 +1,4 @@
-"""The chart's location and all its switches, read from its values and schema."""
+"""All switches of the chart, read from its values and schema."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import Any
 
 import yaml
 
-from aurl_dev.cluster.paths import CHECKOUT
+from aurl_dev.cluster.paths import CHART
 
 Values = dict[str, Any]
-
-CHART = CHECKOUT / "charts/aurl-operator"
 
 #: Other values that a switch needs.
 _COMPANIONS: dict[str, Values] = {
