@@ -5,9 +5,9 @@ lists and watches AurlTrainingJobs in the cluster or in each namespace, and hand
 
 What it does not do, and why (measured with kopf 1.45):
 
-- Handle creations, updates, fields or timers. Such handlers are edge-triggered, lose events after a relist,
-  and patch finalizers and annotations into every object. One idempotent `reconcile` works from the store
-  instead.
+- Handle creations, updates, fields or timers. Such handlers are edge-triggered, lose deletions after a
+  relist, and patch finalizers and annotations into every object. One idempotent `reconcile` works from the
+  store instead.
 - Watch the objects of jobs. With kopf a job costs 4.5 ms of CPU, without it 1.9 ms: kopf prepares for its
   handlers at each event, and pods, Services and ConfigMaps change far more often than jobs. The informer
   watches them.

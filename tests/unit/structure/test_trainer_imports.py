@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from imports import imported
 
 ROOT = Path(__file__).resolve().parents[3]
 TRAINER = ROOT / "trainer/aurl_trainer"
@@ -21,18 +22,6 @@ ORDER = [
 ]
 PURE = [*(TRAINER / "stability").glob("*.py"), TRAINER / "optim/schedule.py", TRAINER / "memory/search.py"]
 IMPURE = {"kopf", "aiohttp", "requests", "urllib", "socket", "subprocess", "time", "os", "random", "torch"}
-
-
-def imported(file: Path) -> set[str]:
-    """The full names of all that a file imports, wherever in it: `from a import b` is `a.b`."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0 and node.module, "relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
 
 
 def top_level(file: Path) -> set[str]:
