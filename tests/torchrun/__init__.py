@@ -1,1 +1,1 @@
-"""Tests of the training loop in processes of its own, by fork and under real torchrun."""
+"""Tests of the training loop in separate processes, forked or under real torchrun."""

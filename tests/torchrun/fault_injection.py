@@ -1,4 +1,4 @@
-"""Hooks that break or watch a rank in a precise way; chosen and placed by environment variables."""
+"""Hooks that break or watch a rank at a precise place, set by environment variables."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def die_at_nth_call() -> None:
 
 
 def account_at_once() -> None:
-    """Let nothing be held back from the accounts, and die in step TEST_DEATH where that is set."""
+    """Write accounts without delay, and die in step TEST_DEATH if set."""
     from aurl_trainer.monitor import report
 
     clocks: Any = report
@@ -61,7 +61,7 @@ def slow_down_one_rank() -> None:
 
 
 def poison_one_micro_batch() -> None:
-    """Make the gradient of rank TEST_RANK not finite in the second micro-batch of step TEST_STEP."""
+    """Make the gradient of rank TEST_RANK non-finite in the second micro-batch of step TEST_STEP."""
     import torch
 
     from aurl_trainer.model import compilation
@@ -85,7 +85,7 @@ def poison_one_micro_batch() -> None:
 
 
 def fill_disk() -> None:
-    """Let every write below checkpoints/ fail as on a full disk while the file TEST_FULL exists."""
+    """Fail every write below checkpoints/ as on a full disk while the file TEST_FULL exists."""
     import errno
 
     original = os.write
@@ -100,7 +100,7 @@ def fill_disk() -> None:
 
 
 def fail_writes() -> None:
-    """Let the first TEST_FAILURES writes below checkpoints/ fail as on a full disk."""
+    """Fail the first TEST_FAILURES writes below checkpoints/ as on a full disk."""
     import errno
 
     original, left = os.write, [int(os.environ["TEST_FAILURES"])]
@@ -115,7 +115,7 @@ def fail_writes() -> None:
 
 
 def draw_in_a_fixed_order() -> None:
-    """Let the order of the data depend on the seed alone, and not on how datasets are described."""
+    """Make the order of the data depend only on the seed, not on the dataset's fingerprint."""
     from aurl_trainer.data.loader import Loader
 
     original = Loader.__init__
@@ -128,7 +128,7 @@ def draw_in_a_fixed_order() -> None:
 
 
 def record_samples() -> None:
-    """Write what each step trains on to `TEST_SAMPLES-<rank>`; die instead of step TEST_DEATH, if given."""
+    """Write the samples of each step to `TEST_SAMPLES-<rank>`; die instead of step TEST_DEATH, if set."""
     from aurl_trainer.loop.batches import Batches
     from aurl_trainer.objective.objective import MicroBatch
 
@@ -149,7 +149,7 @@ def record_samples() -> None:
 
 
 def record_samples_of_an_overflow() -> None:
-    """As `record_samples`, and the gradient of step TEST_STEP is infinite, wherever the run began."""
+    """As `record_samples`, with an infinite gradient in step TEST_STEP, resumed or not."""
     from aurl_trainer.optim.guard import UpdateGuard
 
     record_samples()
@@ -167,7 +167,7 @@ def record_samples_of_an_overflow() -> None:
 
 
 def spoil_data() -> None:
-    """As `record_samples`; batches that begin at TEST_FROM to TEST_TO of the token counter are spoilt.
+    """As `record_samples`; batches that start at TEST_FROM to TEST_TO of the token counter are spoilt.
 
     TEST_SPOIL says how: `targets` puts noise in their place, `nan` makes the loss of the rank TEST_RANK not
     finite. TEST_ROLLBACK_DEATH kills the ranks at the first roll-back: `before` it, amid the `deletion` of
@@ -227,7 +227,7 @@ def _path(where: Any) -> str:
 
 
 def run_out_of_memory() -> None:
-    """Let the passes of rank TEST_RANK fail to allocate in step TEST_STEP while micro-batches are too large.
+    """Fail an allocation in step TEST_STEP of rank TEST_RANK while micro-batches are too large.
 
     TEST_WHERE says where: `forward`, or `backward` when all blocks' gradients are there; TEST_FITS is the
     number of samples that fits.
@@ -271,7 +271,7 @@ def run_out_of_memory() -> None:
 
 
 def limit_memory() -> None:
-    """Leave rank TEST_SCARCE no more than TEST_LEFT bytes of memory, and all others plenty."""
+    """Leave rank TEST_SCARCE only TEST_LEFT bytes of memory, and all others plenty."""
     from aurl_trainer.memory import capacity
 
     meters: Any = capacity

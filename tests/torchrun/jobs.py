@@ -1,4 +1,4 @@
-"""Runs real jobs under real torchrun: music written as MIDI, a job file, and the processes of its ranks."""
+"""Runs real jobs, forked or under torchrun: music written as MIDI, a job file, and the ranks' processes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ TRAINING: dict[str, Any] = {
 
 
 def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with the nested keys of `change` put over it."""
+    """Return `base` with the nested keys of `change` merged in."""
     merged = dict(base)
     for key, value in change.items():
         merged[key] = merge(merged.get(key, {}), value) if isinstance(value, dict) else value
@@ -77,9 +77,9 @@ class Job:
     root: Path
     training: dict[str, Any] = field(default_factory=dict)
     hook: str = ""
-    """`module:function` that each rank calls before it begins, to break something (not under torchrun)."""
+    """`module:function` that each rank calls first, to break something (not under torchrun)."""
     nodes: int = 1
-    """How many torchrun agents share the ranks."""
+    """Number of torchrun agents that share the ranks."""
     dataset: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ class Job:
         self.write()
 
     def write(self, **training: Any) -> None:
-        """Write the job file anew with further changes."""
+        """Write the job file again with further changes."""
         self.training = merge(self.training, training)
         document = {"dataset": merge(DATASET, self.dataset), "training": merge(TRAINING, self.training)}
         (self.root / "job.yaml").write_text(yaml.safe_dump(document))
@@ -145,7 +145,7 @@ class Job:
         return [line for line in self.log() if line["message"] == name]
 
     def pids(self) -> dict[int, int]:
-        """Return the process id of each rank that has begun."""
+        """Return the process id of each rank that has started."""
         found = {}
         for path in (self.root / "run").glob("rank-*.json"):
             snapshot = json.loads(path.read_text())
@@ -157,24 +157,24 @@ class Job:
         return sorted(int(path.parent.name[5:]) for path in self.checkpoints.glob("step-*/COMMITTED"))
 
     def step(self) -> int:
-        """Return the step that rank 0 has reported last; 0 before it has begun."""
+        """Return the last step that rank 0 reported; 0 before it has started."""
         with contextlib.suppress(FileNotFoundError):
             return int(json.loads((self.root / "run" / "rank-0.json").read_text())["step"])
         return 0
 
     def failure(self, rank: int = 0) -> dict[str, Any]:
-        """Return what a rank wrote about its end."""
+        """Return the failure file of a rank."""
         found: dict[str, Any] = json.loads((self.root / "run" / f"failure-{rank}.json").read_text())
         return found
 
     def results(self) -> list[str]:
-        """Return the states in which ranks ended as planned."""
+        """Return the states of ranks that ended without an error."""
         return [
             json.loads(path.read_text())["state"] for path in sorted((self.root / "run").glob("result-*"))
         ]
 
     def checkpoint(self, step: int) -> Path:
-        """Return where the checkpoint of a step is."""
+        """Return the path of a step's checkpoint."""
         return self.checkpoints / f"step-{step:08d}"
 
 
@@ -184,17 +184,17 @@ class Gang(Protocol):
     log: Path
 
     def running(self) -> bool:
-        """Tell whether any process is alive."""
+        """True if any process is alive."""
 
     def wait(self) -> list[int]:
         """Wait for the end and return the exit codes; -n for signal n."""
 
     def kill(self) -> None:
-        """Kill everything at once, as when a node dies."""
+        """Kill all processes together, as when a node dies."""
 
 
 class TorchrunGang:
-    """Ranks under torchrun's agents, one for each node; every agent has a session of its own."""
+    """Ranks under torchrun's agents, one per node, each in its own session."""
 
     def __init__(self, environment: dict[str, str], log: Path, nodes: int, ranks_per_node: int) -> None:
         layout = [f"--nnodes={nodes}", f"--nproc-per-node={ranks_per_node}"]
@@ -247,7 +247,7 @@ def fork_server() -> ForkServerContext:
         ["aurl_trainer.train", "torch._dynamo", "aurl_trainer.distributed.fsdp", "torchrun.rank"]
     )
     before = os.environ.get("PYTHONPATH")
-    # The server of Python 3.11 ignores the path that it is sent.
+    # In Python 3.11 the server ignores the path it is sent.
     os.environ["PYTHONPATH"] = os.pathsep.join((str(TRAINER), str(TRAINER.parent / "tests")))
     try:
         forkserver.ensure_running()
@@ -259,7 +259,7 @@ def fork_server() -> ForkServerContext:
 
 
 class ForkedGang:
-    """The same ranks without the seconds of importing PyTorch: forked from a server that has it."""
+    """The same ranks, forked from a server that has imported PyTorch, which saves seconds."""
 
     def __init__(self, environment: dict[str, str], log: Path, ranks: int, hook: str) -> None:
         context = fork_server()

@@ -1,4 +1,4 @@
-"""What a forked rank does: take on an environment and a log file, break something on demand, train."""
+"""A forked rank: set its environment and log file, break something on demand, train."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def run_rank(environment: dict[str, str], log: str, hook: str) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    # What the server printed to is not ours: a rank has streams of its own.
+    # The server's streams are not ours: a rank has its own.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     if hook:
         module, _, function = hook.partition(":")

@@ -58,9 +58,11 @@ def test_list_tells_the_validation_loss_and_the_best(
     assert "best" in output_of(capsys, "checkpoints", "verify", "--job-dir", trained.directory)
 
 
-@pytest.mark.parametrize(("kind", "told"), [("trained", "validation_loss"), ("ema", "ema_validation_loss")])
+@pytest.mark.parametrize(
+    ("kind", "reported"), [("trained", "validation_loss"), ("ema", "ema_validation_loss")]
+)
 def test_the_validation_loss_is_that_of_the_held_out_pieces(
-    kind: WeightsKind, told: str, trained: Job
+    kind: WeightsKind, reported: str, trained: Job
 ) -> None:
     saved = open_model(trained.checkpoint(8), kind)
     model = saved.model().eval()
@@ -75,7 +77,7 @@ def test_the_validation_loss_is_that_of_the_held_out_pieces(
                 total += float(token_loss_sum(model(window[None, :-1]), window[None, 1:]))
             count += len(window) - 1
     progress = json.loads((trained.checkpoint(8) / "state.json").read_text())["progress"]
-    assert progress[told] == pytest.approx(total / count, rel=1e-5)
+    assert progress[reported] == pytest.approx(total / count, rel=1e-5)
 
 
 def test_an_export_needs_nothing_of_its_job(
@@ -157,9 +159,9 @@ def test_diff_tells_values_and_tensors(trained: Job, capsys: pytest.CaptureFixtu
     assert values["state.json", "progress.step"] == (8, 12)
     assert not [key for file, key in values if file == "config.json"]
     weights = [load_file(path / "model.safetensors") for path in (a, b)]
-    told = {entry["name"]: entry for entry in found["tensors"] if entry["file"] == "model.safetensors"}
-    assert told.keys() == weights[0].keys()
-    for name, entry in told.items():
+    reported = {entry["name"]: entry for entry in found["tensors"] if entry["file"] == "model.safetensors"}
+    assert reported.keys() == weights[0].keys()
+    for name, entry in reported.items():
         distance = (weights[0][name] - weights[1][name]).double()
         assert entry["max"] == pytest.approx(float(distance.abs().max()), rel=1e-5)
         assert entry["rms"] == pytest.approx(float(distance.square().mean().sqrt()), rel=1e-5)

@@ -29,14 +29,14 @@ def losses(job: Job) -> list[float]:
 
 
 def files(job: Job, step: int) -> dict[str, bytes]:
-    """What training has changed, as it is on the disk."""
+    """Everything that training has changed, on disk."""
     paths = [job.checkpoint(step) / f"{name}.safetensors" for name in ("model", "optimizer")]
     return {path.name: path.read_bytes() for path in [*paths, *job.checkpoint(step).glob("rank-*")]}
 
 
 @pytest.mark.parametrize(("ranks", "change"), [(1, {}), (2, {}), (4, FSDP)], ids=["1", "2-ddp", "4-fsdp"])
 def test_the_loss_curve_is_the_golden_one(ranks: int, change: dict[str, Any], tmp_path: Path) -> None:
-    """The stored curve was made by one rank; other processors and layouts round differently, no more.
+    """The stored curve comes from one rank; other processors and layouts only round differently.
 
     Where data or model are meant to change, run it for one rank with TEST_GOLDEN=write.
     """
@@ -81,7 +81,7 @@ def test_ranks_without_a_sample_join_in(tmp_path: Path) -> None:
 
 
 def test_checkpoints_load_at_another_world_size_and_sharding(tmp_path: Path) -> None:
-    """Four layouts in turn train what one rank trains alone."""
+    """Four layouts in turn train the same as one rank."""
     steady = merge(
         CURVE, {"schedule": {"kind": "constant", "warmupSteps": 2}, "evaluation": {"everySteps": 0}}
     )
@@ -98,7 +98,7 @@ def test_checkpoints_load_at_another_world_size_and_sharding(tmp_path: Path) -> 
     ours, theirs = (load_file(each.checkpoint(9) / "model.safetensors") for each in (job, alone))
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-2, atol=1e-4, msg=name)
-    # Sharded anew, gathered and saved after a step whose update is left out: the same tensors, to the bit.
+    # Resharded, gathered and saved after a skipped update: the same tensors, bit by bit.
     job.write(steps=10)
     assert job.run(2, TEST_SAMPLES=watched, TEST_STEP="10") == [0, 0], job.text()
     for name in ("model.safetensors", "optimizer.safetensors"):
@@ -119,7 +119,7 @@ def test_sharded_ranks_killed_and_resumed_end_with_equal_bits(tmp_path: Path) ->
 
 
 def test_two_torchrun_nodes_with_two_ranks_each_stop_together(tmp_path: Path) -> None:
-    """SIGTERM to one of four ranks; other processes continue what the nodes saved, to the same bits."""
+    """SIGTERM to one of four ranks; other processes continue from what was saved, to the same bits."""
     change = {
         "steps": 1_000_000,
         "schedule": {"kind": "constant", "warmupSteps": 2},
@@ -181,7 +181,7 @@ def test_a_rank_that_dies_is_named_by_those_that_are_left(tmp_path: Path) -> Non
 
 
 def test_what_else_a_loop_does_works_with_shards(tmp_path: Path) -> None:
-    """Averaged weights, recomputed activations, gathered weights that are kept, and music at the end."""
+    """Averaged weights, recomputed activations, gathered weights that are kept, music at the end."""
     change = merge(
         CURVE,
         {
@@ -201,11 +201,11 @@ def test_what_else_a_loop_does_works_with_shards(tmp_path: Path) -> None:
         report = json.loads((job.directory / "evaluation" / "step-00000008.json").read_text())
         assert report["pieces"] == 1 and report["notes"] > 0
     assert losses(sharded) == pytest.approx(losses(whole), rel=1e-4)
-    told = [
+    reported = [
         [(event["validation"], event["validation_ema"]) for event in job.events("evaluation")]
         for job in (whole, sharded)
     ]
-    assert len(told[0]) == 3
-    for ours, theirs in zip(*told, strict=True):
+    assert len(reported[0]) == 3
+    for ours, theirs in zip(*reported, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
         assert ours[0] != pytest.approx(ours[1], rel=1e-6)

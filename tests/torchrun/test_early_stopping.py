@@ -1,4 +1,4 @@
-"""What the validation loss decides: an early end and a lower learning rate, exact over a death."""
+"""Early stopping and the plateau schedule, exact across a death."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BASE: dict[str, Any] = {
     "logging": {"everySteps": 1},
 }
 NEVER = {"patience": 2, "minDelta": 9.0}
-"""No loss falls by so much: the first evaluation stays the best, and every second one after it counts."""
+"""No loss falls by this much: the first evaluation stays the best, and every second one after it acts."""
 
 
 def files(job: Job, step: int) -> dict[str, bytes]:
@@ -41,11 +41,11 @@ def test_training_ends_early_with_the_best_weights(tmp_path: Path) -> None:
         assert job.steps() == [4, 12]  # step 4 was saved and kept because it is the best
         assert job.results() == ["Finished"]
         result = json.loads((job.root / "run" / "result-0.json").read_text())
-        told = json.loads((job.root / "run" / "rank-0.json").read_text())["job"]
-        assert result["reason"] == told["stop_reason"]
+        reported = json.loads((job.root / "run" / "rank-0.json").read_text())["job"]
+        assert result["reason"] == reported["stop_reason"]
         assert "early at step 12 of 24: The validation loss has not improved for 2" in result["reason"]
         assert result["reason"].endswith("The weights are those of step 4.")
-        assert told["anomalies"]["LossPlateau"]["stop_early"] == 1
+        assert reported["anomalies"]["LossPlateau"]["stop_early"] == 1
     assert files(straight, 12) == files(broken, 12)
     ends, best = (load_file(straight.checkpoint(step) / "model.safetensors") for step in (12, 4))
     assert all(ends[name].equal(best[name]) for name in best)
@@ -54,7 +54,7 @@ def test_training_ends_early_with_the_best_weights(tmp_path: Path) -> None:
     assert state["validation_loss"] == evaluations[0] != evaluations[2]
 
     before = files(straight, 12)
-    assert straight.run(TEST_SAMPLES=str(tmp_path / "again")) == [0]  # it has ended, and stays so
+    assert straight.run(TEST_SAMPLES=str(tmp_path / "again")) == [0]  # it stays ended
     assert files(straight, 12) == before
     assert json.loads((straight.root / "run" / "result-0.json").read_text())["reason"]
 
@@ -67,6 +67,6 @@ def test_plateau_schedule_resumes_exactly(tmp_path: Path) -> None:
     expected = {5: 1.0, 16: 1.0, 17: 0.4, 24: 0.4}  # the first evaluation is during the warm-up
     assert {step: round(rates[step] / 0.01, 6) for step in expected} == expected
     assert files(straight, 24) == files(broken, 24)
-    told = [event["reason"] for event in straight.events("anomaly") if event["kind"] == "LossPlateau"]
-    assert len(told) == 2
-    assert told[0].endswith("The learning rate is × 0.4 from now on.")
+    reported = [event["reason"] for event in straight.events("anomaly") if event["kind"] == "LossPlateau"]
+    assert len(reported) == 2
+    assert reported[0].endswith("The learning rate is × 0.4 from now on.")

@@ -1,4 +1,4 @@
-"""The average of the weights through the loop: exact after a death, evaluated, kept by, sampled from."""
+"""The average of the weights in the loop: exact after a death, evaluated, sampled, used for keepBest."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def test_the_average_survives_a_death_and_skips_what_was_refused(
     assert not any(weights[name].equal(average[name]) for name in weights)
     assert float(load_file(straight.checkpoint(15) / "optimizer.safetensors")["ema/updates"]) == 14
 
-    told = straight.events("evaluation")
-    assert [event["step"] for event in told] == [5, 10, 15]
-    assert all(event["validation"] != event["validation_ema"] for event in told)
+    reported = straight.events("evaluation")
+    assert [event["step"] for event in reported] == [5, 10, 15]
+    assert all(event["validation"] != event["validation_ema"] for event in reported)
     snapshot = json.loads((tmp_path / "a" / "run" / "rank-0.json").read_text())["job"]
-    assert snapshot["validation"]["ema_loss"] == told[-1]["validation_ema"]
+    assert snapshot["validation"]["ema_loss"] == reported[-1]["validation_ema"]
     progress = json.loads((straight.checkpoint(10) / "state.json").read_text())["progress"]
     assert progress["validation_step"] == 10
-    assert progress["validation_loss"] == told[1]["validation"]
-    assert progress["ema_validation_loss"] == told[1]["validation_ema"]
+    assert progress["validation_loss"] == reported[1]["validation"]
+    assert progress["ema_validation_loss"] == reported[1]["validation_ema"]
 
 
 def test_an_average_can_begin_in_the_middle_and_the_best_checkpoint_stays(tmp_path: Path) -> None:
-    # At this rate the second half forgets what the first has learned.
+    # At this learning rate the second half forgets what the first learned.
     change = {
         "steps": 10,
         "evaluation": {"everySteps": 2},

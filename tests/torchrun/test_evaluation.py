@@ -1,4 +1,4 @@
-"""A trained model judged and sampled on the command line."""
+"""Evaluation and sampling of a trained model from the command line."""
 
 from __future__ import annotations
 
@@ -73,16 +73,16 @@ def test_the_report_agrees_with_the_job_and_with_itself(
 
 
 def test_the_job_judges_its_own_music_on_its_way(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
-    """What it reports at the end is what the command finds for the same weights and pieces."""
+    """The loop's last report equals that of the command for the same weights and pieces."""
     kept = {path.stem: json.loads(path.read_text()) for path in job.directory.glob("evaluation/*.json")}
     assert sorted(kept) == ["step-00000016", "step-00000024"]
     assert kept["step-00000024"] == {"step": 24} | _evaluate(job, capsys, "--samples", "3")["samples"]
     distributions = kept["step-00000024"]["distributions"]
-    told = json.loads((job.root / "run" / "rank-0.json").read_text())["job"]["evaluation"]
-    assert told["overlap_pitch_class"] == distributions["pitchClass"]["overlap"]
-    assert told["overlap"] == pytest.approx(np.mean([part["overlap"] for part in distributions.values()]))
-    assert told["overlap"] < told["overlap_floor"] <= 1
-    assert told.keys() >= {"bits_per_note", "memorised", "valid_pieces", "valid_tokens"}
+    reported = json.loads((job.root / "run" / "rank-0.json").read_text())["job"]["evaluation"]
+    assert reported["overlap_pitch_class"] == distributions["pitchClass"]["overlap"]
+    assert reported["overlap"] == pytest.approx(np.mean([part["overlap"] for part in distributions.values()]))
+    assert reported["overlap"] < reported["overlap_floor"] <= 1
+    assert reported.keys() >= {"bits_per_note", "memorised", "valid_pieces", "valid_tokens"}
     logged = [event for event in job.events("metrics") if "overlap" in event]
     assert [event["step"] for event in logged] == [16, 24]
 

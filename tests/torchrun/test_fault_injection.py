@@ -1,4 +1,4 @@
-"""What breaks in the middle of training: a save cut off, a full disk, a gradient that is not a number."""
+"""Faults during training: an interrupted save, a full disk, a non-finite gradient."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def final_weights(job: Job) -> bytes:
 
 
 def test_death_at_any_write_of_a_checkpoint(tmp_path: Path) -> None:
-    """The second of four saves, which also deletes the first, is cut off at each of its system calls."""
+    """The second of four saves, which also deletes the first, is killed at each of its system calls."""
     whole = Job(tmp_path / "whole", SHORT)
     assert whole.run() == [0], whole.text()
     job = Job(tmp_path / "cut", SHORT, hook="torchrun.fault_injection:die_at_nth_call")
@@ -29,7 +29,7 @@ def test_death_at_any_write_of_a_checkpoint(tmp_path: Path) -> None:
         codes = job.run(TEST_N=str(call))
         manager = CheckpointManager(job.checkpoints)
         for checkpoint in manager.all():
-            manager.verify(checkpoint)  # what carries a marker is whole, at every instant
+            manager.verify(checkpoint)  # a checkpoint with a marker is complete, at any moment
         if codes == [0]:
             break
         assert codes == [-signal.SIGKILL], job.text()
@@ -84,7 +84,7 @@ def test_a_save_that_failed_is_tried_again(asynchronous: bool, tmp_path: Path) -
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_nan_on_one_rank_touches_nothing_on_any(ranks: int, tmp_path: Path) -> None:
-    """Step 3 is poisoned: after it, weights and moments are those after step 2."""
+    """Step 3 is poisoned: weights and moments stay those of step 2."""
     change = {"steps": 4, "checkpoint": {"everySteps": 1, "keepLast": 4}, "logging": {"everySteps": 1}}
     job = Job(tmp_path, change, hook="torchrun.fault_injection:poison_one_micro_batch")
     job.write(batch={"globalBatchSize": 4 * ranks, "microBatchSize": 2})
@@ -104,7 +104,7 @@ def test_a_slow_rank_is_told_from_those_that_wait_for_it(tmp_path: Path) -> None
     assert job.run(2, TEST_RANK="1", TEST_SECONDS="0.2") == [0, 0], job.text()
     snapshot = json.loads((tmp_path / "run" / "rank-0.json").read_text())
     quick, slow = snapshot["job"]["compute_seconds"]
-    # All steps take as long as the slow rank; what rank 0 works on its own does not.
+    # All steps take as long as the slow rank; the time that rank 0 spends on its own does not.
     assert slow >= 0.2
     assert quick < slow
 

@@ -1,4 +1,4 @@
-"""Extra losses and evaluation metrics of the user's own, by the example that the documentation shows."""
+"""The user's extra losses and evaluation metrics, with the example from the documentation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECORD = "torchrun.fault_injection:record_samples"
 
 
 def example() -> tuple[str, dict[str, Any]]:
-    """The module and the part of a job file that docs/hooks.md shows."""
+    """The module and the part of a job file from docs/hooks.md."""
     text = PAGE.read_text()
     blocks = {kind: re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "yaml")}
     (module,), (training,) = blocks["python"], blocks["yaml"]
@@ -48,17 +48,17 @@ def test_the_documented_example_trains_and_measures(tmp_path: Path) -> None:
         job = job_with_hooks(tmp_path / str(ranks), module, merge(short, training))
         assert job.run(ranks, TEST_SAMPLES=str(tmp_path / "samples")) == [0] * ranks, job.text()
         jobs[ranks] = job
-    told = [event["term_z_loss"] for event in jobs[1].events("step")]
+    reported = [event["term_z_loss"] for event in jobs[1].events("step")]
     # Before training all tokens are about equally likely: logits are near 0, and loss and z are log V.
-    assert told[0] == pytest.approx(
+    assert reported[0] == pytest.approx(
         float(torch.tensor(jobs[1].events("step")[0]["train"]).square()), rel=0.05
     )
-    assert told == pytest.approx([event["term_z_loss"] for event in jobs[2].events("step")], rel=1e-4)
+    assert reported == pytest.approx([event["term_z_loss"] for event in jobs[2].events("step")], rel=1e-4)
     (metrics,) = jobs[1].events("metrics")
     assert 0 < metrics["accuracy"] < 1
     assert metrics["accuracy"] == pytest.approx(jobs[2].events("metrics")[0]["accuracy"], abs=0.02)
     snapshot = json.loads((jobs[1].root / "run" / "rank-0.json").read_text())["job"]
-    assert snapshot["metrics"]["terms"] == {"z_loss": told[-1]}
+    assert snapshot["metrics"]["terms"] == {"z_loss": reported[-1]}
     assert snapshot["evaluation"]["accuracy"] == metrics["accuracy"]
 
 
@@ -71,7 +71,7 @@ def test_a_term_moves_the_weights_by_its_weight_and_resumes_exactly(tmp_path: Pa
     without.write()
     for job in (whole, without):
         assert job.run(TEST_SAMPLES=str(tmp_path / "samples")) == [0], job.text()
-    # Step 7 is no log step: the checkpoint of step 5 holds a part of the interval that ends with step 8.
+    # Step 7 is not logged: the checkpoint of step 5 holds a part of the interval that ends with step 8.
     codes = broken.run(TEST_SAMPLES=str(tmp_path / "samples"), TEST_DEATH="7")
     assert codes == [-signal.SIGKILL]
     assert broken.run(TEST_SAMPLES=str(tmp_path / "samples")) == [0], broken.text()

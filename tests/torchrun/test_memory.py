@@ -1,4 +1,4 @@
-"""What training does about memory changes no result: activations computed again, smaller micro-batches."""
+"""Saving memory changes no result: recomputed activations, smaller micro-batches."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ OUT = "torchrun.fault_injection:run_out_of_memory"
 def test_out_of_memory_on_one_rank_redoes_the_step_in_smaller_parts(
     ranks: int, where: str, width: int, tmp_path: Path
 ) -> None:
-    """The same samples, the same loss, and nothing done twice; the plan outlives a death.
+    """The same samples, the same loss, and nothing applied twice; the plan survives a death.
 
     At width 192 gradients travel in two buckets, of which the first is on its way when memory runs out.
     """
@@ -102,7 +102,7 @@ def test_out_of_memory_on_one_rank_redoes_the_step_in_smaller_parts(
         [("3", "4"), ("2", "3")] if ranks == 1 else [("2", "4")]
     )
     seen, expected = recorded(tmp_path / "d", ranks), recorded(tmp_path / "c", ranks)
-    for step in range(1, 7):  # the last record of each step is that of the attempt that counts
+    for step in range(1, 7):  # the last record of a step is of the pass that was applied
         for mine, theirs in zip(seen[step], expected[step], strict=True):
             assert mine["samples"] == theirs["samples"]
             assert len(mine["valid"]) == len(theirs["valid"]) * (1 if step < 3 else 2)
@@ -117,8 +117,8 @@ def test_out_of_memory_on_one_rank_redoes_the_step_in_smaller_parts(
     whole = bits(broken, 6)
     shutil.rmtree(broken.checkpoint(6))
     assert broken.run(ranks, **variables) == [0] * ranks, broken.text()
-    begun = broken.events("training started")[0]
-    assert (begun["step"], begun["micro_batch_size"]) == (4, 2)
+    started = broken.events("training started")[0]
+    assert (started["step"], started["micro_batch_size"]) == (4, 2)
     assert bits(broken, 6) == whole
 
 
@@ -174,15 +174,15 @@ def test_micro_batch_and_checkpointing_are_measured_and_kept(tmp_path: Path) -> 
     probes = job.events("memory probe")
     assert [probe["activation_checkpointing"] for probe in probes] == ["none", "selective", "full"]
     assert [probe["micro_batch_size"] for probe in probes] == [8, 8, 8]
-    begun = job.events("training started")[0]
+    started = job.events("training started")[0]
     fastest = max(probes, key=lambda probe: float(probe["tokens_per_second"]))
-    assert begun["activation_checkpointing"] == fastest["activation_checkpointing"]
-    assert begun["micro_batch_size"] == 16  # of half the context's length
+    assert started["activation_checkpointing"] == fastest["activation_checkpointing"]
+    assert started["micro_batch_size"] == 16  # of half the context's length
     job.write(steps=3)
     assert job.run(2, TEST_SCARCE="1", TEST_LEFT="0") == [0, 0], job.text()
     assert job.events("memory probe") == []  # decided once
     again = job.events("training started")[0]
-    assert again["activation_checkpointing"] == begun["activation_checkpointing"]
+    assert again["activation_checkpointing"] == started["activation_checkpointing"]
     memory = json.loads((job.checkpoint(3) / "state.json").read_text())["memory"]
     assert memory["plan"]["micro_batch_size"] == 8
 
@@ -201,13 +201,13 @@ def test_micro_batch_and_checkpointing_are_measured_and_kept(tmp_path: Path) -> 
 
 
 def test_the_rank_with_least_memory_decides_for_all(tmp_path: Path) -> None:
-    """What 8 samples take is measured as several times what 2 take; the limit lies between."""
+    """8 samples are measured to take several times as much as 2; the limit lies in between."""
     job = Job(tmp_path, PROBED, LIMIT)
     assert job.run(2, TEST_SCARCE="1", TEST_LEFT=str(144 * 2**20)) == [0, 0], job.text()
     (probe,) = job.events("memory probe")
-    begun = job.events("training started")[0]
-    assert 2 <= probe["micro_batch_size"] == begun["micro_batch_size"] < 8
-    assert probe["loads"][str(begun["micro_batch_size"])] <= 1
+    started = job.events("training started")[0]
+    assert 2 <= probe["micro_batch_size"] == started["micro_batch_size"] < 8
+    assert probe["loads"][str(started["micro_batch_size"])] <= 1
 
 
 def test_a_job_that_fits_in_no_size_says_so(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every mode and its loss through the loop: exact after a death, at 1 and 2 ranks, with every player."""
+"""Every mode and its losses in the loop: exact after a death, with 1 and 2 ranks, with the critic."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ COMPONENTS = {
 @pytest.mark.parametrize(("mode", "ranks"), [("transformer", 1), ("vae", 1), ("vae-gan", 2)])
 def test_a_death_changes_no_bit(mode: str, ranks: int, tmp_path: Path) -> None:
     change = MODES[mode] | {"checkpoint": {"asynchronous": False}}
-    # Nor does the music that a job writes and judges on its way.
+    # Nor does the music that a job samples and evaluates.
     sampled = {
         "sample": {"count": 1, "maxTokens": 16, "everySteps": 8},
         "evaluation": {"music": {"everySteps": 9, "samples": 2}},
@@ -64,15 +64,15 @@ def test_a_death_changes_no_bit(mode: str, ranks: int, tmp_path: Path) -> None:
     steps = straight.events("step")
     assert steps[-1]["train"] < steps[0]["train"]
     assert steps[-1].keys() >= COMPONENTS[mode]
-    told = json.loads((tmp_path / "a" / "run" / "rank-0.json").read_text())["job"]
-    assert told["metrics"]["components"].keys() >= COMPONENTS[mode]
+    reported = json.loads((tmp_path / "a" / "run" / "rank-0.json").read_text())["job"]
+    assert reported["metrics"]["components"].keys() >= COMPONENTS[mode]
     if mode != "transformer":
-        assert told["evaluation"].keys() >= {"nll", "nll_shuffled"} | {
+        assert reported["evaluation"].keys() >= {"nll", "nll_shuffled"} | {
             f"{measure}_{level}"
             for measure in ("kl", "active_units")
             for level in ("global", "phrase", "bar")
         }
-        assert told["validation"]["loss"] >= told["evaluation"]["nll"]
+        assert reported["validation"]["loss"] >= reported["evaluation"]["nll"]
     state = load_file(straight.checkpoint(24) / "optimizer.safetensors")
     if mode == "vae-gan":
         assert float(state["critic/optimizer/steps"]) == 24 - 10  # it plays from 40 % of the job on
@@ -128,9 +128,9 @@ def test_latents_of_real_chorales_are_used(tmp_path: Path) -> None:
         },
     )
     assert job.run() == [0], job.text()
-    told = job.events("metrics")[-1]
-    assert told["nll_shuffled"] > 1.1 * told["nll"]
-    assert sum(told[f"active_units_{level}"] for level in ("global", "phrase", "bar")) >= 10
+    reported = job.events("metrics")[-1]
+    assert reported["nll_shuffled"] > 1.1 * reported["nll"]
+    assert sum(reported[f"active_units_{level}"] for level in ("global", "phrase", "bar")) >= 10
 
 
 def test_a_trained_autoencoder_writes_music_and_is_judged(
@@ -144,14 +144,16 @@ def test_a_trained_autoencoder_writes_music_and_is_judged(
         assert len(list((job.directory / "samples" / f"step-{step:08d}").glob("*.mid"))) == 2
     assert run(["evaluate", "--job-dir", str(job.directory), "--json", "--samples", "2"]) == 0
     report = json.loads(capsys.readouterr().out)
-    told = job.events("metrics")[-1]
+    reported = job.events("metrics")[-1]
     assert report["latents"].keys() >= {"nll", "nll_shuffled", "kl_bar"}
-    assert report["latents"]["active_units_bar"] == told["active_units_bar"]
-    assert report["latents"]["nll"] == pytest.approx(told["nll"], rel=0.05)  # draws differ with the batches
+    assert report["latents"]["active_units_bar"] == reported["active_units_bar"]
+    assert report["latents"]["nll"] == pytest.approx(
+        reported["nll"], rel=0.05
+    )  # draws differ with the batches
     assert report["likelihood"]["nllPerToken"] > report["latents"]["nll"]
     assert report["samples"]["pieces"] == 2
 
-    # Music around a piece, and on the way from one to another.
+    # Music near a piece, and between two pieces.
     one, other = (job.root / "midi" / f"piece-{number}.mid" for number in (0, 1))
 
     def written(*options: str | Path) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""A job that is killed or stopped and started again ends with the same bits as one that was not."""
+"""A job that is killed or stopped and restarted ends with the same bits as one that was not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def reached(job: Job, step: int) -> bool:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Job]:
-    """The job, run without a break by 1 and by 3 ranks."""
+    """The job, run without interruption by 1 and by 3 ranks."""
     jobs = {}
     for ranks in (1, 3):
         jobs[ranks] = Job(tmp_path_factory.mktemp(f"whole-{ranks}"))
@@ -43,7 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Job]:
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_hard_life_ends_with_equal_bits(ranks: int, tmp_path: Path, whole: dict[int, Job]) -> None:
     job, chance = Job(tmp_path), random.Random()
-    for life in range(2):  # a rank dies, the rest is killed some instant after that
+    for life in range(2):  # a rank dies, and the rest are killed at some moment after that
         gang, goal = job.start(ranks), 8 * life + chance.randrange(1, 8)
         wait_until(functools.partial(reached, job, goal), f"step {goal}", gang)
         os.kill(job.pids()[chance.randrange(ranks)], signal.SIGKILL)
@@ -61,8 +61,8 @@ def test_a_hard_life_ends_with_equal_bits(ranks: int, tmp_path: Path, whole: dic
 
 
 def test_a_resume_from_any_step_ends_with_equal_bits(tmp_path: Path) -> None:
-    # Inside the window: an overflow that halves the loss scale (step 3), dropout that fades, an average of
-    # the weights that begins, and a curriculum's boundary, where a step's samples halve.
+    # Inside the window: an overflow that halves the loss scale (step 3), falling dropout, the start of an
+    # average of the weights, and a change of sequence length, which halves the samples of a step.
     changes = {
         "steps": 9,
         "precision": "fp16",

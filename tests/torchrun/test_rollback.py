@@ -1,4 +1,4 @@
-"""Bad stretches: all ranks go back and leave the data out, and a death amid that changes nothing."""
+"""Bad stretches: all ranks roll back and skip the data, and a death during that changes nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHANGE: dict[str, Any] = {
 
 
 def run(job: Job, ranks: int, spoil: str, death: str = "") -> list[int]:
-    """Run with the data of steps 18 to 23 of a straight run spoilt."""
+    """Run with spoilt data in steps 18 to 23 of an uninterrupted run."""
     return job.run(
         ranks,
         TEST_FROM=str(17 * STEP),
@@ -63,8 +63,8 @@ def test_a_bad_stretch_is_rolled_back_also_over_deaths(
     assert run(straight, ranks, spoil) == [0] * ranks, straight.text()
 
     # Step 18 is the first bad one, and the third in a row acts. The checkpoint of step 18 exists by then and
-    # is not healthy. The first roll-back leaves out steps 17 to 20, so three more spoilt ones come: the
-    # second leaves out twice what lies between step 16 and there.
+    # is not healthy. The first roll-back skips steps 17 to 20, so three more spoilt ones follow: the second
+    # skips twice the data between step 16 and there.
     kind = "NonFinite" if spoil == "nan" else "LossSpike"
     seen = anomalies(straight)
     assert [entry for entry in seen if entry[2] == "rollback"] == [
@@ -77,9 +77,9 @@ def test_a_bad_stretch_is_rolled_back_also_over_deaths(
     assert progress["skipped_windows"] == [[16 * STEP, (16 + 2 * 7) * STEP]]
     assert progress["tokens"] == (30 + 14) * STEP
     assert progress["learning_rate_factor"] == 0.25
-    told: dict[str, Any] = json.loads((straight.root / "run" / "rank-0.json").read_text())
-    assert (told["job"]["rollbacks"], told["job"]["lost_steps"]) == (2, 4 + 3)
-    assert told["job"]["anomalies"][kind]["rollback"] == 2
+    reported: dict[str, Any] = json.loads((straight.root / "run" / "rank-0.json").read_text())
+    assert (reported["job"]["rollbacks"], reported["job"]["lost_steps"]) == (2, 4 + 3)
+    assert reported["job"]["anomalies"][kind]["rollback"] == 2
     rates = {event["step"]: event["learning_rate"] for event in straight.events("step")}
     assert rates[16] > 0.003
     assert rates[17] < 0.26 * rates[16]

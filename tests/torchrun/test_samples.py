@@ -1,4 +1,4 @@
-"""What is really trained on: the samples of each step, under a curriculum and at any world size."""
+"""The samples of each step, under a curriculum and with any world size."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def test_curriculum_is_trained_on_and_survives_death_before_each_boundary(ranks:
         assert len(samples) * length == 6 * 32
     shown = [(event["step"], event["sequence_length"]) for event in straight.events("step")]
     assert shown == list(LENGTHS.items())
-    told = json.loads((tmp_path / "straight" / "run" / "rank-0.json").read_text())["job"]
-    assert (told["metrics"]["sequence_length"], told["metrics"]["batch_size"]) == (32, 6)
-    assert told["samples"] == sum(6 * 32 // length for length in LENGTHS.values())
+    reported = json.loads((tmp_path / "straight" / "run" / "rank-0.json").read_text())["job"]
+    assert (reported["metrics"]["sequence_length"], reported["metrics"]["batch_size"]) == (32, 6)
+    assert reported["samples"] == sum(6 * 32 // length for length in LENGTHS.values())
 
     broken, again = Job(tmp_path / "broken", CURRICULUM, HOOK, dataset=VARIED), tmp_path / "b"
     for death in ("5", "12"):
@@ -114,7 +114,7 @@ def test_every_world_size_trains_on_the_same_samples_in_the_same_order(tmp_path:
 
 
 def test_accumulation_weighs_tokens_and_not_micro_batches(tmp_path: Path) -> None:
-    """One pass of 8 samples and 8 passes of one, whose numbers of valid tokens differ, end alike."""
+    """One pass of 8 samples equals 8 passes of one, with different numbers of valid tokens."""
     change = {
         "steps": 12,
         "contextLength": 48,  # does not divide the split
@@ -146,7 +146,7 @@ def test_half_precision_resumes_exactly_with_its_loss_scale(precision: str, tmp_
     change = {"precision": precision, "checkpoint": {"asynchronous": False}, "steps": 12}
     broken_hook = "torchrun.fault_injection:record_samples_of_an_overflow"
     straight, broken = Job(tmp_path / "a", change, broken_hook), Job(tmp_path / "b", change, broken_hook)
-    # The gradient of step 3 overflows: from there on the loss scale is not what a new guard would begin with.
+    # The gradient of step 3 overflows: from there on the loss scale is not that of a new guard.
     assert straight.run(TEST_SAMPLES=str(tmp_path / "c"), TEST_STEP="3") == [0], straight.text()
     losses = [event["train"] for event in straight.events("step")]
     assert losses[-1] < losses[0]

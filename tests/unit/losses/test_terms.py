@@ -115,20 +115,20 @@ def test_terms_of_the_transformer_reach_its_weights(name: str) -> None:
     losses = {alias: {"weight": 0.5}, "balance": "uncertainty"}
     made = objective("transformer", losses=losses, dropout=0.1)
     torch.manual_seed(0)
-    objective_, told, _ = made.losses(made.network, *batch(), 1)
+    objective_, reported, _ = made.losses(made.network, *batch(), 1)
     assert made.terms is not None and name in made.terms.names
     torch.autograd.backward(objective_)
     assert all(parameter.grad is not None for parameter in made.model.parameters())
-    assert told > 0
+    assert reported > 0
 
 
 def test_single_sample_and_padding_alone_are_finite() -> None:
     made, _, _ = everything()
     pad = torch.zeros(2, 24, dtype=torch.int64)
     for inputs, targets in (batch(1), (pad, pad), (pad, pad - 100), batch(2, 8)):
-        loss, told, _ = made.losses(made.network, inputs, targets, 50)
+        loss, reported, _ = made.losses(made.network, inputs, targets, 50)
         torch.autograd.backward(loss)
-        assert torch.isfinite(loss) and torch.isfinite(told)
+        assert torch.isfinite(loss) and torch.isfinite(reported)
         gradients = [parameter.grad for parameter in made.model.parameters()]
         assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
         made.model.zero_grad()
@@ -141,9 +141,9 @@ def test_plain_weights_are_the_cross_entropy() -> None:
     assert plain.terms is None and terms.terms is not None
     inputs, targets = batch()
     expected, _, _ = plain.losses(plain.network, inputs, targets, 1)
-    weighted, told, _ = terms.losses(terms.network, inputs, targets, 1)
+    weighted, reported, _ = terms.losses(terms.network, inputs, targets, 1)
     torch.testing.assert_close(weighted, expected)
-    torch.testing.assert_close(told, expected.detach())
+    torch.testing.assert_close(reported, expected.detach())
     kinds = sum(
         total
         for name, (total, _) in zip(terms.terms.names, terms.terms.counts.tolist(), strict=True)

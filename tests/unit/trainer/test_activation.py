@@ -1,4 +1,4 @@
-"""Activation checkpointing: which parts are computed again, how often, and that results stay equal."""
+"""Activation checkpointing: which parts are recomputed, how often, and that results stay the same."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def gradients(model: Transformer) -> tuple[list[Tensor], Counter[str], int]:
     ("mode", "segments", "products", "attentions", "norms"),
     [
         ("none", [], 9, 2, 5),
-        ("selective", [], 9, 2, 9),  # matrix products and attention are kept, norms are computed again
+        ("selective", [], 9, 2, 9),  # matrix products and attention are kept, norms are recomputed
         ("full", [], 9 + 2 * 4, 4, 9),
         ("full", ["blocks.1"], 9 + 4, 3, 7),
         ("full", ["blocks.*.attention"], 9 + 2 * 2, 4, 7),

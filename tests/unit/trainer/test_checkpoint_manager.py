@@ -1,4 +1,4 @@
-"""Committing, verifying, falling back and retention, on a real directory."""
+"""Commit, verification, fallback and retention, in a real directory."""
 
 from __future__ import annotations
 
@@ -151,11 +151,11 @@ def test_the_last_healthy_one_stays_however_many_bad_ones_follow(tmp_path: Path)
     manager = CheckpointManager(tmp_path, keep_last=1)
     manager.save(10, healthy(True, last_healthy_step=10))
     manager.save(20, healthy(True, last_healthy_step=20))
-    manager.save(30, healthy(True, last_healthy_step=25))  # what came after step 25 turned out bad
+    manager.save(30, healthy(True, last_healthy_step=25))  # steps after 25 turned out bad
     for step in (40, 50, 60):
         manager.save(step, healthy(False, last_healthy_step=25))
     assert steps(manager) == [20, 60]
-    again = CheckpointManager(tmp_path, keep_last=1)  # a new life knows it from the files
+    again = CheckpointManager(tmp_path, keep_last=1)  # a restarted job reads it from the files
     again.save(70, healthy(False, last_healthy_step=25))
     assert steps(again) == [20, 70]
     assert again.latest() == (again.at(70), [])
@@ -193,7 +193,7 @@ def test_damaged_checkpoints_do_not_push_out_healthy_ones(tmp_path: Path) -> Non
     assert second.latest()[0] == second.at(10)
     second.save(15, contents())
     assert steps(second) == [10, 15, 20]
-    second.save(20, contents())  # training has come past the damaged one
+    second.save(20, contents())  # training has passed the damaged one
     second.verify(second.at(20))
     assert steps(second) == [15, 20]
 
@@ -289,7 +289,7 @@ def test_a_newer_save_replaces_one_that_failed(tmp_path: Path, monkeypatch: pyte
 
 
 def fail_writes(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    """Let the next `count` writes to a file fail as on a full disk."""
+    """Fail the next `count` writes to a file as on a full disk."""
     original, left = os.write, [count]
 
     def write(descriptor: int, data: Any) -> int:

@@ -1,4 +1,4 @@
-"""What the detectors find in series of losses, norms and speeds, and what they leave alone."""
+"""Findings of the detectors in series of losses, norms and speeds, and none in healthy ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ METRICS = step_metrics()
 
 
 def found(detector: IntervalDetector, losses: list[float]) -> list[tuple[int, Action]]:
-    """Return at which place of a series of losses the detector acts, and how."""
+    """Return the places in a series of losses at which the detector acts, and its actions."""
     answers = [
         detector.observe(replace(METRICS, step=10 * place, loss=loss)) for place, loss in enumerate(losses)
     ]
@@ -101,7 +101,9 @@ def test_oscillation(losses: list[float], expected: list[tuple[int, Action]]) ->
 @pytest.mark.parametrize(
     ("losses", "expected"),
     [
-        pytest.param([2.0] * 220, [(99, Action.WARN), (199, Action.WARN)], id="flat, told once per window"),
+        pytest.param(
+            [2.0] * 220, [(99, Action.WARN), (199, Action.WARN)], id="flat, reported once per window"
+        ),
         pytest.param([2 * 0.9999**place for place in range(150)], [], id="falls by half a percent"),
         pytest.param([2.0] * 99, [], id="not yet"),
     ],
@@ -123,8 +125,8 @@ def test_skips_in_a_row_name_their_cause() -> None:
 def test_vanishing_gradients_are_told_once_per_streak() -> None:
     detector = GradientVanishing(DEFAULT.gradient_vanishing)
     norms = [1e-8] * 4 + [NAN] + [1e-8] * 7 + [1.0] + [1e-8] * 5
-    told = [detector.observe(replace(METRICS, gradient_norm=norm)) is not None for norm in norms]
-    assert [place for place, one in enumerate(told) if one] == [9, 17]
+    reported = [detector.observe(replace(METRICS, gradient_norm=norm)) is not None for norm in norms]
+    assert [place for place, one in enumerate(reported) if one] == [9, 17]
 
 
 @pytest.mark.parametrize(("loss", "expected"), [(5.9, [50]), (5.0, [])])
@@ -136,15 +138,15 @@ def test_underfitting_is_checked_once_in_the_middle(loss: float, expected: list[
 def test_slow_intervals_in_a_row() -> None:
     detector = ThroughputDegradation(DEFAULT.throughput_degradation)
     speeds = [1000.0] * 20 + [400.0] * 4 + [1000.0] + [400.0] * 30
-    told = [detector.observe(replace(METRICS, tokens_per_second=speed)) is not None for speed in speeds]
-    assert [place for place, one in enumerate(told) if one] == [29]  # after that, 400 is what is usual
+    reported = [detector.observe(replace(METRICS, tokens_per_second=speed)) is not None for speed in speeds]
+    assert [place for place, one in enumerate(reported) if one] == [29]  # after that, 400 is usual
 
 
-def test_starvation_is_told_once_per_streak() -> None:
+def test_starvation_is_reported_once_per_streak() -> None:
     detector = DataStarvation(DEFAULT.data_starvation)
     shares = [0.6, 0.6, 0.1, *[0.6] * 5]
-    told = [detector.observe(replace(METRICS, data_wait_share=share)) is not None for share in shares]
-    assert [place for place, one in enumerate(told) if one] == [5]
+    reported = [detector.observe(replace(METRICS, data_wait_share=share)) is not None for share in shares]
+    assert [place for place, one in enumerate(reported) if one] == [5]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ def test_plateau_schedule_counts_after_the_warm_up() -> None:
 
 
 def watched(monitor: StabilityMonitor, losses: list[float], first: int = 1) -> list[Finding]:
-    """Show a monitor log intervals and every tenth time an evaluation; return what it finds."""
+    """Give a monitor log intervals, and an evaluation after every tenth; return its findings."""
     findings = []
     for place, loss in enumerate(losses, first):
         findings += monitor.interval(replace(METRICS, step=10 * place, loss=loss))

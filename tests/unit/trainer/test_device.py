@@ -1,4 +1,4 @@
-"""The layer over devices, as far as a CPU can show it."""
+"""Choice of device, precision and memory, as far as a CPU can test them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models outside of their job: what is refused, and that nothing half-written stays."""
+"""Exported models: what is refused, and that nothing half-written remains."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VOCABULARY = Vocabulary(TokenizerConfig(velocity_bins=0, tempo_bins=0))
 
 
 def save(job: Path, step: int, value: float, **identity: Any) -> Checkpoint:
-    """Save a checkpoint of one weight, and the vocabulary beside it."""
+    """Save a checkpoint of one weight, and its vocabulary."""
     known = {"dataset": "data", "vocabulary": VOCABULARY.fingerprint, "model": {"layers": 1}} | identity
     folder = job / "dataset" / str(known["dataset"])
     folder.mkdir(parents=True, exist_ok=True)

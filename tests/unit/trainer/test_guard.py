@@ -46,7 +46,7 @@ class Scene:
         self.steps = 0
 
     def step(self, size: float, normaliser: float = 1.0) -> bool:
-        """Take a step with a random gradient of length `size`; tell whether anything has changed."""
+        """Take a step with a random gradient of length `size`; return True if anything has changed."""
         self.steps += 1
         gradient = torch.randn(15)
         gradient *= size / gradient.norm() / normaliser * self.guard.scale
@@ -237,7 +237,7 @@ def test_state_survives_saving_and_a_changed_window() -> None:
 
 
 def test_norms_of_another_kind_are_not_compared() -> None:
-    """As when the curriculum comes to longer samples: their gradients would all be left out, for ever."""
+    """As when a curriculum reaches longer samples: otherwise all their updates would be skipped, forever."""
     scene = Scene()
     for _ in range(8):
         assert scene.step(1.0)

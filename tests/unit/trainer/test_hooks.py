@@ -1,4 +1,4 @@
-"""Finding hooks and what becomes of those that do not keep to the interface."""
+"""Loading hooks, and errors of hooks that violate the interface."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[Path]:
-    """A volume with a directory of hooks; what was imported is forgotten afterwards."""
+    """A volume with a directory of hooks; its modules are unloaded afterwards."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "unit_hooks.py").write_text("from unit_helper import one\nnumber = 3\n")
     (tmp_path / "mine" / "unit_helper.py").write_text("def one(batch):\n    return 1\n")

@@ -171,6 +171,6 @@ def test_what_needs_held_out_pieces_is_refused_without(training: dict[str, Any],
 
 
 def test_a_resolved_file_of_a_short_job_is_the_same_job() -> None:
-    """Defaults that are written down are defaults still: the warm-up is cut, not refused."""
+    """Defaults that are spelt out still count as defaults: the warm-up is capped, not refused."""
     job = JobFile.parse({"dataset": DATASET, "training": {"steps": 3}}, "job.yaml")
     assert JobFile.parse(job.model_dump(mode="json", by_alias=True), "resolved") == job

@@ -1,4 +1,4 @@
-"""The memory profile: a peak belongs to the phase that had it, and most steps are not looked into."""
+"""The memory profile: a peak belongs to its phase, and most steps are not split."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_peak_belongs_to_its_phase_alone() -> None:
     profiled.enter("training")
     with profiled.phase("evaluation"):
         torch.ones(SIZE, dtype=torch.uint8)
-        reporter.host.reset_peak()  # another reader's reset loses nothing
+        reporter.host.reset_peak()  # a reset by another reader loses nothing
     profiled.settle()
     phases = reporter.snapshot.memory_phases
     assert phases["evaluation"]["rss"] > phases["training"]["rss"] + SIZE * 0.8

@@ -1,4 +1,4 @@
-"""The search for a micro-batch: which sizes there are, which is found, what is never tried."""
+"""The search for a micro-batch size: candidates, result, and sizes that are never tried."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_largest_size_that_fits_is_found_without_trying_one_that_does_not(
 
 @pytest.mark.parametrize("limit", [4, 7, 11, 16, 40])
 def test_a_curve_that_no_line_predicts_is_searched_by_halves(limit: int) -> None:
-    """Up to the limit hardly anything, beyond it an allocation that fails."""
+    """Hardly any load up to the limit, beyond it a failed allocation."""
     asked: list[int] = []
 
     def load(size: int) -> float:
@@ -120,4 +120,4 @@ def test_the_meter_sees_a_peak_that_is_over_again() -> None:
     highest = memory.peak
     meter.begin()
     assert meter.peak() - meter.held() < size / 2
-    assert memory.peak >= highest  # the peak of the whole life stays
+    assert memory.peak >= highest  # the all-time peak stays

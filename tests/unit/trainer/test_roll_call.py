@@ -1,4 +1,4 @@
-"""Who is missing when a collective has failed, as the rendezvous store tells it."""
+"""Missing ranks after a failed collective, according to the rendezvous store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aurl_trainer.errors import HangError, PeerLostError
         (2, HUNG, {}, [1], True),
         (2, LOST, {}, [1], False),
         (4, HUNG, {1: HUNG, 3: LOST}, [2], True),
-        # The others gave up first and broke their connections: this rank saw no more than that.
+        # The others gave up first and broke their connections: that is all that this rank saw.
         (4, LOST, {1: HUNG, 3: LOST}, [2], True),
         (4, LOST, {1: LOST, 2: LOST}, [3], False),
         (4, LOST, {2: LOST}, [1, 3], False),

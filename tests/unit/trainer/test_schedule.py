@@ -1,4 +1,4 @@
-"""What changes over steps: learning rate, weight decay, dropout."""
+"""Schedules over steps: learning rate, weight decay, dropout."""
 
 from __future__ import annotations
 

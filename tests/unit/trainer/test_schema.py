@@ -1,4 +1,4 @@
-"""Every field of a job says what it is, in which unit, within which bounds."""
+"""Every field of a job has a description with its unit, and bounds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNITS = re.compile(
     r"weight decay|divides)\b",
     re.IGNORECASE,
 )
-"""What a number of a job can be."""
+"""The types of numbers in a job."""
 
 ABSENT = re.compile(r"unset:|required unless", re.IGNORECASE)
 """How the text of an optional field without a default says what its absence means."""
@@ -48,7 +48,7 @@ def test_field_is_documented(field: dict[str, Any], required: bool, root: dict[s
         assert "maxLength" in field or re.search(r"\{\d+\}\$$", field.get("pattern", "")), "no upper bound"
     elif kind == "array":
         assert "maxItems" in field, "no upper bound"
-    if not required and "default" not in field and kind != "array":  # a list that is left out is empty
+    if not required and "default" not in field and kind != "array":  # an omitted list is empty
         assert ABSENT.search(text), f"no default, and the text does not say what that means: {text}"
     assert describe_type(field, root)
 

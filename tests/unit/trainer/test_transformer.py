@@ -61,7 +61,7 @@ def test_cached_logits_equal_uncached(chunks: tuple[int, ...], attention: dict[s
 def test_a_local_block_sees_its_window_alone(every: int, reach: int) -> None:
     """Two blocks with a window of 3 reach 4 tokens back; with a global one among them, all."""
     model = make(attention=LOCAL | {"globalEvery": every})
-    inputs = tokens(1, 13)  # 13 is no multiple of the window
+    inputs = tokens(1, 13)  # 13 is not a multiple of the window
     changed = inputs.clone()
     changed[0, 1] = (changed[0, 1] + 1) % VOCABULARY
     differs = (model(inputs) != model(changed)).any(-1)[0].tolist()
@@ -87,7 +87,7 @@ def train(model: Transformer, batches: list[torch.Tensor]) -> list[float]:
 
 
 def test_loss_on_noise_stays_at_its_entropy() -> None:
-    """A model that sees its targets would get under the entropy of independent uniform tokens."""
+    """A model that sees its targets would get below the entropy of independent uniform tokens."""
     source = torch.Generator().manual_seed(2)
     batches = [torch.randint(VOCABULARY, (32, 17), generator=source) for _ in range(60)]
     losses = train(make(), batches)
@@ -96,7 +96,7 @@ def test_loss_on_noise_stays_at_its_entropy() -> None:
 
 
 def test_loss_on_structure_falls() -> None:
-    """Each token is the one before plus one, with a random start: only the first cannot be predicted."""
+    """Each token is one more than the last, from a random start: only the first cannot be predicted."""
     source = torch.Generator().manual_seed(3)
     starts = [torch.randint(VOCABULARY, (32, 1), generator=source) for _ in range(80)]
     losses = train(make(), [(start + torch.arange(17)) % VOCABULARY for start in starts])

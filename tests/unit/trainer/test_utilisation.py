@@ -1,4 +1,4 @@
-"""Model FLOPs utilisation: the formula by hand, and which peak counts."""
+"""Model FLOPs utilisation: the formula by hand, and the choice of the peak."""
 
 from __future__ import annotations
 

@@ -125,22 +125,22 @@ def noise(samples: int, length: int, source: torch.Generator) -> tuple[Tensor, T
 
 @pytest.mark.parametrize("mode", ["vae", "vae-gan"])
 def test_the_bound_on_noise_cannot_fall_under_its_entropy(mode: Mode) -> None:
-    """Latents may carry tokens past the decoder, but what they carry is paid for as KL."""
+    """Latents may carry tokens past the decoder, but only at the price of their KL."""
     torch.manual_seed(0)
     full = {f"kl{level.title()}": {"weight": 1.0, "ramp": 0.0, "cycles": 1} for level in LEVELS}
     made = objective(mode, losses=full | {"freeBits": 0.0, "barContent": {"weight": 0.0}})
     source = torch.Generator().manual_seed(1)
-    told = train(made, [noise(16, 16, source) for _ in range(60)])
+    reported = train(made, [noise(16, 16, source) for _ in range(60)])
     entropy = math.log(8)
-    assert min(told) > entropy - 0.02
-    assert sum(told[-10:]) / 10 < 1.25 * entropy  # and it does learn which tokens there are
+    assert min(reported) > entropy - 0.02
+    assert sum(reported[-10:]) / 10 < 1.25 * entropy  # and it does learn which tokens there are
     # With the latents of another sample there is nothing to gain at all.
     measures = made.evaluate([noise(64, 16, source)], DISTRIBUTED, torch.no_grad())
     assert measures["nll_shuffled"] > entropy - 0.02
 
 
 def test_latents_carry_what_the_decoder_cannot_know() -> None:
-    """Each sample repeats a token of its own, but the decoder is shown few tokens: the latents must tell."""
+    """Each sample repeats one token, but the decoder sees few tokens: the latents must carry it."""
     torch.manual_seed(0)
     light = {f"kl{level.title()}": {"weight": 0.1, "ramp": 0.0, "cycles": 1} for level in LEVELS}
     made = objective("vae", losses=light, latents={"tokenDropout": 0.9})
@@ -160,9 +160,9 @@ def test_latents_carry_what_the_decoder_cannot_know() -> None:
 
 
 def train(made: Objective, batches: list[tuple[Tensor, Tensor]]) -> list[float]:
-    """Train as the loop does and return the told loss per token of each step."""
+    """Train as the loop does and return the reported loss per token of each step."""
     optimizer = AdamW(dict(made.model.named_parameters()), 0.9, 0.99, 1e-8)
-    told = []
+    reported = []
     for number, (inputs, targets) in enumerate(batches):
         step = 1 + number * 100 // len(batches)
         loss, bound, _ = made.losses(made.network, inputs, targets, step)
@@ -171,8 +171,8 @@ def train(made: Objective, batches: list[tuple[Tensor, Tensor]]) -> list[float]:
         optimizer.zero_grad()
         if made.adversary is not None:
             made.adversary.step(DISTRIBUTED, step, 1.0)
-        told.append(float(bound) / targets.numel())
-    return told
+        reported.append(float(bound) / targets.numel())
+    return reported
 
 
 def test_initial_weights_depend_on_the_seed_alone() -> None:

@@ -1,4 +1,4 @@
-"""Detection of failed allocations, and a snapshot of memory for whoever looks into them."""
+"""Detection of failed allocations, and a snapshot of memory for debugging."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What keeps a run healthy: updates that would harm it are left out, within a budget."""
+"""Detectors of anomalies in a run, and their configuration. No torch."""

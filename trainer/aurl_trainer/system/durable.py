@@ -1,4 +1,4 @@
-"""Files that survive a crash: what is written is hashed on the way and flushed to the disk."""
+"""Files that survive a crash: contents are hashed while written, and flushed to the disk."""
 
 from __future__ import annotations
 
