@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
-from aurl_operator.core import podgroups
 from aurl_operator.core.actions import (
     NAMESPACE_TERMINATING,
     Action,
@@ -21,59 +20,73 @@ from aurl_operator.core.actions import (
 )
 from aurl_operator.core.names import JobRef, owner_reference, owner_uid
 from aurl_operator.core.parsers import dig
-from aurl_operator.kube.client import ApiError, Client
+from aurl_operator.kube.client import ApiError, Client, NotLeading, Unreachable
 from aurl_operator.kube.store import Store
 
 log = logging.getLogger(__name__)
 
-#: Answers that an immediate retry would not change: plan() decides when to retry.
-_REFUSALS: Final = frozenset({400, 403, 422})
-
 
 @dataclass
 class Applied:
-    """The outcome of a plan's actions: how many changed something, and the objects created or refused."""
+    """The outcome of a plan's actions, by the key of each action.
+
+    changed: how many changed something. refused: those that failed. done: those that succeeded.
+    """
 
     changed: int = 0
     refused: dict[str, Refusal] = field(default_factory=dict)
-    created: set[str] = field(default_factory=set)
+    done: set[str] = field(default_factory=set)
 
 
 class Applier:
     """Applies the actions of one job at a time and stores every answer immediately."""
 
-    def __init__(self, client: Client, store: Store) -> None:
-        self._client, self._store = client, store
+    def __init__(self, client: Client, store: Store, now: Callable[[], datetime]) -> None:
+        self._client, self._store, self._now = client, store, now
 
-    async def apply(
-        self, job: JobRef, actions: Sequence[Action], known: Mapping[str, Refusal], now: datetime
-    ) -> Applied:
-        """Apply actions concurrently. `known`: earlier refusals by object name, whose counts continue.
+    async def apply(self, job: JobRef, actions: Sequence[Action], known: Mapping[str, Refusal]) -> Applied:
+        """Apply actions concurrently. `known`: earlier refusals by action key, whose counts continue.
 
-        Raises ApiError (429, 5xx …) and Unreachable, after all actions were tried.
+        Raises NotLeading after all actions were tried.
         """
         outcomes = await asyncio.gather(
-            *(self._one(job, action, known, now) for action in actions), return_exceptions=True
+            *(self._try(job, action, known.get(action.key)) for action in actions), return_exceptions=True
         )
         applied = Applied()
         for action, outcome in zip(actions, outcomes, strict=True):
             if isinstance(outcome, BaseException):
                 raise outcome
             if isinstance(outcome, Refusal):
-                applied.refused[action.name] = outcome
+                applied.refused[action.key] = outcome
                 continue
             applied.changed += outcome
-            if outcome and isinstance(action, Create):
-                applied.created.add(action.name)
+            applied.done.add(action.key)
         return applied
 
-    async def _one(
-        self, job: JobRef, action: Action, known: Mapping[str, Refusal], now: datetime
-    ) -> Refusal | bool:
+    async def _try(self, job: JobRef, action: Action, before: Refusal | None) -> Refusal | bool:
         """Apply one action. Return the refusal, or True if a further round may find more to do."""
+        try:
+            return await self._one(job, action)
+        except NotLeading:
+            raise
+        except Unreachable as error:
+            code, message, retry_after = 0, str(error), 0.0
+        except ApiError as error:
+            code, message, retry_after = error.code, error.message, error.retry_after
+        about = _about(job, code=code)
+        if NAMESPACE_TERMINATING in message:
+            log.info("leaving the job alone, its namespace is being deleted", extra=about)
+        elif before is None or before.message != message:
+            verb = type(action).__name__.lower()
+            log.warning("%s %s %s refused: %s", verb, action.kind, action.name, message, extra=about)
+        return Refusal(code, message, self._now(), before.count + 1 if before else 1, retry_after)
+
+    async def _one(self, job: JobRef, action: Action) -> bool:
+        """Apply one action. Return True if a further round may find more to do."""
         match action:
             case Create():
-                return await self._create(job, action, known.get(action.name), now)
+                await self._create(job, action)
+                return True
             case Patch():
                 answer = await self._client.request(
                     "PATCH", action.kind, job.namespace, action.name, body=action.patch
@@ -88,35 +101,27 @@ class Applier:
                 log.info("job deleted after ttlSecondsAfterFinished", extra=_about(job))
         return False
 
-    async def _create(
-        self, job: JobRef, action: Create, before: Refusal | None, now: datetime
-    ) -> Refusal | bool:
+    async def _create(self, job: JobRef, action: Create) -> None:
         try:
             answer = await self._client.request("POST", action.kind, job.namespace, body=action.manifest)
         except ApiError as error:
-            if error.code == 409:
-                return await self._adopt(job, action, before, now)
-            unknown = error.code == 404 and action.kind in podgroups.KINDS  # the scheduler is not installed
-            if error.code not in _REFUSALS and not unknown:
+            if error.code != 409:
                 raise
-            return _refused(job, action, error.code, error.message, before, now)
-        self._store.put_child(action.kind, answer)
-        return True
+            await self._adopt(job, action)
+        else:
+            self._store.put_child(action.kind, answer)
 
-    async def _adopt(
-        self, job: JobRef, action: Create, before: Refusal | None, now: datetime
-    ) -> Refusal | bool:
+    async def _adopt(self, job: JobRef, action: Create) -> None:
         """Take over an object that exists already if it belongs to the job: an earlier round created it."""
         try:
             found = await self._client.request("GET", action.kind, job.namespace, action.name)
         except ApiError as error:
             if error.code == 404:  # deleted in between; the next round creates it
-                return True
+                return
             raise
         if owner_uid(found) != job.uid:
-            return _refused(job, action, 409, "the name is taken", before, now)
+            raise ApiError(409, "the name is taken")
         self._store.put_child(action.kind, found)
-        return True
 
     async def _delete(self, job: JobRef, action: Delete) -> None:
         body: dict[str, Any] = {"preconditions": {"uid": action.uid}, "propagationPolicy": "Background"}
@@ -139,17 +144,6 @@ class Applier:
             if error.code in (404, 409):  # 409: the name now belongs to another UID
                 return None
             raise
-
-
-def _refused(
-    job: JobRef, action: Create, code: int, message: str, before: Refusal | None, now: datetime
-) -> Refusal:
-    """Log a refusal, unless it repeats the previous one, and return it."""
-    if NAMESPACE_TERMINATING in message:
-        log.info("leaving the job alone, its namespace is being deleted", extra=_about(job))
-    elif before is None or before.message != message:
-        log.warning("%s %s refused: %s", action.kind, action.name, message, extra=_about(job, code=code))
-    return Refusal(code, message, now, before.count + 1 if before else 1)
 
 
 def _about(job: JobRef, **more: object) -> dict[str, object]:

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: One reconciliation plans again after its actions succeeded, at most this many times.
 MAX_ROUNDS: Final = 6
+#: Seconds after which the status is written while actions are still unanswered, as by a slow webhook.
+REPORT_AFTER_SECONDS: Final = 2.0
 #: Seconds for which a claim that the user named is assumed to still exist: many jobs may start on one.
 CLAIM_TRUSTED_SECONDS: Final = 2.0
 CLAIMS_KEPT: Final = 1024
@@ -51,7 +53,7 @@ class Reconciler:
     ) -> None:
         self._client, self._store, self._poller = client, store, poller
         self._recorder, self._metrics, self._options, self._now = recorder, metrics, options, now
-        self._applier = Applier(client, store)
+        self._applier = Applier(client, store, now)
         self._refusals: dict[JobRef, dict[str, Refusal]] = {}
         self._claims: dict[Key, tuple[float, ObjectView]] = {}
 
@@ -79,7 +81,15 @@ class Reconciler:
             if decided.status_first:
                 job, events = await self._report(job, events), []
                 self._count(job, decided)
-            changed = await self._apply(job.ref, decided, known_refusals, observed.now)
+            applying = asyncio.create_task(self._apply(job.ref, decided, known_refusals))
+            try:
+                if decided.actions:
+                    await asyncio.wait([applying], timeout=REPORT_AFTER_SECONDS)
+                    if not applying.done():
+                        job, events = await self._report(job, events), []
+                changed = await applying
+            finally:
+                applying.cancel()
             # After a status that had to be written first there may be more to do, and no event says so:
             # the watch reports nothing new.
             if not changed and not decided.status_first:
@@ -88,13 +98,11 @@ class Reconciler:
             wake = 0.0  # more may be left to do
         if job.planned is not None:
             job = await self._report(job, events)
-        if job.finished:
-            self._forget(key)
         self._poller.follow(key, self._target(job) if decided.status else None)
         return wake
 
     def _forget(self, key: Key) -> None:
-        """Drop the refusals remembered for a job that is deleted or has finished."""
+        """Drop the refusals remembered for a job that is deleted."""
         self._refusals = {ref: refusals for ref, refusals in self._refusals.items() if ref.key != key}
 
     # ---------------------------------------------------------------- observe
@@ -161,15 +169,15 @@ class Reconciler:
 
     # ---------------------------------------------------------------- apply
 
-    async def _apply(self, job: JobRef, decided: Plan, known: dict[str, Refusal], now: datetime) -> bool:
+    async def _apply(self, job: JobRef, decided: Plan, known: dict[str, Refusal]) -> bool:
         """Apply the actions; True if another look may find more to do immediately."""
         if not decided.actions:
             return False
-        applied = await self._applier.apply(job, decided.actions, known, now)
-        refusals = self._refusals.setdefault(job, {})
-        for name in applied.created:
-            refusals.pop(name, None)
-        refusals.update(applied.refused)
+        applied = await self._applier.apply(job, decided.actions, known)
+        before = self._refusals.pop(job, {})
+        refusals = {key: refusal for key, refusal in before.items() if key not in applied.done}
+        if refusals | applied.refused:
+            self._refusals[job] = refusals | applied.refused
         return applied.changed > 0 or bool(applied.refused)
 
     # ---------------------------------------------------------------- report

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from api.api_harness import JobNamespace
-from aurl_dev.kube import Object
+from aurl_dev.kube import ApiError, Object
 from aurl_dev.waiting import wait_for
 
 pytestmark = [pytest.mark.api, pytest.mark.usefixtures("operator")]
@@ -82,6 +82,45 @@ def test_surfaces_an_admission_denial(ns: JobNamespace) -> None:
     ns.delete("limitranges", "small")
     ns.prepare(names[-1])
     cured(ns, names[-1])
+
+
+def test_surfaces_an_admission_webhook_that_does_not_answer(ns: JobNamespace) -> None:
+    selector = {"matchExpressions": [{"key": "aurl.ai/job-name", "operator": "In", "values": ["unheard"]}]}
+    webhook = {
+        "name": "sidecars.example.com",
+        "clientConfig": {"url": "https://127.0.0.1:1/mutate"},
+        "rules": [
+            {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+        ],
+        "objectSelector": selector,
+        "failurePolicy": "Fail",
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+    }
+    configurations = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+    ns.api.request("POST", configurations, {"metadata": {"name": "nobody"}, "webhooks": [webhook]})
+    try:
+        refused = {"metadata": {"labels": {"aurl.ai/job-name": "unheard"}, "generateName": "probe-"}}
+        container = {"name": "main", "image": "none"}
+
+        def enforced() -> bool:
+            try:
+                ns.create("pods", {**refused, "spec": {"containers": [container]}})
+            except ApiError as error:
+                return error.code == 500
+            return False
+
+        wait_for("the webhook to be called", enforced)
+        ns.create_job("unheard")
+        surfaced(ns, "unheard", "CreateFailed", "unheard-prepare-0", "failed calling webhook", "sidecars.")
+        assert ns.status("unheard")["state"] == "Pending"
+    finally:
+        ns.api.delete(f"{configurations}/nobody")
+    for probe in ns.pods("unheard"):
+        if probe.startswith("probe-"):
+            ns.delete("pods", probe)
+    ns.prepare("unheard")
+    cured(ns, "unheard")
 
 
 def test_surfaces_an_evicted_pod(ns: JobNamespace) -> None:

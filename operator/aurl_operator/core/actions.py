@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from aurl_operator.api.status import FailureClass, JobStatus
 
@@ -32,6 +32,11 @@ class Create:
         """Name of the object."""
         return str(self.manifest["metadata"]["name"])
 
+    @property
+    def key(self) -> str:
+        """The key of its refusals."""
+        return self.name
+
 
 @dataclass(frozen=True)
 class Patch:
@@ -40,6 +45,11 @@ class Patch:
     kind: Kind
     name: str
     patch: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """The key of its refusals."""
+        return f"patch {self.name}"
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,11 @@ class Delete:
     uid: str
     force: bool = False
 
+    @property
+    def key(self) -> str:
+        """The key of its refusals."""
+        return f"delete {self.uid}"
+
 
 @dataclass(frozen=True)
 class DeleteJob:
@@ -58,6 +73,12 @@ class DeleteJob:
 
     name: str
     uid: str
+    kind: ClassVar[Literal["Job"]] = "Job"
+
+    @property
+    def key(self) -> str:
+        """The key of its refusals."""
+        return f"delete {self.uid}"
 
 
 Action = Create | Patch | Delete | DeleteJob
@@ -78,12 +99,21 @@ NAMESPACE_TERMINATING: Final = "because it is being terminated"
 
 @dataclass(frozen=True)
 class Refusal:
-    """The API server's latest refusal to create one object."""
+    """The API server's latest refusal of one action, or its failure to answer (code 0).
+
+    retry_after: seconds to wait that the API server asked for.
+    """
 
     code: int
     message: str
     time: datetime
     count: int = 1
+    retry_after: float = 0.0
+
+    @property
+    def server_fault(self) -> bool:
+        """True if the API server, or something it depends on, failed; False if it judged the request."""
+        return self.code in (0, 429) or self.code >= 500
 
 
 @dataclass(frozen=True)

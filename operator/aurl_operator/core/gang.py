@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from aurl_operator.api.status import Role
-from aurl_operator.core.actions import NAMESPACE_TERMINATING, Delete, Refusal
+from aurl_operator.core import podgroups
+from aurl_operator.core.actions import NAMESPACE_TERMINATING, Action, Create, Delete, Patch, Refusal
 from aurl_operator.core.conditions import Blocker
 from aurl_operator.core.names import pod_name
 from aurl_operator.core.podview import PodView
@@ -194,25 +195,43 @@ def namespace_terminating(refusals: Mapping[str, Refusal]) -> bool:
     )
 
 
-def refusal_blocker(kind: str, name: str, refusal: Refusal) -> Blocker:
-    """Return the blocker for an object that the API server refused to create."""
-    sentence = refusal.message.rstrip(". ")
+def refusal_blocker(action: Action, refusal: Refusal) -> Blocker:
+    """Return the blocker for an action that the API server refused."""
+    kind, name, sentence = action.kind, action.name, refusal.message.rstrip(". ")
+    if isinstance(action, Patch):
+        return Blocker("UpdateFailed", f"{kind} {name} cannot be updated{_because(refusal)}: {sentence}.")
+    if not isinstance(action, Create):
+        return Blocker("DeleteFailed", f"{kind} {name} cannot be deleted{_because(refusal)}: {sentence}.")
     if refusal.code == 409:
         return Blocker("NameConflict", f"{kind} {name} exists but belongs to something else; delete it.")
     if refusal.code == 403 and "quota" in refusal.message:
         return Blocker("QuotaExceeded", f"{kind} {name} cannot be created: {sentence}.")
     if refusal.code in (401, 403) and "cannot create resource" in refusal.message:
         return Blocker("OperatorForbidden", f"The operator lacks a permission: {sentence}.")
-    if refusal.code == 404:
+    if refusal.code == 404 and kind in podgroups.KINDS:
         return Blocker(
             "GangSchedulerMissing",
             f"{kind} {name} cannot be created because the cluster does not know this kind: install the "
             "scheduler of spec.gangScheduling.provider, or choose another provider.",
         )
-    reason = "AdmissionDenied" if refusal.code in (400, 403) else "CreateFailed"
-    return Blocker(reason, f"{kind} {name} was refused: {sentence}.")
+    if refusal.code in (400, 403):
+        return Blocker("AdmissionDenied", f"{kind} {name} was refused: {sentence}.")
+    return Blocker("CreateFailed", f"{kind} {name} cannot be created{_because(refusal)}: {sentence}.")
+
+
+def _because(refusal: Refusal) -> str:
+    if refusal.code == 0:
+        return " because the API server does not answer"
+    if refusal.code == 429:
+        return " because the API server limits requests"
+    return f" because the API server answers with error {refusal.code}" if refusal.server_fault else ""
 
 
 def retry_at(refusal: Refusal) -> datetime:
-    """Return when to retry an object that was refused: 2, 4, 8, 16, 30 s after the refusal."""
-    return refusal.time + timedelta(seconds=min(2.0 ** min(refusal.count, 8), 30.0))
+    """Return when to retry an action that was refused: 2, 4, 8, 16, 30 s after the refusal.
+
+    A fault of the server may pass sooner: 1, 2, 4 … 30 s.
+    """
+    first = 0.5 if refusal.server_fault else 1.0
+    wait = min(first * 2.0 ** min(refusal.count, 8), 30.0)
+    return refusal.time + timedelta(seconds=max(wait, refusal.retry_after))

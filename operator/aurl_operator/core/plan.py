@@ -142,7 +142,7 @@ def ensure_prerequisites(builder: PlanBuilder, spec: JobSpec) -> None:
         builder.create(kind, manifest)
     config_ready = prerequisites.config_ready(spec, children.config_map)
     if children.config_map is not None and not config_ready:
-        builder.actions.append(Patch("ConfigMap", children.config_map.name, {"data": config_data(spec)}))
+        builder.act(Patch("ConfigMap", children.config_map.name, {"data": config_data(spec)}))
     lost = prerequisites.own_claim_blocker(builder.job, spec, children, status)
     builder.block(lost, CLAIM_RECHECK_SECONDS)
     builder.update(claim_uid=prerequisites.claim_uid(spec, children, status))
@@ -517,11 +517,11 @@ def end(
     builder: PlanBuilder, state: State, reason: str, message: str, failed: FailureClass | None = None
 ) -> Plan:
     """Report that the job has finished, and clean up. What was about to be created no longer is."""
-    builder.blocker = None
     builder.actions = [action for action in builder.actions if isinstance(action, Delete)]
     nodes = Nodes(desired=builder.status.nodes.desired, ready=0)
     builder.update(completion_time=builder.now, nodes=nodes, replicas=0)
     clean_up(builder, reason)
+    builder.blocker = None
     builder.wake(builder.policy.ttl_seconds_after_finished)
     builder.status_first = True
     return builder.finish(state, reason, message, failed=failed)
@@ -535,7 +535,7 @@ def clean_up_finished_job(observed: Observed) -> Plan:
     clean_up(builder, failed.reason if failed and failed.status == "True" else "")
     completed = job.status.completion_time
     if builder.passed(completed, builder.policy.ttl_seconds_after_finished):
-        builder.actions.append(DeleteJob(job.ref.name, job.ref.uid))
+        builder.act(DeleteJob(job.ref.name, job.ref.uid))
     builder.update(observed_generation=job.generation)
     return builder.build()
 

@@ -58,21 +58,26 @@ class PlanBuilder:
             self.wake(left)
         return left <= 0
 
-    def create(self, kind: Kind, manifest: Mapping[str, Any]) -> None:
-        """Create an object, but retry one that was refused only after its back-off."""
-        name = manifest["metadata"]["name"]
-        refusal = self.observed.refusals.get(name)
+    def act(self, action: Action) -> None:
+        """Take an action once, but retry one that the API server refused only after its back-off."""
+        refusal = self.observed.refusals.get(action.key)
         if refusal is not None:
-            self.block(refusal_blocker(kind, name, refusal))
+            self.block(refusal_blocker(action, refusal))
             wait = (retry_at(refusal) - self.now).total_seconds()
             if wait > 0:
                 self.wake(wait)
                 return
-        self.actions.append(Create(kind, manifest))
+        if action not in self.actions:
+            self.actions.append(action)
+
+    def create(self, kind: Kind, manifest: Mapping[str, Any]) -> None:
+        """Create an object."""
+        self.act(Create(kind, manifest))
 
     def delete(self, *deletions: Delete) -> None:
-        """Delete objects, each of them once."""
-        self.actions += [deletion for deletion in deletions if deletion not in self.actions]
+        """Delete objects."""
+        for deletion in deletions:
+            self.act(deletion)
 
     def delete_pods(self, pods: Iterable[PodView]) -> None:
         """Delete pods, by force those that are overdue."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aurl_operator.core.actions import Create, Refusal
+from aurl_operator.core.actions import Create, Delete, Refusal
 from aurl_operator.core.progress import ProgressReport
 from unit.operator.builders import (
     NOW,
@@ -155,6 +155,33 @@ def test_pods_wait_for_their_network_policy(wanted: bool) -> None:
     assert world.condition("Stalled") == (("True", "AdmissionDenied") if wanted else ("False", "NotBlocked"))
 
 
+@pytest.mark.parametrize("code", [0, 403, 500])
+def test_pods_that_may_not_be_deleted_are_reported_and_retried(code: int) -> None:
+    world = running()
+    pod = world.pods["bach-0-0"]
+    world.refusals[f"delete {pod['metadata']['uid']}"] = Refusal(code, "the webhook is down", NOW)
+    world.job["spec"]["suspend"] = True
+    decided = world.step()
+    assert world.state == "Suspended"
+    assert world.condition("Stalled") == ("True", "DeleteFailed")
+    assert "bach-0-0" in world.message("Stalled")
+    assert "the webhook is down" in world.message("Stalled")
+    assert [a.name for a in decided.actions if isinstance(a, Delete)] == ["bach-0-1"]
+    world.now = after(2.1)
+    world.settle()
+    assert "deletionTimestamp" in pod["metadata"]
+
+
+def test_the_api_server_chooses_the_pause() -> None:
+    world = World()
+    world.step()
+    world.refusals["bach-prepare-0"] = Refusal(429, "too many requests", NOW, retry_after=20)
+    world.settle()
+    assert world.last.requeue_after == pytest.approx(20)
+    world.now = after(19)
+    assert kinds(world) == []
+
+
 def test_startup_deadline_counts_until_all_run_and_not_after() -> None:
     world = prepared(make_job(runPolicy={"startupDeadlineSeconds": 30}))
     world.run("bach-0-0")
@@ -181,6 +208,10 @@ def test_startup_deadline_counts_until_all_run_and_not_after() -> None:
         (403, 'cannot create resource "pods" in API group', "OperatorForbidden"),
         (400, "admission webhook said no", "AdmissionDenied"),
         (409, "the name is taken", "NameConflict"),
+        (404, 'namespaces "music" not found', "CreateFailed"),
+        (429, "too many requests", "CreateFailed"),
+        (500, 'failed calling webhook "x": connection refused', "CreateFailed"),
+        (0, "POST /api/v1/namespaces/music/pods: TimeoutError", "CreateFailed"),
     ],
 )
 def test_a_refused_pod_is_reported_and_retried(code: int, message: str, reason: str) -> None:

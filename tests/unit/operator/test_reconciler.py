@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
 
-from aurl_operator.kube.client import ApiError, Client
+from aurl_operator import reconciler as reconciler_module
+from aurl_operator.kube.client import ApiError, Client, Unreachable
 from aurl_operator.kube.event_recorder import EventRecorder
 from aurl_operator.kube.progress_poller import ProgressPoller
 from aurl_operator.kube.store import Store
@@ -20,24 +22,34 @@ from aurl_operator.serve.metrics import Metrics
 from unit.operator.builders import OPTIONS, Object, World, make_job, running
 
 
+async def _no_fault(method: str, kind: str) -> None:
+    return
+
+
 class Server:
     """A fake API server that records the objects it creates."""
 
     def __init__(self, job: Object) -> None:
         self.job = job
         self.made: list[str] = []
+        self.events: list[str] = []
+        self.fault: Callable[[str, str], Awaitable[None]] = _no_fault
         self._version = 100
 
     async def request(
         self, method: str, kind: str, namespace: str, name: str = "", *, body: Any = None, **_: Any
     ) -> Object:
         self._version += 1
+        await self.fault(method, kind)
         if (method, kind) == ("PATCH", "Job"):
             status = {**self.job.get("status", {}), **body["status"]}
             self.job["status"] = {key: value for key, value in status.items() if value is not None}
             self.job["metadata"]["resourceVersion"] = str(self._version)
             return copy.deepcopy(self.job)
-        if method == "POST" and kind != "Event":
+        if kind == "Event":
+            self.events.append(body["reason"])
+            return {}
+        if method == "POST":
             made = copy.deepcopy(dict(body))
             made["metadata"] |= {"uid": f"made-{self._version}", "resourceVersion": str(self._version)}
             if kind == "Service":
@@ -51,9 +63,16 @@ class Server:
 
 def reconciled(world: World) -> list[str]:
     """Return the names of the objects that one reconciliation creates, without any events from the server."""
+    server = Server(world.job)
+    reconcile(world, server)
+    return server.made
 
-    async def scenario() -> list[str]:
-        server, store = Server(world.job), Store()
+
+def reconcile(world: World, server: Server) -> float | None:
+    """Reconcile once; return the seconds until the next look."""
+
+    async def scenario() -> float | None:
+        store = Store()
         client = cast(Client, server)
         metrics = Metrics()
         poller = ProgressPoller(5.0, lambda key: None)
@@ -71,9 +90,9 @@ def reconciled(world: World) -> list[str]:
         ):
             if obj is not None:
                 store.put_child(cast(Any, kind), obj)
-        await reconciler.reconcile(key)
+        wake = await reconciler.reconcile(key)
         await poller.close()
-        return server.made
+        return wake
 
     return asyncio.run(scenario())
 
@@ -90,3 +109,49 @@ def test_a_new_job_gets_everything_it_needs() -> None:
     made = reconciled(World(make_job()))
     assert set(made) >= {"bach-config", "bach-rdzv", "bach-prepare-0"}
     assert made[-1] == "bach-prepare-0"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ApiError(500, 'failed calling webhook "x": connection refused'),
+        ApiError(429, "too many requests", 3.0),
+        ApiError(404, 'namespaces "music" not found'),
+        ApiError(403, "denied"),
+        Unreachable("POST /pods: TimeoutError"),
+    ],
+    ids=["500", "429", "404", "403", "no answer"],
+)
+@pytest.mark.parametrize("kind", ["ConfigMap", "PersistentVolumeClaim", "Pod"])
+def test_the_status_is_written_in_spite_of_a_refusal(kind: str, error: Exception) -> None:
+    world = World(make_job())
+    server = Server(world.job)
+
+    async def refuse(method: str, requested: str) -> None:
+        if (method, requested) == ("POST", kind):
+            raise error
+
+    server.fault = refuse
+    wake = reconcile(world, server)
+    assert wake is not None and 0 < wake <= 30
+    assert world.status["state"] == "Pending"
+    assert world.condition("Stalled")[0] == "True"
+    assert (getattr(error, "message", "") or str(error)) in world.message("Stalled")
+
+
+def test_the_status_is_written_while_the_server_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconciler_module, "REPORT_AFTER_SECONDS", 0.01)
+    world = World(make_job())
+    server = Server(world.job)
+    states = []
+
+    async def hang(method: str, kind: str) -> None:
+        if (method, kind) == ("POST", "Pod"):
+            await asyncio.sleep(0.3)
+            states.append(world.status.get("state"))
+            raise ApiError(500, 'failed calling webhook "x": context deadline exceeded')
+
+    server.fault = hang
+    reconcile(world, server)
+    assert states == ["Pending"]
+    assert "context deadline exceeded" in world.message("Stalled")
