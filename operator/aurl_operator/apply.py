@@ -97,7 +97,7 @@ class Applier:
                 await self._delete(job, action)
             case DeleteJob():
                 body = {"preconditions": {"uid": action.uid}, "propagationPolicy": "Background"}
-                await self._delete_tolerantly("Job", job.namespace, action.name, body)
+                await self._delete_tolerantly(job, action, body)
                 log.info("job deleted after ttlSecondsAfterFinished", extra=_about(job))
         return False
 
@@ -127,7 +127,7 @@ class Applier:
         body: dict[str, Any] = {"preconditions": {"uid": action.uid}, "propagationPolicy": "Background"}
         if action.force:
             body["gracePeriodSeconds"] = 0
-        answer = await self._delete_tolerantly(action.kind, job.namespace, action.name, body)
+        answer = await self._delete_tolerantly(job, action, body)
         gone = {"metadata": {"uid": action.uid, "ownerReferences": [owner_reference(job)]}}
         if answer is None:
             self._store.drop_child(gone)
@@ -135,15 +135,25 @@ class Applier:
             self._store.put_child(action.kind, answer)
 
     async def _delete_tolerantly(
-        self, kind: str, namespace: str, name: str, body: Mapping[str, Any]
+        self, job: JobRef, action: Delete | DeleteJob, body: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         """Delete an object and return it; None if it is gone already."""
         try:
-            return await self._client.request("DELETE", kind, namespace, name, body=body)
+            return await self._client.request("DELETE", action.kind, job.namespace, action.name, body=body)
         except ApiError as error:
-            if error.code in (404, 409):  # 409: the name now belongs to another UID
+            if error.code == 404 or (error.code == 409 and await self._replaced(job, action)):
                 return None
             raise
+
+    async def _replaced(self, job: JobRef, action: Delete | DeleteJob) -> bool:
+        """True if the object is gone or its name belongs to another UID, one of several causes of a 409."""
+        try:
+            found = await self._client.request("GET", action.kind, job.namespace, action.name)
+        except ApiError as error:
+            if error.code == 404:
+                return True
+            raise
+        return bool(dig(found, "metadata", "uid") != action.uid)
 
 
 def _about(job: JobRef, **more: object) -> dict[str, object]:

@@ -34,6 +34,7 @@ class Server:
         self.made: list[str] = []
         self.events: list[str] = []
         self.fault: Callable[[str, str], Awaitable[None]] = _no_fault
+        self.pods: dict[str, Object] = {}
         self._version = 100
 
     async def request(
@@ -58,6 +59,8 @@ class Server:
             return made
         if (method, kind) == ("GET", "PersistentVolumeClaim"):
             return {"metadata": {"name": name, "uid": "claim"}, "status": {"phase": "Bound"}}
+        if (method, kind) == ("GET", "Pod") and name in self.pods:
+            return copy.deepcopy(self.pods[name])
         raise ApiError(404, f"{method} {kind} {name}")
 
 
@@ -155,3 +158,30 @@ def test_the_status_is_written_while_the_server_is_slow(monkeypatch: pytest.Monk
     reconcile(world, server)
     assert states == ["Pending"]
     assert "context deadline exceeded" in world.message("Stalled")
+
+
+@pytest.mark.parametrize("uid", ["same", "another", None])
+def test_a_conflict_hides_only_a_pod_that_is_gone(uid: str | None) -> None:
+    """A 409 to a deletion has other causes than the precondition, such as a concurrent update."""
+    world = running()
+    server = Server(world.job)
+    pods = [copy.deepcopy(pod) for pod in world.pods.values()]
+    if uid is not None:
+        server.pods = {pod["metadata"]["name"]: pod for pod in pods}
+    if uid == "another":
+        for pod in pods:
+            pod["metadata"]["uid"] += "-new"
+    world.fail("bach-0-0", 3)
+
+    async def conflict(method: str, kind: str) -> None:
+        if (method, kind) == ("DELETE", "Pod"):
+            raise ApiError(409, "the object has been modified")
+
+    server.fault = conflict
+    reconcile(world, server)
+    assert world.status["attempt"] == 1
+    if uid == "same":
+        assert server.made == []
+        assert world.condition("Stalled") == ("True", "DeleteFailed")
+    else:
+        assert server.made == ["bach-1-0", "bach-1-1"]
