@@ -24,7 +24,6 @@ from aurl_operator.kube.client import Client
 from aurl_operator.kube.informer import CHILDREN, Informer
 from aurl_operator.kube.kopf_operator import KopfOperator
 from aurl_operator.kube.leader_election import LeaderElector, LeaseLock
-from aurl_operator.kube.session import RequestObserver
 from aurl_operator.kube.store import Store
 from aurl_operator.leadership import LeaderSession, Leadership
 from aurl_operator.serve.certificate import ServerCertificate
@@ -86,7 +85,7 @@ class Operator:
             self._informer,
             settings.namespaces,
             idle_seconds=settings.watch_idle_seconds,
-            observer=RequestObserver(self._metrics.count_request, self._informer.opened),
+            count_request=self._metrics.count_request,
             take_signals=self._take_signals,
         )
         self._elector = _leader_elector(settings, self._client)

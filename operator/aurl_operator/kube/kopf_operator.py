@@ -36,12 +36,14 @@ import kopf
 from aurl_operator.api.base import GROUP, PLURAL, VERSION
 from aurl_operator.kube.client import Client
 from aurl_operator.kube.informer import Informer
-from aurl_operator.kube.session import CONNECTIONS, RequestObserver, TokenFile, open_session
+from aurl_operator.kube.session import TokenFile, request_trace
 
 log = logging.getLogger(__name__)
 
 SERVICE_ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 RESTART_SECONDS: Final = 1.0
+#: Connections of a session for requests; each watch of the client needs one more.
+CONNECTIONS: Final = 32
 #: One cancellation makes kopf's tasks wait for one another, the next one makes them give up.
 CANCELLATIONS: Final = 5
 _KOPF: Final = str(Path(kopf.__file__).parent)
@@ -50,7 +52,8 @@ _KOPF: Final = str(Path(kopf.__file__).parent)
 class KopfOperator:
     """Runs kopf and restarts it when it ends. Its login also opens the client's session.
 
-    No `namespaces`: the whole cluster. `take_signals` is called after kopf took the process's signals.
+    No `namespaces`: the whole cluster. `count_request` gets verb, resource and status code (0: no answer) of
+    every request, `take_signals` is called after kopf took the process's signals.
     """
 
     def __init__(
@@ -59,10 +62,10 @@ class KopfOperator:
         informer: Informer,
         namespaces: tuple[str, ...],
         idle_seconds: float,
-        observer: RequestObserver,
+        count_request: Callable[[str, str, int], None],
         take_signals: Callable[[], None],
     ) -> None:
-        self._client, self._informer, self._observer = client, informer, observer
+        self._client, self._informer, self._count_request = client, informer, count_request
         self._namespaces, self._idle_seconds, self._take_signals = namespaces, idle_seconds, take_signals
         self._credentials: kopf.ConnectionInfo | None = None
         self._client_session: aiohttp.ClientSession | None = None
@@ -96,6 +99,11 @@ class KopfOperator:
         # kopf swallows exceptions of a handler and waits for it, so this only updates store and queue.
         self._informer.receive_job(event["type"] == "DELETED", event["object"])
 
+    def _on_request(self, verb: str, resource: str, namespace: str, code: int) -> None:
+        self._count_request(verb, resource, code)
+        if verb == "watch" and code == 200:
+            self._informer.opened(resource, namespace)
+
     async def _log_in(self, settings: kopf.OperatorSettings, **_: Any) -> kopf.AiohttpSession:
         """Open a session for kopf and one for the client. Raises kopf.TemporaryError without credentials.
 
@@ -119,12 +127,12 @@ class KopfOperator:
     def _open(
         self, info: kopf.ConnectionInfo, token: TokenFile | None, connections: int
     ) -> aiohttp.ClientSession:
-        return open_session(
-            ssl_context=info.as_ssl_context(),
-            headers=info.as_http_headers(),
-            token=token,
-            connections=connections,
-            observer=self._observer,
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=connections, ssl=info.as_ssl_context()),
+            headers={**info.as_http_headers(), "User-Agent": "aurl-operator"},
+            trace_configs=[request_trace(self._on_request)],
+            middlewares=(token.authorize,) if token else (),
+            trust_env=False,
         )
 
 

@@ -1,11 +1,10 @@
-"""Opens HTTP sessions with the API server: credentials, a limit on connections, a count of requests."""
+"""What the sessions with the API server share: the service account's token, and a trace of requests."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +12,6 @@ from typing import Any, Final
 
 import aiohttp
 
-#: Connections of a session for requests; each watch needs one more.
-CONNECTIONS: Final = 32
 _RESOURCE: Final = re.compile(
     r"/(?:api/v1|apis/[^/]+/[^/]+)(?:/namespaces/(?P<namespace>[^/]+)(?=/))?/(?P<resource>[a-z]+)(?:/[^/]+(?:/(?P<sub>[a-z]+))?)?$"
 )
@@ -28,66 +25,33 @@ class TokenFile:
     _token: str = ""
     _read_at: float = float("-inf")
 
-    def header(self) -> str:
-        """The Authorization header; the file is read at most once a minute."""
+    async def authorize(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Set the Authorization header of a request; the file is read at most once a minute."""
         now = asyncio.get_running_loop().time()
         if now - self._read_at >= 60:
             self._token = self.path.read_text(encoding="utf-8").strip()
             self._read_at = now
-        return f"Bearer {self._token}"
-
-
-@dataclass(frozen=True)
-class RequestObserver:
-    """Called about every request of a session, whoever sends it.
-
-    `on_request` gets verb, resource and status code (0: no answer), `on_watch_opened` the resource and the
-    namespace ("": all) of a watch that the API server accepted.
-    """
-
-    on_request: Callable[[str, str, int], None]
-    on_watch_opened: Callable[[str, str], None]
-
-
-def open_session(
-    *,
-    ssl_context: ssl.SSLContext,
-    headers: Mapping[str, str],
-    token: TokenFile | None,
-    connections: int,
-    observer: RequestObserver,
-) -> aiohttp.ClientSession:
-    """Open a session; the caller closes it. A `token` replaces the Authorization header of each request."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=connections, ssl=ssl_context),
-        headers={**headers, "User-Agent": "aurl-operator"},
-        trace_configs=[_trace(observer)],
-        middlewares=(_authorization(token),) if token else (),
-        trust_env=False,
-    )
-
-
-def _authorization(token: TokenFile) -> aiohttp.ClientMiddlewareType:
-    async def authorize(
-        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
-        request.headers["Authorization"] = token.header()
+        request.headers["Authorization"] = f"Bearer {self._token}"
         return await handler(request)
 
-    return authorize
+
+#: Called about every request with verb, resource, namespace ("": all) and status code (0: no answer).
+OnRequest = Callable[[str, str, str, int], None]
 
 
-def _trace(observer: RequestObserver) -> aiohttp.TraceConfig:
+def request_trace(on_request: OnRequest) -> aiohttp.TraceConfig:
+    """Return a trace that reports every request of a session, whoever sends it."""
+
     def report(method: str, url: Any, code: int) -> None:
         resource, namespace = resource_of(url.path)
         verb = method.lower()
         if verb == "get" and url.query.get("watch"):
             verb = "watch"
-            if code == 200:
-                observer.on_watch_opened(resource, namespace)
         elif verb == "get" and url.path.endswith(f"/{resource}"):
             verb = "list"
-        observer.on_request(verb, resource, code)
+        on_request(verb, resource, namespace, code)
 
     async def on_end(
         session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceRequestEndParams
