@@ -110,7 +110,7 @@ def read_environment(variables: Mapping[str, str]) -> LaunchEnvironment:
 def _text(variables: Mapping[str, str], name: str) -> str:
     value = variables.get(name, "").strip()
     if not value:
-        raise ContractError(f"{name} is not set; docs/contracts.md says what the launcher needs.")
+        raise ContractError(f"{name} is not set; see docs/contracts.md for what the launcher needs.")
     return value
 
 

@@ -88,7 +88,7 @@ def describe(exception: BaseException, rank: int | None, now: float) -> Failure:
 
 def _message(exception: BaseException) -> str:
     if isinstance(exception, SystemExit) and isinstance(exception.code, int):
-        return f"It exited with code {exception.code} without a reason; see its log."
+        return f"It exited with code {exception.code}; see its log for the reason."
     return one_sentence(str(exception)) or type(exception).__name__
 
 
