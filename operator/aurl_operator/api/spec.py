@@ -217,8 +217,8 @@ class RunPolicy(Model):
     active_deadline_seconds: int | None = Field(
         default=None,
         ge=1,
-        description="Seconds after status.startTime at which the job fails. Suspension and time in a queue "
-        "reset the clock. Unset: no limit.",
+        description="Seconds that the job may be active, over all attempts, before it fails. The clock stops "
+        "in a queue and restarts when a suspended job resumes. Unset: no limit.",
     )
     startup_deadline_seconds: int | None = Field(
         default=None,

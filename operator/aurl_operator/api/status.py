@@ -207,7 +207,16 @@ class JobStatus(Model):
     )
     start_time: Time | None = Field(
         default=None,
-        description="When the job started, resumed or was admitted by a queue. Unset while suspended.",
+        description="When the job started or resumed. Unset while suspended.",
+    )
+    queued_since: Time | None = Field(
+        default=None, description="Since when a queue has held the pods back. Unset: it does not."
+    )
+    queued_seconds: int = Field(
+        default=0,
+        ge=0,
+        description="Seconds after startTime that the pods have waited in a queue before; "
+        "activeDeadlineSeconds leaves them out.",
     )
     completion_time: Time | None = Field(default=None, description="When the job succeeded or failed.")
     attempt: int = Field(default=0, ge=0, description="Number of the current attempt, from 0.")

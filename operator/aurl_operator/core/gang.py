@@ -71,6 +71,11 @@ class Gang:
         )
 
     @property
+    def queued(self) -> bool:
+        """True while a queue has not admitted all members."""
+        return any(pod.gated for pod in self.members.values())
+
+    @property
     def placed(self) -> int:
         """Number of members with a node."""
         return sum(bool(pod.node) and not pod.terminating for pod in self.members.values())

@@ -124,6 +124,8 @@ def suspend(builder: PlanBuilder, spec: JobSpec) -> Plan:
     stop_all(builder)
     builder.update(
         start_time=None,
+        queued_since=None,
+        queued_seconds=0,
         launch=None,
         nodes=Nodes(desired=spec.num_nodes, ready=0),
         replicas=0,
@@ -151,9 +153,11 @@ def ensure_prerequisites(builder: PlanBuilder, spec: JobSpec) -> None:
 
 
 def enforce_active_deadline(builder: PlanBuilder) -> Plan | None:
-    """Fail a job that has been active for too long; time in a queue does not count."""
-    launch, limit = builder.status.launch, builder.policy.active_deadline_seconds
-    if (launch is not None and launch.queued) or not builder.passed(builder.status.start_time, limit):
+    """Fail a job that has been active for too long, over all attempts; time in a queue does not count."""
+    status, limit = builder.status, builder.policy.active_deadline_seconds
+    if limit is None or status.queued_since is not None:
+        return None
+    if not builder.passed(status.start_time, limit + status.queued_seconds):
         return None
     return fail(builder, "DeadlineExceeded", f"The job was active for more than {limit} s.")
 
@@ -199,6 +203,7 @@ def keep_gang(builder: PlanBuilder, spec: JobSpec, role: Role, size: int) -> Pla
         )
         if decided is not None:
             return decided
+    track_queue(builder, gang)
     track_launch(builder, gang)
     return (
         reuse_avoided_nodes(builder, gang)
@@ -368,8 +373,18 @@ def create_pods(
 # ---------------------------------------------------------------- how far the gang has come
 
 
+def track_queue(builder: PlanBuilder, gang: Gang) -> None:
+    """Keep count of the time that a queue holds the pods back."""
+    since, queued = builder.status.queued_since, gang.queued
+    if queued and since is None:
+        builder.update(queued_since=builder.now)
+    elif since is not None and not queued:
+        waited = max(0, round((builder.now - since).total_seconds()))
+        builder.update(queued_since=None, queued_seconds=builder.status.queued_seconds + waited)
+
+
 def track_launch(builder: PlanBuilder, gang: Gang) -> None:
-    """Record when the gang was started, was complete, and ran; restart its clocks when a queue admits it."""
+    """Record when the gang was started, was complete, and ran; restart its clock when a queue admits it."""
     launch = builder.status.launch
     if gang.members and launch is None:
         launch = new_launch(builder, gang.role)
@@ -380,10 +395,8 @@ def track_launch(builder: PlanBuilder, gang: Gang) -> None:
     if gang.up and launch.running_time is None:
         launch = launch.model_copy(update={"running_time": builder.now})
         builder.update(scheduling=None)
-    queued = any(pod.gated for pod in gang.members.values())
-    if queued != launch.queued:
-        launch = launch.model_copy(update={"queued": queued, "start_time": builder.now})
-        builder.update(start_time=builder.now)
+    if gang.queued != launch.queued:
+        launch = launch.model_copy(update={"queued": gang.queued, "start_time": builder.now})
     builder.update(launch=launch)
 
 

@@ -211,6 +211,44 @@ def test_a_queue_that_holds_the_pods_back_stops_the_deadlines() -> None:
     assert world.condition("Failed") == ("True", "DeadlineExceeded")
 
 
+def test_time_in_a_queue_stops_the_active_deadline_but_does_not_reset_it() -> None:
+    queue = {"provider": "Kueue", "queue": "team"}
+    world = prepared(make_job(gangScheduling=queue, runPolicy={"activeDeadlineSeconds": 600}))
+    gate = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
+    for attempt in range(3):
+        names = workers(world)
+        assert names == [f"bach-{attempt}-0", f"bach-{attempt}-1"]
+        for name in names:
+            world.pods[name]["status"]["conditions"] = [gate]
+        world.settle()
+        forward(world, 5000)
+        assert world.status["queuedSince"]
+        world.run(*names)
+        world.settle()
+        assert world.status["queuedSeconds"] == 5000 * (attempt + 1)
+        assert world.status["startTime"] == "2026-01-01T12:00:00Z"
+        forward(world, 185)
+        assert world.state == "Running"
+        world.ask_to_leave(names[0])
+        world.pods[names[0]]["status"]["conditions"] = [{"type": "TerminationTarget", "status": "True"}]
+        forward(world, 0)
+        forward(world, 10)
+    forward(world, 20)
+    assert world.condition("Failed") == ("True", "DeadlineExceeded")
+
+
+def test_a_suspension_forgets_the_time_in_the_queue() -> None:
+    world = prepared(make_job(gangScheduling={"provider": "Kueue", "queue": "team"}))
+    gate = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
+    for name in workers(world):
+        world.pods[name]["status"]["conditions"] = [gate]
+    world.settle()
+    world.job["spec"]["suspend"] = True
+    world.settle()
+    assert "queuedSince" not in world.status
+    assert world.status["queuedSeconds"] == 0
+
+
 def test_a_workload_stopped_by_its_queue_is_a_preemption() -> None:
     world = running(make_job(gangScheduling={"provider": "Kueue", "queue": "team"}))
     world.ask_to_leave("bach-0-0")
