@@ -163,7 +163,7 @@ class Reconciler:
             return None
         for pod in self._store.children(job.ref.uid).pods:
             rank_0 = (pod.role, pod.attempt, pod.index) == ("worker", job.status.attempt, 0)
-            if rank_0 and pod.phase == "Running" and pod.ip and not pod.terminating:
+            if rank_0 and pod.phase == "Running" and not pod.ended and pod.ip and not pod.terminating:
                 return Target(pod.ip, pod.attempt)
         return None
 

@@ -77,7 +77,7 @@ def judge(
     if not causes:
         return None
     root = min(causes, key=lambda cause: (cause.strength, cause.time, cause.failure.pod or ""))
-    alive = any(not pod.finished and not pod.terminating for pod in pods)
+    alive = any(not pod.ended and not pod.terminating for pod in pods)
     waited = (now - root.time).total_seconds()
     return Verdict(root.failure, settled=root.strength == _CERTAIN or not alive or waited >= SETTLE_SECONDS)
 
@@ -85,7 +85,7 @@ def judge(
 def _cause(pod: PodView, now: datetime) -> Cause | None:
     """Return what happened to one pod, or None if it is healthy."""
     ended = pod.terminated
-    if pod.phase == "Succeeded" or not (pod.terminating or pod.phase in ("Failed", "Unknown")):
+    if pod.succeeded or not (pod.terminating or pod.failed):
         return None
     at = (ended.finished_at if ended else None) or pod.deletion_requested or now
     taken_at = pod.deletion_requested or at
@@ -115,6 +115,8 @@ def _cause(pod: PodView, now: datetime) -> Cause | None:
     if pod.terminating:
         return infrastructure("PodDeleted", f"Pod {pod.name} was deleted while it was needed", taken_at)
     if ended is None:
+        if pod.init_failure:
+            return infrastructure("InitContainerFailed", f"Pod {pod.name} failed: {pod.init_failure}", at)
         message = f"Pod {pod.name} failed before its container started: {pod.message or 'no reason given'}"
         return infrastructure("PodFailed", message, at)
     failure = _from_exit(pod, ended, now)

@@ -25,6 +25,7 @@ _STUCK: Final[dict[str, str]] = {
     "RegistryUnavailable": "check the registry",
     "CreateContainerConfigError": "check spec.podTemplate",
     "CreateContainerError": "check spec.podTemplate and the node",
+    "CrashLoopBackOff": "see the log of the container",
 }
 #: Seconds without a node before a pod is reported as unschedulable: a claim that is just being bound, or a
 #: pod that has just terminated, looks the same for a moment.
@@ -60,14 +61,16 @@ class Gang:
     def up(self) -> bool:
         """True if every member is running or has succeeded."""
         return not self.missing and all(
-            pod.phase in ("Running", "Succeeded") and not pod.terminating for pod in self.members.values()
+            (pod.succeeded or (pod.phase == "Running" and not pod.failed)) and not pod.terminating
+            for pod in self.members.values()
         )
 
     @property
     def ready(self) -> int:
         """Number of running members."""
         return sum(
-            pod.phase == "Running" and pod.ready and not pod.terminating for pod in self.members.values()
+            pod.phase == "Running" and pod.ready and not pod.ended and not pod.terminating
+            for pod in self.members.values()
         )
 
     @property
@@ -83,12 +86,12 @@ class Gang:
     @property
     def partly_placed(self) -> bool:
         """True if some members hold a node while others have none, or are refused by a quota."""
-        return 0 < self.placed < self.size and not any(pod.finished for pod in self.members.values())
+        return 0 < self.placed < self.size and not any(pod.ended for pod in self.members.values())
 
     @property
     def succeeded(self) -> bool:
         """True if every member has succeeded."""
-        return not self.missing and all(pod.phase == "Succeeded" for pod in self.members.values())
+        return not self.missing and all(pod.succeeded for pod in self.members.values())
 
 
 def find_gang(job_name: str, role: Role, attempt: int, size: int, pods: Sequence[PodView]) -> Gang:
@@ -100,7 +103,7 @@ def find_gang(job_name: str, role: Role, attempt: int, size: int, pods: Sequence
         mine = pod.role == role and pod.attempt == attempt and pod.index < size
         if mine and pod.index not in members:
             members[pod.index] = pod
-        elif pod.role == "placeholder" and role == "worker" and pod.attempt == attempt and not pod.finished:
+        elif pod.role == "placeholder" and role == "worker" and pod.attempt == attempt and not pod.ended:
             placeholders.append(pod)
         elif not is_record(pod):
             stale.append(pod)
@@ -114,8 +117,8 @@ def size_of(role: Role, attempt: int, pods: Sequence[PodView]) -> int | None:
 
 
 def is_record(pod: PodView) -> bool:
-    """True if a pod is kept only for its log: a prepare pod that has succeeded."""
-    return pod.role == "prepare" and pod.phase == "Succeeded"
+    """True if a pod is kept only for its log: a prepare pod that has succeeded and runs no sidecar."""
+    return pod.role == "prepare" and pod.succeeded and pod.over
 
 
 def dismiss(pods: Sequence[PodView], now: datetime) -> tuple[list[Delete], float | None]:
@@ -168,21 +171,35 @@ def _blocker_of(pod: PodView, now: datetime) -> tuple[Blocker | None, float | No
     if pod.waiting_reason in _STUCK:
         detail = pod.waiting_message or "no detail given"
         reason = "ImagePullBackOff" if pod.waiting_reason in _IMAGE_REASONS else pod.waiting_reason
-        message = f"Pod {pod.name} cannot start: {detail}; {_STUCK[pod.waiting_reason]}."
-        return Blocker(reason, message), None
-    if pod.waiting_reason == "ContainerCreating" and pod.scheduled_since is not None:
+        who, cure = f"Pod {pod.name}", _STUCK[pod.waiting_reason]
+        if pod.waiting_container:
+            who = f"Container {pod.waiting_container} of pod {pod.name}"
+            cure = "an admission webhook of the cluster added it: correct that, or keep it out of the pods"
+        return Blocker(reason, f"{who} cannot start: {detail}; {cure}."), None
+    if pod.waiting_reason in ("ContainerCreating", "PodInitializing") and pod.scheduled_since is not None:
         wait = CREATING_SECONDS - (now - pod.scheduled_since).total_seconds()
-        message = (
-            f"Pod {pod.name} has been on node {pod.node} without a container for more than "
-            f"{CREATING_SECONDS:.0f} s: its image is still being pulled, or a volume is missing or in use "
-            "elsewhere; see the events of the pod."
-        )
-        return (None, wait) if wait > 0 else (Blocker("ContainerNotCreated", message), None)
+        return (None, wait) if wait > 0 else (_not_created(pod), None)
     if pod.unschedulable:
         wait = _still_passing(pod.scheduled_since, now)
         message = f"Pod {pod.name} cannot be scheduled: {pod.unschedulable.rstrip('. ')}."
         return (None, wait) if wait > 0 else (Blocker("Unschedulable", message), None)
     return None, None
+
+
+def _not_created(pod: PodView) -> Blocker:
+    """Return the blocker for a pod whose trainer has not been created for `CREATING_SECONDS`."""
+    if pod.waiting_container:
+        message = (
+            f"Pod {pod.name} has waited for its init container {pod.waiting_container} for more than "
+            f"{CREATING_SECONDS:.0f} s; see kubectl logs {pod.name} -c {pod.waiting_container}."
+        )
+        return Blocker("InitContainerNotDone", message)
+    message = (
+        f"Pod {pod.name} has been on node {pod.node} without a container for more than "
+        f"{CREATING_SECONDS:.0f} s: its image is still being pulled, or a volume is missing or in use "
+        "elsewhere; see the events of the pod."
+    )
+    return Blocker("ContainerNotCreated", message)
 
 
 def _still_passing(since: datetime | None, now: datetime) -> float:

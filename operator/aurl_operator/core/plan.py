@@ -264,6 +264,8 @@ def record_dataset(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> None:
     ended = gang.members[0].terminated
     dataset = read_dataset(ended.report if ended else {}, dataset_hash(spec))
     builder.dataset = Aspect("True", "Prepared", dataset_sentence(dataset))
+    # A pod with a sidecar is about to be deleted, and its report with it.
+    builder.status_first = builder.status_first or gang.members[0].lingering
     restarts = builder.status.restarts.model_copy(update={"consecutive": 0})
     builder.update(dataset=dataset, launch=None, restarts=restarts)
 
@@ -554,13 +556,13 @@ def clean_up_finished_job(observed: Observed) -> Plan:
 
 
 def clean_up(builder: PlanBuilder, reason: str) -> None:
-    """Delete the pods that cleanPodPolicy names, placeholder pods, and the Service."""
+    """Delete the pods that cleanPodPolicy names, those that only a sidecar keeps running, and the Service."""
     policy, service = builder.policy.clean_pod_policy, builder.children.service
     running = policy == "Running" or reason in _STOPPING
     builder.delete_pods(
         pod
         for pod in builder.pods
-        if policy == "All" or (running and not pod.finished) or pod.role == "placeholder"
+        if policy == "All" or (running and not pod.over) or pod.lingering or pod.role == "placeholder"
     )
     if service is not None and service.name and not service.deleting:
         builder.delete(Delete("Service", service.name, service.uid))

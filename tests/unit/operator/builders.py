@@ -82,7 +82,10 @@ def observe(
 
 
 class World:
-    """One job and its children; plan()'s actions change them as an API server would."""
+    """One job and its children; plan()'s actions change them as an API server would.
+
+    With `sidecars`, an admission webhook has added a container to each pod, which runs until its deletion.
+    """
 
     def __init__(self, job: Object | None = None, options: Options = OPTIONS) -> None:
         self.job = job or make_job()
@@ -96,6 +99,7 @@ class World:
         self.named_claim: Object | None = None
         self.refusals: dict[str, Any] = {}
         self.report: ProgressReport | None = None
+        self.sidecars = False
         self.now = NOW
         self.last = Plan()
         self.events: list[str] = []
@@ -218,8 +222,11 @@ class World:
 
     def _end(self, name: str, phase: str, ended: Object) -> None:
         ended.setdefault("finishedAt", format_time(self.now))
-        container = {"name": "trainer", "state": {"terminated": ended}}
-        self.pods[name]["status"] = {"phase": phase, "containerStatuses": [container]}
+        containers: list[Object] = [{"name": "trainer", "state": {"terminated": ended}}]
+        if self.sidecars:
+            containers.insert(0, {"name": "proxy", "ready": True, "state": {"running": {}}})
+        phase = "Running" if self.sidecars else phase
+        self.pods[name]["status"] = {"phase": phase, "containerStatuses": containers}
 
     def wait_for_reason(self, name: str, reason: str, message: str = "no such thing") -> None:
         """The kubelet cannot start the container."""
@@ -262,21 +269,33 @@ class World:
         return str(next(c for c in self.status["conditions"] if c["type"] == name)["message"])
 
 
-def prepared(job: Object | None = None) -> World:
+def work_phase(pod: Mapping[str, Any]) -> str:
+    """Return the phase that a pod would have without its sidecar."""
+    for container in pod["status"].get("containerStatuses", []):
+        if container["name"] == "trainer" and "terminated" in container["state"]:
+            return "Failed" if container["state"]["terminated"]["exitCode"] else "Succeeded"
+    return str(pod["status"]["phase"])
+
+
+def prepared(job: Object | None = None, sidecars: bool = False) -> World:
     """Return a world whose dataset is prepared and whose workers exist."""
     world = World(job)
+    world.sidecars = sidecars
     world.settle()
     name = f"{world.job['metadata']['name']}-prepare-0"
     world.run(name)
     world.settle()
     world.succeed(name, PREPARED)
     world.settle()
+    if sidecars:
+        world.all_pods_end()
+        world.settle()
     return world
 
 
-def running(job: Object | None = None) -> World:
+def running(job: Object | None = None, sidecars: bool = False) -> World:
     """Return a world whose workers of attempt 0 are running."""
-    world = prepared(job)
+    world = prepared(job, sidecars)
     world.run(*(name for name in world.pods if "-prepare-" not in name))
     world.settle()
     assert world.state == "Running", world.status

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aurl_operator.core.actions import Create
-from unit.operator.builders import PREPARED, TRAINED, World, make_job
+from unit.operator.builders import PREPARED, TRAINED, World, make_job, work_phase
 
 FAILURES: list[tuple[int, dict[str, Any] | None]] = [
     (1, None),
@@ -44,19 +44,23 @@ class Cluster(RuleBasedStateMachine):
         policy=st.sampled_from(["None", "Running", "All"]),
         stage=st.sampled_from(["new", "preparing", "starting", "running", "running", "running"]),
         elastic=st.booleans(),
+        sidecars=st.booleans(),
     )
-    def submit(self, nodes: int, limit: int, policy: str, stage: str, elastic: bool) -> None:
+    def submit(self, nodes: int, limit: int, policy: str, stage: str, elastic: bool, sidecars: bool) -> None:
         """Submit a job and bring it to some stage of its life."""
         job = make_job(numNodes=nodes, runPolicy={"backoffLimit": limit, "cleanPodPolicy": policy})
         if elastic:
             job["spec"]["elastic"] = {"minNodes": 1, "maxNodes": 3, "growIntervalSeconds": 60}
         self.world = World(job)
+        self.world.sidecars = sidecars
         if stage == "new":
             return
         self.world.settle()
         if stage == "preparing":
             return
         self.world.succeed("bach-prepare-0", PREPARED)
+        self.world.settle()
+        self.ending_pods_end()
         self.world.settle()
         if stage == "running":
             self.all_pods_run()
@@ -96,7 +100,7 @@ class Cluster(RuleBasedStateMachine):
         return {
             name
             for name, pod in world.pods.items()
-            if pod["status"]["phase"] == "Failed"
+            if work_phase(pod) == "Failed"
             and pod["metadata"]["labels"]["aurl.ai/role"] != "placeholder"
             and int(pod["metadata"]["labels"]["aurl.ai/attempt"]) >= world.status.get("attempt", 0)
             and not ("-prepare-" in name and world.status.get("dataset"))
@@ -113,7 +117,8 @@ class Cluster(RuleBasedStateMachine):
         (attempt,) = attempts
         for name, pod in self.world.pods.items():
             labels = pod["metadata"]["labels"]
-            done = labels["aurl.ai/role"] == "prepare" and pod["status"]["phase"] == "Succeeded"
+            over = pod["status"]["phase"] in ("Succeeded", "Failed")
+            done = labels["aurl.ai/role"] == "prepare" and over and work_phase(pod) == "Succeeded"
             assert done or labels["aurl.ai/attempt"] == attempt, f"{name} of an older attempt still exists"
             assert "deletionTimestamp" not in pod["metadata"] or done, f"{name} is still ending"
         sizes = {
@@ -152,7 +157,7 @@ class Cluster(RuleBasedStateMachine):
     # ---------------------------------------------------------------- the cluster
 
     def some_pod(self, data: Any, *phases: str) -> str | None:
-        names = sorted(n for n, p in self.world.pods.items() if p["status"]["phase"] in phases)
+        names = sorted(n for n, p in self.world.pods.items() if work_phase(p) in phases)
         return data.draw(st.sampled_from(names)) if names else None
 
     @rule(data=st.data())
@@ -202,6 +207,15 @@ class Cluster(RuleBasedStateMachine):
         name = self.some_pod(data, "Pending", "Running", "Succeeded", "Failed")
         if name:
             del self.world.pods[name]
+
+    @rule(data=st.data(), phase=st.sampled_from(["Succeeded", "Failed"]))
+    def a_sidecar_ends(self, data: Any, phase: str) -> None:
+        """The sidecar of a pod whose trainer has terminated ends too; its failure fails the pod."""
+        name = self.some_pod(data, "Succeeded", "Failed")
+        if name and self.world.pods[name]["status"]["phase"] == "Running":
+            status = self.world.pods[name]["status"]
+            status["phase"] = "Failed" if work_phase(self.world.pods[name]) == "Failed" else phase
+            status["containerStatuses"][0]["state"] = {"terminated": {"exitCode": 143}}
 
     @rule()
     def ending_pods_end(self) -> None:
@@ -307,6 +321,9 @@ class Cluster(RuleBasedStateMachine):
         for _ in range(3):
             self.plan_and_act()
         assert world.service is None
+        for name, pod in world.pods.items():
+            kept = "deletionTimestamp" not in pod["metadata"] and pod["status"]["phase"] == "Running"
+            assert not kept or work_phase(pod) == "Running", f"only its sidecar keeps {name} running"
         if world.job["spec"]["runPolicy"]["cleanPodPolicy"] == "All":
             left = [n for n, p in world.pods.items() if "deletionTimestamp" not in p["metadata"]]
             assert left == []
@@ -318,10 +335,7 @@ class Cluster(RuleBasedStateMachine):
         for name, pod in world.pods.items():
             if pod["status"]["phase"] == "Pending":
                 world.run(name)
-            elif (
-                pod["status"]["phase"] == "Running"
-                and pod["metadata"]["labels"]["aurl.ai/role"] != "placeholder"
-            ):
+            elif work_phase(pod) == "Running" and pod["metadata"]["labels"]["aurl.ai/role"] != "placeholder":
                 world.succeed(name, PREPARED if "-prepare-" in name else TRAINED)
 
 
