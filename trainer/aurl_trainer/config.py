@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -30,7 +30,7 @@ from aurl_trainer.optim.config import (
     ScheduleConfig,
 )
 from aurl_trainer.sampling.config import SamplingConfig
-from aurl_trainer.schema import Config, explain, is_default
+from aurl_trainer.schema import Config, PositiveSteps, Seed, Steps, explain, is_default
 from aurl_trainer.stability.config import StabilityConfig
 from aurl_trainer.stability.early_stopping import EarlyStoppingConfig
 
@@ -38,133 +38,96 @@ from aurl_trainer.stability.early_stopping import EarlyStoppingConfig
 class MusicEvaluationConfig(Config):
     """Comparison of music sampled as configured in `sample` with the corpus."""
 
-    every_steps: int = Field(
-        default=0,
-        ge=0,
-        le=1_000_000_000,
-        description="Optimizer steps between comparisons; one more runs at the end. 0: none.",
-    )
-    samples: int = Field(
-        default=16, ge=1, le=4096, description="Pieces to sample with the grammar, and as many without it."
-    )
+    every_steps: Steps = 0
+    """Optimizer steps between comparisons; one more runs at the end. 0: none."""
+    samples: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Pieces to sample with the grammar, and as many without it."""
 
 
 class EvaluationConfig(Config):
     """Validation loss, and comparison of sampled music with the corpus."""
 
-    every_steps: int = Field(
-        default=100,
-        ge=0,
-        le=1_000_000_000,
-        description="Optimizer steps between evaluations; one always runs at the end. 0: only that one.",
-    )
-    batches: int = Field(
-        default=8, ge=1, le=1_000_000, description="Batches of globalBatchSize samples per evaluation."
-    )
-    music: MusicEvaluationConfig = Field(
-        default_factory=MusicEvaluationConfig, description="Comparison of sampled music with the corpus."
-    )
+    every_steps: Steps = 100
+    """Optimizer steps between evaluations; one always runs at the end. 0: only that one."""
+    batches: Annotated[int, Field(ge=1, le=1_000_000)] = 8
+    """Batches of globalBatchSize samples per evaluation."""
+    music: MusicEvaluationConfig = Field(default_factory=MusicEvaluationConfig)
+    """Comparison of sampled music with the corpus."""
 
 
 class LoggingConfig(Config):
     """Logs, TensorBoard and reported throughput."""
 
-    every_steps: int = Field(
-        default=10,
-        ge=1,
-        le=1_000_000_000,
-        description="Optimizer steps between log lines and metric updates.",
-    )
-    tensorboard: bool = Field(default=True, description="Write TensorBoard event files to the volume.")
-    peak_teraflops: float = Field(
-        default=0.0,
-        ge=0,
-        le=1e6,
-        description="Peak throughput of one rank's device in TFLOP/s, the denominator of MFU. 0: the data "
-        "sheet's value for known GPUs; MFU is not reported on other devices.",
-    )
+    every_steps: PositiveSteps = 10
+    """Optimizer steps between log lines and metric updates."""
+    tensorboard: bool = True
+    """Write TensorBoard event files to the volume."""
+    peak_teraflops: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """Peak throughput of one rank's device in TFLOP/s, the denominator of MFU. 0: the data sheet's value for
+    known GPUs; MFU is not reported on other devices."""
 
 
 class TrainingConfig(Config):
     """Training configuration: model, losses, optimizer, checkpoints, evaluation."""
 
-    mode: Mode = Field(
-        default="transformer",
-        description="Kind of model. transformer: a decoder that predicts the next token. vae: an autoencoder "
-        "with a latent per bar, phrase and sample. vae-gan: the same, trained against a critic.",
-    )
-    steps: int = Field(default=1000, ge=1, le=1_000_000_000, description="Optimizer steps of the whole job.")
-    seed: int = Field(
-        default=0, ge=0, lt=2**31, description="Seed of initial weights, data order and dropout."
-    )
-    context_length: int = Field(default=512, ge=8, le=1_048_576, description="Tokens per sample.")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        default="auto", description="Device. auto: the first available of cuda, mps, cpu."
-    )
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32",
-        description="Precision of matrix products; weights and optimizer state stay in fp32. fp16 uses "
-        "dynamic loss scaling and is slow on a CPU.",
-    )
-    tf32: bool = Field(
-        default=False,
-        description="On CUDA, round the inputs of fp32 matrix products to TF32 (10-bit mantissa): several "
-        "times as fast, less exact. No effect on other devices.",
-    )
-    compile: bool = Field(
-        default=False,
-        description="Compile each block of the model with torch.compile before the first step, once per "
-        "sequence length. Worthwhile on GPUs; on a CPU it needs a C++ compiler, which the images lack.",
-    )
-    threads: int = Field(
-        default=0,
-        ge=0,
-        le=1024,
-        description="CPU threads per rank. 0: the CPUs of the node, or its CPU limit, divided by its ranks.",
-    )
-    model: ModelConfig = Field(default_factory=ModelConfig, description="Size and shape of the model.")
-    batch: BatchConfig = Field(default_factory=BatchConfig, description="Samples per optimizer step.")
-    distribution: DistributionConfig = Field(
-        default_factory=DistributionConfig, description="Data parallelism and collective timeouts."
-    )
-    curriculum: CurriculumConfig = Field(
-        default_factory=CurriculumConfig, description="Sequence length over time."
-    )
-    losses: LossesConfig = Field(
-        default_factory=LossesConfig, description="Weights and schedules of the loss terms."
-    )
-    optimizer: OptimizerConfig = Field(
-        default_factory=OptimizerConfig, description="Optimizer and its hyperparameters."
-    )
-    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig, description="Learning-rate schedule.")
-    dropout_schedule: RampConfig = Field(
-        default_factory=RampConfig,
-        description="Ramp of the dropout, from model.dropout to `final` (below 1), in 32 equal steps.",
-    )
-    ema: EmaConfig = Field(
-        default_factory=EmaConfig, description="Exponential moving average of the weights."
-    )
-    clip: ClipConfig = Field(default_factory=ClipConfig, description="Gradient clipping.")
-    stability: StabilityConfig = Field(
-        default_factory=StabilityConfig, description="Protection against divergence."
-    )
-    memory: MemoryConfig = Field(default_factory=MemoryConfig, description="Activation checkpointing.")
-    early_stopping: EarlyStoppingConfig = Field(
-        default_factory=EarlyStoppingConfig, description="Stopping before the last step."
-    )
-    checkpoint: CheckpointConfig = Field(
-        default_factory=CheckpointConfig, description="Saving and retention of checkpoints."
-    )
-    evaluation: EvaluationConfig = Field(
-        default_factory=EvaluationConfig, description="Evaluation on held-out pieces."
-    )
-    hooks: HooksConfig = Field(
-        default_factory=HooksConfig, description="User-defined losses and evaluation metrics."
-    )
-    logging: LoggingConfig = Field(default_factory=LoggingConfig, description="Logs and TensorBoard.")
-    sample: SamplingConfig = Field(
-        default_factory=SamplingConfig, description="Sampling during training and at its end."
-    )
+    mode: Mode = "transformer"
+    """Kind of model. transformer: a decoder that predicts the next token. vae: an autoencoder with a latent
+    per bar, phrase and sample. vae-gan: the same, trained against a critic."""
+    steps: PositiveSteps = 1000
+    """Optimizer steps of the whole job."""
+    seed: Seed = 0
+    """Seed of initial weights, data order and dropout."""
+    context_length: Annotated[int, Field(ge=8, le=1_048_576)] = 512
+    """Tokens per sample."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device. auto: the first available of cuda, mps, cpu."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of matrix products; weights and optimizer state stay in fp32. fp16 uses dynamic loss scaling
+    and is slow on a CPU."""
+    tf32: bool = False
+    """On CUDA, round the inputs of fp32 matrix products to TF32 (10-bit mantissa): several times as fast,
+    less exact. No effect on other devices."""
+    compile: bool = False
+    """Compile each block of the model with torch.compile before the first step, once per sequence length.
+    Worthwhile on GPUs; on a CPU it needs a C++ compiler, which the images lack."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """CPU threads per rank. 0: the CPUs of the node, or its CPU limit, divided by its ranks."""
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    """Size and shape of the model."""
+    batch: BatchConfig = Field(default_factory=BatchConfig)
+    """Samples per optimizer step."""
+    distribution: DistributionConfig = Field(default_factory=DistributionConfig)
+    """Data parallelism and collective timeouts."""
+    curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig)
+    """Sequence length over time."""
+    losses: LossesConfig = Field(default_factory=LossesConfig)
+    """Weights and schedules of the loss terms."""
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    """Optimizer and its hyperparameters."""
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    """Learning-rate schedule."""
+    dropout_schedule: RampConfig = Field(default_factory=RampConfig)
+    """Ramp of the dropout, from model.dropout to `final` (below 1), in 32 equal steps."""
+    ema: EmaConfig = Field(default_factory=EmaConfig)
+    """Exponential moving average of the weights."""
+    clip: ClipConfig = Field(default_factory=ClipConfig)
+    """Gradient clipping."""
+    stability: StabilityConfig = Field(default_factory=StabilityConfig)
+    """Protection against divergence."""
+    memory: MemoryConfig = Field(default_factory=MemoryConfig)
+    """Activation checkpointing."""
+    early_stopping: EarlyStoppingConfig = Field(default_factory=EarlyStoppingConfig)
+    """Stopping before the last step."""
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    """Saving and retention of checkpoints."""
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    """Evaluation on held-out pieces."""
+    hooks: HooksConfig = Field(default_factory=HooksConfig)
+    """User-defined losses and evaluation metrics."""
+    logging: LoggingConfig = Field(default_factory=LoggingConfig)
+    """Logs and TensorBoard."""
+    sample: SamplingConfig = Field(default_factory=SamplingConfig)
+    """Sampling during training and at its end."""
 
     @property
     def tokens_per_step(self) -> int:
@@ -240,8 +203,10 @@ class TrainingConfig(Config):
 class JobFile(Config):
     """A job file, as a rank reads it: dataset and training."""
 
-    dataset: DatasetConfig = Field(description="Music source, tokenizer, split and augmentation.")
-    training: TrainingConfig = Field(default_factory=TrainingConfig, description="Training configuration.")
+    dataset: DatasetConfig
+    """Music source, tokenizer, split and augmentation."""
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    """Training configuration."""
 
     @model_validator(mode="after")
     def _held_out_pieces_are_there(self) -> JobFile:

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aurl_trainer.schema import Config, refuse_without_effect
+from aurl_trainer.schema import Config, Fraction, Seed, refuse_without_effect
 
 SLOWEST_TEMPO, FASTEST_TEMPO = 20, 300  # quarters per minute
 EncodingName = Literal["remi", "events", "raster"]
+VolumePath = Annotated[str, Field(min_length=1, max_length=4096)]
+ShellPattern = Annotated[str, Field(min_length=1, max_length=1024)]
+MidiValue = Annotated[int, Field(ge=0, le=127)]
 
 
 class Music21CorpusConfig(Config):
     """Music that ships with the music21 package; nothing is downloaded."""
 
-    collection: Literal["chorales", "composer"] = Field(
-        default="chorales",
-        description="chorales: Bach's, in Riemenschneider's numbering. composer: all pieces of `composer`.",
-    )
-    composer: str = Field(
-        default="",
-        max_length=64,
-        pattern=r"^[A-Za-z0-9_]*$",
-        description="Directory of the music21 corpus, such as palestrina. Only for collection composer.",
-    )
-    max_pieces: int = Field(
-        default=0,
-        ge=0,
-        le=100_000,
-        description="Use only this many pieces, in the order of the collection. 0: all.",
-    )
+    collection: Literal["chorales", "composer"] = "chorales"
+    """chorales: Bach's, in Riemenschneider's numbering. composer: all pieces of `composer`."""
+    composer: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_]*$")] = ""
+    """Directory of the music21 corpus, such as palestrina. Only for collection composer."""
+    max_pieces: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Use only this many pieces, in the order of the collection. 0: all."""
 
     @model_validator(mode="after")
     def _composer_fits_collection(self) -> Music21CorpusConfig:
@@ -43,78 +36,54 @@ class Music21CorpusConfig(Config):
 class DirectoryConfig(Config):
     """MIDI files in a directory and its subdirectories."""
 
-    path: str = Field(
-        min_length=1,
-        max_length=4096,
-        description="Directory: absolute, or relative to the root of the job's volume.",
-    )
-    pattern: str = Field(
-        default="*.mid*",
-        min_length=1,
-        max_length=1024,
-        description="Files to use: a case-insensitive shell pattern on the path below `path`; `*` also "
-        "matches `/`.",
-    )
+    path: VolumePath
+    """Directory: absolute, or relative to the root of the job's volume."""
+    pattern: ShellPattern = "*.mid*"
+    """Files to use: a case-insensitive shell pattern on the path below `path`; `*` also matches `/`."""
 
 
 class ArchiveConfig(Config):
     """A zip or tar archive of MIDI files on the web, unpacked once onto the job's volume."""
 
-    url: str = Field(
-        max_length=4096,
-        pattern=r"^https?://[^\s]+$",
-        description="URL of the archive: .zip, or .tar, uncompressed or with gzip, bzip2 or xz.",
-    )
-    sha256: str = Field(
-        pattern=r"^[0-9a-f]{64}$",
-        description="SHA-256 of the archive in lower-case hexadecimal; a mismatch is rejected.",
-    )
-    pattern: str = Field(
-        default="*.mid*",
-        min_length=1,
-        max_length=1024,
-        description="Files to use: a case-insensitive shell pattern on the path in the archive; `*` also "
-        "matches `/`.",
-    )
+    url: Annotated[str, Field(max_length=4096, pattern=r"^https?://[^\s]+$")]
+    """URL of the archive: .zip, or .tar, uncompressed or with gzip, bzip2 or xz."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the archive in lower-case hexadecimal; a mismatch is rejected."""
+    pattern: ShellPattern = "*.mid*"
+    """Files to use: a case-insensitive shell pattern on the path in the archive; `*` also matches `/`."""
 
 
 class TokensConfig(Config):
     """A dataset that is already tokenized, with its own split."""
 
-    path: str = Field(
-        min_length=1,
-        max_length=4096,
-        description="Directory with train.bin, train.index, … and vocabulary.json: absolute, or relative to "
-        "the root of the job's volume. The vocabulary must match `tokenizer`.",
-    )
+    path: VolumePath
+    """Directory with train.bin, train.index, … and vocabulary.json: absolute, or relative to the root of the
+    job's volume. The vocabulary must match `tokenizer`."""
 
 
 class RasterConfig(Config):
     """A JSON file of piano-roll pieces with its own split, the format of the chorale benchmarks."""
 
-    path: str = Field(
-        min_length=1,
-        max_length=4096,
-        description="File of {train, valid, test}: each a list of pieces, each a list of time steps, each a "
-        "list of one MIDI pitch per voice (-1: silence). Absolute, or relative to the job's volume.",
-    )
-    steps_per_quarter: int = Field(
-        default=4, ge=1, le=96, description="Time steps per quarter note in the file."
-    )
+    path: VolumePath
+    """File of {train, valid, test}: each a list of pieces, each a list of time steps, each a list of one MIDI
+    pitch per voice (-1: silence). Absolute, or relative to the job's volume."""
+    steps_per_quarter: Annotated[int, Field(ge=1, le=96)] = 4
+    """Time steps per quarter note in the file."""
 
 
 class SourceConfig(Config):
     """Source of the music: exactly one of the keys."""
 
-    music21_corpus: Music21CorpusConfig | None = Field(
-        default=None, description="Music that ships with the music21 package."
-    )
-    directory: DirectoryConfig | None = Field(
-        default=None, description="MIDI files in a directory of the job's volume."
-    )
-    archive: ArchiveConfig | None = Field(default=None, description="An archive of MIDI files on the web.")
-    tokens: TokensConfig | None = Field(default=None, description="A dataset that is already tokenized.")
-    raster: RasterConfig | None = Field(default=None, description="A JSON file of piano rolls.")
+    music21_corpus: Music21CorpusConfig | None = None
+    """Music that ships with the music21 package."""
+    directory: DirectoryConfig | None = None
+    """MIDI files in a directory of the job's volume."""
+    archive: ArchiveConfig | None = None
+    """An archive of MIDI files on the web."""
+    tokens: TokensConfig | None = None
+    """A dataset that is already tokenized."""
+    raster: RasterConfig | None = None
+    """A JSON file of piano rolls."""
 
     @property
     def has_split(self) -> bool:
@@ -133,53 +102,27 @@ class SourceConfig(Config):
 class TokenizerConfig(Config):
     """Encoding of music as tokens, and the resolution of time, tracks, pitch and loudness."""
 
-    encoding: EncodingName = Field(
-        default="remi",
-        description="remi: bars, positions and notes with durations. events: a stream of note-on, note-off "
-        "and time-shift events without bars, as in MIDI. raster: only the pitch of each voice at each time "
-        "step, for chorales.",
-    )
-    positions_per_quarter: int = Field(
-        default=12,
-        ge=1,
-        le=96,
-        description="Time steps per quarter note. 4: 16th notes; 12: also 8th triplets; 24: also 32nd notes.",
-    )
-    max_duration_quarters: int = Field(
-        default=16,
-        ge=1,
-        le=64,
-        description="Longest note in quarter notes; longer notes are shortened to it.",
-    )
-    tracks: int = Field(
-        default=16,
-        ge=1,
-        le=64,
-        description="Melodic tracks (with encoding raster: voices). Notes of further tracks are merged into "
-        "the last one.",
-    )
-    programs: bool = Field(
-        default=True, description="Keep each track's General MIDI program. false: all become piano."
-    )
-    drums: bool = Field(default=True, description="Keep drums, merged into one track. false: drop them.")
-    velocity_bins: int = Field(
-        default=32,
-        ge=0,
-        le=127,
-        description="Velocity levels. 0: no velocity tokens; every note has velocity 80.",
-    )
-    tempo_bins: int = Field(
-        default=32,
-        ge=0,
-        le=256,
-        description="Tempo levels between about 20 and 300 bpm. 0: no tempo tokens; the tempo is 120 bpm.",
-    )
-    lowest_pitch: int = Field(
-        default=21, ge=0, le=127, description="Lowest MIDI pitch to keep (21: lowest key of a piano)."
-    )
-    highest_pitch: int = Field(
-        default=108, ge=0, le=127, description="Highest MIDI pitch to keep (108: highest key of a piano)."
-    )
+    encoding: EncodingName = "remi"
+    """remi: bars, positions and notes with durations. events: a stream of note-on, note-off and time-shift
+    events without bars, as in MIDI. raster: only the pitch of each voice at each time step, for chorales."""
+    positions_per_quarter: Annotated[int, Field(ge=1, le=96)] = 12
+    """Time steps per quarter note. 4: 16th notes; 12: also 8th triplets; 24: also 32nd notes."""
+    max_duration_quarters: Annotated[int, Field(ge=1, le=64)] = 16
+    """Longest note in quarter notes; longer notes are shortened to it."""
+    tracks: Annotated[int, Field(ge=1, le=64)] = 16
+    """Melodic tracks (with encoding raster: voices). Notes of further tracks are merged into the last one."""
+    programs: bool = True
+    """Keep each track's General MIDI program. false: all become piano."""
+    drums: bool = True
+    """Keep drums, merged into one track. false: drop them."""
+    velocity_bins: MidiValue = 32
+    """Velocity levels. 0: no velocity tokens; every note has velocity 80."""
+    tempo_bins: Annotated[int, Field(ge=0, le=256)] = 32
+    """Tempo levels between about 20 and 300 bpm. 0: no tempo tokens; the tempo is 120 bpm."""
+    lowest_pitch: MidiValue = 21
+    """Lowest MIDI pitch to keep (21: lowest key of a piano)."""
+    highest_pitch: MidiValue = 108
+    """Highest MIDI pitch to keep (108: highest key of a piano)."""
 
     @model_validator(mode="after")
     def _raster_has_pitches_alone(self) -> TokenizerConfig:
@@ -200,47 +143,23 @@ class TokenizerConfig(Config):
 class SplitConfig(Config):
     """Held-out pieces. A piece belongs to exactly one split; duplicates are dropped."""
 
-    validation_fraction: float = Field(
-        default=0.1,
-        ge=0,
-        le=0.5,
-        description="Fraction of the pieces for validation; at least one piece unless 0.",
-    )
-    test_fraction: float = Field(
-        default=0.0,
-        ge=0,
-        le=0.5,
-        description="Fraction of the pieces held out for testing; at least one piece unless 0.",
-    )
-    seed: int = Field(
-        default=0,
-        ge=0,
-        lt=2**31,
-        description="Seed of the split, which depends on the music, not on file names.",
-    )
+    validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Fraction of the pieces for validation; at least one piece unless 0."""
+    test_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Fraction of the pieces held out for testing; at least one piece unless 0."""
+    seed: Seed = 0
+    """Seed of the split, which depends on the music, not on file names."""
 
 
 class AugmentationConfig(Config):
     """Random variation of training samples each time they are read; never of held-out pieces. 0: off."""
 
-    transpose_semitones: int = Field(
-        default=0,
-        ge=0,
-        le=24,
-        description="Transpose by up to this many semitones up or down; drums are not transposed.",
-    )
-    stretch: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="Change the tempo by up to this fraction (0.1: 10 %), in whole levels of tempoBins.",
-    )
-    velocity: int = Field(
-        default=0,
-        ge=0,
-        le=64,
-        description="Change the velocity by up to this much of MIDI's 127, in whole levels of velocityBins.",
-    )
+    transpose_semitones: Annotated[int, Field(ge=0, le=24)] = 0
+    """Transpose by up to this many semitones up or down; drums are not transposed."""
+    stretch: Fraction = 0.0
+    """Change the tempo by up to this fraction (0.1: 10 %), in whole levels of tempoBins."""
+    velocity: Annotated[int, Field(ge=0, le=64)] = 0
+    """Change the velocity by up to this much of MIDI's 127, in whole levels of velocityBins."""
 
     def stretch_levels(self, tokenizer: TokenizerConfig) -> int:
         """Return the largest tempo change in levels of the tokenizer, which are equally spaced in ratio."""
@@ -255,27 +174,18 @@ class AugmentationConfig(Config):
 class DatasetConfig(Config):
     """Music source, tokenizer, split and augmentation."""
 
-    source: SourceConfig = Field(description="Source of the music: exactly one of the keys.")
-    tokenizer: TokenizerConfig = Field(
-        default_factory=TokenizerConfig, description="Encoding of music as tokens."
-    )
-    split: SplitConfig = Field(
-        default_factory=SplitConfig,
-        description="Held-out pieces. Not for the sources tokens and raster, which have their own split.",
-    )
-    augmentation: AugmentationConfig = Field(
-        default_factory=AugmentationConfig, description="Random variation of training samples."
-    )
-    window_overlap: float = Field(
-        default=0.0,
-        ge=0,
-        le=0.95,
-        description="Overlap of consecutive windows of contextLength tokens, as a fraction; at 0.5 an epoch "
-        "sees every token twice. Window offsets differ from epoch to epoch in any case.",
-    )
-    workers: int = Field(
-        default=0, ge=0, le=256, description="Processes that prepare the dataset. 0: one per CPU."
-    )
+    source: SourceConfig
+    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
+    """Encoding of music as tokens."""
+    split: SplitConfig = Field(default_factory=SplitConfig)
+    """Held-out pieces. Not for the sources tokens and raster, which have their own split."""
+    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
+    """Random variation of training samples."""
+    window_overlap: Annotated[float, Field(ge=0, le=0.95)] = 0.0
+    """Overlap of consecutive windows of contextLength tokens, as a fraction; at 0.5 an epoch sees every token
+    twice. Window offsets differ from epoch to epoch in any case."""
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
+    """Processes that prepare the dataset. 0: one per CPU."""
 
     @model_validator(mode="after")
     def _split_has_an_effect(self) -> DatasetConfig:

@@ -12,46 +12,28 @@ Imports no torch: the schema generator reads this too.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aurl_trainer.schema import Config, refuse_without_effect
+from aurl_trainer.schema import Config, PositiveFraction, PositiveSteps, refuse_without_effect
 
 
 class CurriculumConfig(Config):
     """Sequence length over time: training starts with short samples."""
 
-    kind: Literal["none", "linear", "exponential", "cosine", "step"] = Field(
-        default="none",
-        description="Growth of the length. none: always contextLength. step: doubles every `everySteps`. "
-        "linear, exponential, cosine: over `rampFraction` of the job.",
-    )
-    start_length: int | None = Field(
-        default=None,
-        ge=8,
-        le=1_048_576,
-        description="Tokens per sample at the start; endLength must be this times a power of two. Required "
-        "unless kind is none.",
-    )
-    end_length: int | None = Field(
-        default=None,
-        ge=8,
-        le=1_048_576,
-        description="Tokens per sample at the end; must divide contextLength. Unset: contextLength.",
-    )
-    ramp_fraction: float = Field(
-        default=0.5,
-        gt=0,
-        le=1,
-        description="Fraction of the job's steps after which endLength is reached. Not for kind step.",
-    )
-    every_steps: int = Field(
-        default=100,
-        ge=1,
-        le=1_000_000_000,
-        description="Optimizer steps until the length doubles. Only for kind step.",
-    )
+    kind: Literal["none", "linear", "exponential", "cosine", "step"] = "none"
+    """Growth of the length. none: always contextLength. step: doubles every `everySteps`. linear,
+    exponential, cosine: over `rampFraction` of the job."""
+    start_length: Annotated[int, Field(ge=8, le=1_048_576)] | None = None
+    """Tokens per sample at the start; endLength must be this times a power of two. Required unless kind is
+    none."""
+    end_length: Annotated[int, Field(ge=8, le=1_048_576)] | None = None
+    """Tokens per sample at the end; must divide contextLength. Unset: contextLength."""
+    ramp_fraction: PositiveFraction = 0.5
+    """Fraction of the job's steps after which endLength is reached. Not for kind step."""
+    every_steps: PositiveSteps = 100
+    """Optimizer steps until the length doubles. Only for kind step."""
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> CurriculumConfig:

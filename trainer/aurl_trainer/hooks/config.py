@@ -20,44 +20,33 @@ Function = Annotated[
 class LossHook(Config):
     """A user-defined loss term."""
 
-    name: Name = Field(
-        description="Name of the term in logs and metrics: lower-case letters, digits and underscores."
-    )
-    function: Function = Field(
-        description="Function, as module:function. docs/hooks.md describes its arguments."
-    )
-    weight: float = Field(
-        default=1.0,
-        ge=-1e6,
-        le=1e6,
-        description="Weight of the term in the loss. The reported value is unweighted.",
-    )
+    name: Name
+    """Name of the term in logs and metrics: lower-case letters, digits and underscores."""
+    function: Function
+    """Function, as module:function. docs/hooks.md describes its arguments."""
+    weight: Annotated[float, Field(ge=-1e6, le=1e6)] = 1.0
+    """Weight of the term in the loss. The reported value is unweighted."""
 
 
 class MetricHook(Config):
     """A user-defined metric, computed at each evaluation."""
 
-    name: Name = Field(description="Name of the metric: lower-case letters, digits and underscores.")
-    function: Function = Field(
-        description="Function, as module:function. docs/hooks.md describes its arguments."
-    )
+    name: Name
+    """Name of the metric: lower-case letters, digits and underscores."""
+    function: Function
+    """Function, as module:function. docs/hooks.md describes its arguments."""
 
 
 class HooksConfig(Config):
     """User-defined Python functions: extra losses and evaluation metrics."""
 
-    path: str = Field(
-        default="",
-        max_length=4096,
-        description="Directory to import modules from: absolute, or relative to the root of the job's "
-        "volume. Unset: installed packages only.",
-    )
-    losses: list[LossHook] = Field(
-        default_factory=list, max_length=100, description="Terms to add to the loss."
-    )
-    metrics: list[MetricHook] = Field(
-        default_factory=list, max_length=100, description="Metrics to compute at each evaluation."
-    )
+    path: Annotated[str, Field(max_length=4096)] = ""
+    """Directory to import modules from: absolute, or relative to the root of the job's volume. Unset:
+    installed packages only."""
+    losses: list[LossHook] = Field(default_factory=list, max_length=100)
+    """Terms to add to the loss."""
+    metrics: list[MetricHook] = Field(default_factory=list, max_length=100)
+    """Metrics to compute at each evaluation."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> HooksConfig:

@@ -14,24 +14,17 @@ SegmentName = Annotated[str, StringConstraints(min_length=1, max_length=200, pat
 class MemoryConfig(Config):
     """Trading compute for memory. No setting here changes a result."""
 
-    activation_checkpointing: Literal["none", "selective", "full", "auto"] = Field(
-        default="none",
-        description="Activations that the backward pass recomputes instead of storing. none: nothing. "
-        "selective: all but matrix products and attention. full: everything inside a segment. auto: the "
-        "fastest of these that fits, measured before the first step, decided once per job and kept in its "
-        "checkpoints. All give bit-identical weights.",
-    )
-    segments: list[SegmentName] = Field(
-        default_factory=list,
-        max_length=1000,
-        description="Parts of the model to which activationCheckpointing applies, by name, such as "
-        "`blocks.0` or `blocks.3.feedForward`; `*` matches any characters. Unset: every block.",
-    )
-    snapshot_on_out_of_memory: bool = Field(
-        default=False,
-        description="When an allocation fails, write a memory snapshot to `memory/` on the volume: on CUDA "
-        "the allocator's history, which costs a little speed, elsewhere a table of the largest tensors.",
-    )
+    activation_checkpointing: Literal["none", "selective", "full", "auto"] = "none"
+    """Activations that the backward pass recomputes instead of storing. none: nothing. selective: all but
+    matrix products and attention. full: everything inside a segment. auto: the fastest of these that fits,
+    measured before the first step, decided once per job and kept in its checkpoints. All give bit-identical
+    weights."""
+    segments: list[SegmentName] = Field(default_factory=list, max_length=1000)
+    """Parts of the model to which activationCheckpointing applies, by name, such as `blocks.0` or
+    `blocks.3.feedForward`; `*` matches any characters. Unset: every block."""
+    snapshot_on_out_of_memory: bool = False
+    """When an allocation fails, write a memory snapshot to `memory/` on the volume: on CUDA the allocator's
+    history, which costs a little speed, elsewhere a table of the largest tensors."""
 
     @model_validator(mode="after")
     def _segments_are_used(self) -> MemoryConfig:

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aurl_trainer.schema import Config, refuse_without_effect
+from aurl_trainer.schema import Config, FractionBelowOne, PositiveFraction, refuse_without_effect
 
 
 class AttentionConfig(Config):
     """Attention span of the decoder blocks."""
 
-    kind: Literal["full", "local-global"] = Field(
-        default="full",
-        description="full: every block attends to all earlier tokens. local-global: every `globalEvery`-th "
-        "block does, the others attend only to the last `window` tokens; cheaper for long contexts.",
-    )
-    window: int = Field(
-        default=128,
-        ge=2,
-        le=1_048_576,
-        description="Tokens that a local block attends to, including the current one. Only for local-global.",
-    )
-    global_every: int = Field(
-        default=4,
-        ge=1,
-        le=256,
-        description="One in this many blocks attends to all earlier tokens. Only for local-global.",
-    )
+    kind: Literal["full", "local-global"] = "full"
+    """full: every block attends to all earlier tokens. local-global: every `globalEvery`-th block does, the
+    others attend only to the last `window` tokens; cheaper for long contexts."""
+    window: Annotated[int, Field(ge=2, le=1_048_576)] = 128
+    """Tokens that a local block attends to, including the current one. Only for local-global."""
+    global_every: Annotated[int, Field(ge=1, le=256)] = 4
+    """One in this many blocks attends to all earlier tokens. Only for local-global."""
 
     @model_validator(mode="after")
     def _window_is_used(self) -> AttentionConfig:
@@ -45,31 +35,22 @@ class AttentionConfig(Config):
 class LatentConfig(Config):
     """Latents of modes vae and vae-gan: one per bar, one per phrase of bars, one per sample."""
 
-    bar_size: int = Field(default=32, ge=1, le=4096, description="Number of dimensions of each bar's latent.")
-    phrase_size: int = Field(
-        default=16, ge=1, le=4096, description="Number of dimensions of each phrase's latent."
-    )
-    global_size: int = Field(
-        default=16, ge=1, le=4096, description="Number of dimensions of the sample's latent."
-    )
-    bars_per_phrase: int = Field(default=4, ge=1, le=1024, description="Number of bars per phrase.")
-    bars: int = Field(
-        default=32,
-        ge=2,
-        le=4096,
-        description="Number of bars of a sample with their own latent, including the partial first one; "
-        "further bars share the last one's. A multiple of barsPerPhrase.",
-    )
-    encoder_layers: int = Field(
-        default=2, ge=1, le=256, description="Encoder blocks over tokens; one block over bars follows."
-    )
-    token_dropout: float = Field(
-        default=0.3,
-        ge=0,
-        lt=1,
-        description="Probability of hiding an input token from the decoder in training, so that it has to "
-        "use the latents (Bowman et al. 2016).",
-    )
+    bar_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Number of dimensions of each bar's latent."""
+    phrase_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Number of dimensions of each phrase's latent."""
+    global_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Number of dimensions of the sample's latent."""
+    bars_per_phrase: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Number of bars per phrase."""
+    bars: Annotated[int, Field(ge=2, le=4096)] = 32
+    """Number of bars of a sample with their own latent, including the partial first one; further bars share
+    the last one's. A multiple of barsPerPhrase."""
+    encoder_layers: Annotated[int, Field(ge=1, le=256)] = 2
+    """Encoder blocks over tokens; one block over bars follows."""
+    token_dropout: FractionBelowOne = 0.3
+    """Probability of hiding an input token from the decoder in training, so that it has to use the latents
+    (Bowman et al. 2016)."""
 
     @model_validator(mode="after")
     def _phrases_are_whole(self) -> LatentConfig:
@@ -94,86 +75,49 @@ class LatentConfig(Config):
 class CriticConfig(Config):
     """The critic of mode vae-gan and its optimizer."""
 
-    width: int = Field(
-        default=64, ge=4, le=16384, description="Width of the critic's hidden layers, in channels."
-    )
-    layers: int = Field(default=2, ge=1, le=32, description="Number of hidden layers per time scale.")
-    scales: int = Field(
-        default=3,
-        ge=1,
-        le=6,
-        description="Number of time scales at which decoder states are judged; each averages 4 steps of the "
-        "previous scale.",
-    )
-    sampled_fraction: float = Field(
-        default=0.5,
-        gt=0,
-        le=1,
-        description="Fraction of input tokens replaced by the decoder's own samples, for the states that the "
-        "critic learns to tell from those on real tokens.",
-    )
-    learning_rate: float = Field(
-        default=4e-4,
-        gt=0,
-        le=10,
-        description="Peak learning rate of the critic; it follows training.schedule.",
-    )
-    beta1: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="Decay factor of the first moment of the critic's AdamW.",
-    )
-    beta2: float = Field(
-        default=0.99,
-        ge=0,
-        lt=1,
-        description="Decay factor of the second moment of the critic's AdamW.",
-    )
-    r1_every: int = Field(
-        default=16,
-        ge=1,
-        le=100_000,
-        description="Steps between gradient penalties; each is multiplied by this number (lazy R1, Karras et "
-        "al. 2020).",
-    )
+    width: Annotated[int, Field(ge=4, le=16384)] = 64
+    """Width of the critic's hidden layers, in channels."""
+    layers: Annotated[int, Field(ge=1, le=32)] = 2
+    """Number of hidden layers per time scale."""
+    scales: Annotated[int, Field(ge=1, le=6)] = 3
+    """Number of time scales at which decoder states are judged; each averages 4 steps of the previous
+    scale."""
+    sampled_fraction: PositiveFraction = 0.5
+    """Fraction of input tokens replaced by the decoder's own samples, for the states that the critic learns
+    to tell from those on real tokens."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 4e-4
+    """Peak learning rate of the critic; it follows training.schedule."""
+    beta1: FractionBelowOne = 0.0
+    """Decay factor of the first moment of the critic's AdamW."""
+    beta2: FractionBelowOne = 0.99
+    """Decay factor of the second moment of the critic's AdamW."""
+    r1_every: Annotated[int, Field(ge=1, le=100_000)] = 16
+    """Steps between gradient penalties; each is multiplied by this number (lazy R1, Karras et al. 2020)."""
 
 
 class ModelConfig(Config):
     """The decoder of every mode: a transformer with pre-norm blocks, rotary positions, causal attention."""
 
-    d_model: int = Field(
-        default=256, ge=8, le=16384, description="Width of the residual stream. A multiple of 2 × heads."
-    )
-    layers: int = Field(default=4, ge=1, le=256, description="Transformer blocks.")
-    heads: int = Field(default=4, ge=1, le=256, description="Attention heads per block.")
-    mlp_ratio: float = Field(
-        default=4.0,
-        gt=0,
-        le=16,
-        description="Hidden width of the feed-forward layers, as a multiple of dModel.",
-    )
-    dropout: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="Dropout probability for the embedding and each residual branch.",
-    )
-    tie_embeddings: bool = Field(
-        default=True, description="Use the token embedding as the output projection."
-    )
-    rotary_base: float = Field(
-        default=10_000.0, gt=1, le=1e9, description="Base of the rotary position frequencies."
-    )
-    attention: AttentionConfig = Field(
-        default_factory=AttentionConfig, description="Attention span of the blocks."
-    )
-    latents: LatentConfig = Field(
-        default_factory=LatentConfig, description="Latents and encoder. Only for modes vae and vae-gan."
-    )
-    critic: CriticConfig = Field(
-        default_factory=CriticConfig, description="The critic and its optimizer. Only for mode vae-gan."
-    )
+    d_model: Annotated[int, Field(ge=8, le=16384)] = 256
+    """Width of the residual stream. A multiple of 2 × heads."""
+    layers: Annotated[int, Field(ge=1, le=256)] = 4
+    """Transformer blocks."""
+    heads: Annotated[int, Field(ge=1, le=256)] = 4
+    """Attention heads per block."""
+    mlp_ratio: Annotated[float, Field(gt=0, le=16)] = 4.0
+    """Hidden width of the feed-forward layers, as a multiple of dModel."""
+    dropout: FractionBelowOne = 0.0
+    """Dropout probability for the embedding and each residual branch."""
+    tie_embeddings: bool = True
+    """Use the token embedding as the output projection."""
+    rotary_base: Annotated[float, Field(gt=1, le=1e9)] = 10_000.0
+    """Base of the rotary position frequencies."""
+    attention: AttentionConfig = Field(default_factory=AttentionConfig)
+    """Attention span of the blocks."""
+    latents: LatentConfig = Field(default_factory=LatentConfig)
+    """Latents and encoder. Only for modes vae and vae-gan."""
+    critic: CriticConfig = Field(default_factory=CriticConfig)
+    """The critic and its optimizer. Only for mode vae-gan."""
 
     @model_validator(mode="after")
     def _widths_fit(self) -> ModelConfig:

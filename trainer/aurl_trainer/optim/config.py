@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aurl_trainer.schema import Config, refuse_without_effect
+from aurl_trainer.schema import (
+    Config,
+    Fraction,
+    FractionBelowOne,
+    OpenFraction,
+    PositiveFraction,
+    Steps,
+    refuse_without_effect,
+)
 
 
 class RampConfig(Config):
     """A ramp over the job: a pure function of the step."""
 
-    kind: Literal["constant", "linear", "cosine"] = Field(
-        default="constant", description="Shape of the ramp from the first step's value to `final`."
-    )
-    final: float | None = Field(
-        default=None, ge=0, le=10, description="Value at the last step. Required unless kind is constant."
-    )
+    kind: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape of the ramp from the first step's value to `final`."""
+    final: Annotated[float, Field(ge=0, le=10)] | None = None
+    """Value at the last step. Required unless kind is constant."""
 
     @model_validator(mode="after")
     def _final_goes_with_kind(self) -> RampConfig:
@@ -31,42 +37,23 @@ class RampConfig(Config):
 class OptimizerConfig(Config):
     """The optimizer and its hyperparameters."""
 
-    kind: Literal["adamw", "lion", "adafactor"] = Field(
-        default="adamw",
-        description="adamw: Loshchilov and Hutter 2019, fused kernel. lion: Chen et al. 2023, half the "
-        "state; use a learning rate 3 to 10 times smaller, a weight decay larger by the same factor and "
-        "beta2 0.99. adafactor: Shazeer and Stern 2018 without relative steps or first moment, almost no "
-        "state; learning rates as for adamw.",
-    )
-    learning_rate: float = Field(default=3e-4, gt=0, le=10, description="Peak learning rate.")
-    beta1: float = Field(
-        default=0.9,
-        ge=0,
-        lt=1,
-        description="Decay factor of the first moment. Not for adafactor.",
-    )
-    beta2: float = Field(
-        default=0.95,
-        ge=0,
-        lt=1,
-        description="Decay factor of the second moment (lion: of its only moment). Not for adafactor.",
-    )
-    epsilon: float = Field(
-        default=1e-8,
-        gt=0,
-        le=1,
-        description="Number added to the denominator of the update. Only for adamw.",
-    )
-    weight_decay: float = Field(
-        default=0.1,
-        ge=0,
-        le=10,
-        description="Decoupled weight decay of matrices, scaled by the learning rate. Vectors (norms, "
-        "biases) are not decayed.",
-    )
-    weight_decay_schedule: RampConfig = Field(
-        default_factory=RampConfig, description="Ramp of the weight decay, from weightDecay to `final`."
-    )
+    kind: Literal["adamw", "lion", "adafactor"] = "adamw"
+    """adamw: Loshchilov and Hutter 2019, fused kernel. lion: Chen et al. 2023, half the state; use a learning
+    rate 3 to 10 times smaller, a weight decay larger by the same factor and beta2 0.99. adafactor: Shazeer
+    and Stern 2018 without relative steps or first moment, almost no state; learning rates as for adamw."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 3e-4
+    """Peak learning rate."""
+    beta1: FractionBelowOne = 0.9
+    """Decay factor of the first moment. Not for adafactor."""
+    beta2: FractionBelowOne = 0.95
+    """Decay factor of the second moment (lion: of its only moment). Not for adafactor."""
+    epsilon: PositiveFraction = 1e-8
+    """Number added to the denominator of the update. Only for adamw."""
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.1
+    """Decoupled weight decay of matrices, scaled by the learning rate. Vectors (norms, biases) are not
+    decayed."""
+    weight_decay_schedule: RampConfig = Field(default_factory=RampConfig)
+    """Ramp of the weight decay, from weightDecay to `final`."""
 
     @model_validator(mode="after")
     def _coefficients_are_used(self) -> OptimizerConfig:
@@ -78,44 +65,23 @@ class OptimizerConfig(Config):
 class ScheduleConfig(Config):
     """Learning-rate schedule: linear warm-up, then decay."""
 
-    kind: Literal["cosine", "linear", "polynomial", "inverse-sqrt", "constant", "plateau"] = Field(
-        default="cosine",
-        description="Decay from the peak to the final learning rate after warm-up. inverse-sqrt: with the "
-        "square root of the step, not below finalRatio. plateau: by `factor` each time the validation loss "
-        "stops improving, not below finalRatio.",
-    )
-    power: float = Field(
-        default=2.0, gt=0, le=10, description="Exponent of the decay. Only for kind polynomial."
-    )
-    warmup_steps: int = Field(
-        default=100,
-        ge=0,
-        le=1_000_000_000,
-        description="Optimizer steps of linear warm-up from 0. The default is capped at the job's steps.",
-    )
-    final_ratio: float = Field(
-        default=0.1, ge=0, le=1, description="Learning rate at the last step, as a fraction of the peak."
-    )
-    factor: float = Field(
-        default=0.5,
-        gt=0,
-        lt=1,
-        description="Factor applied to the learning rate at a plateau. Only for kind plateau.",
-    )
-    patience: int = Field(
-        default=2,
-        ge=1,
-        le=100_000,
-        description="Consecutive evaluations without a new best that count as a plateau. Only for kind "
-        "plateau.",
-    )
-    min_delta: float = Field(
-        default=0.0,
-        ge=0,
-        le=1000,
-        description="Smallest improvement of the validation loss that counts as a new best, in nats per "
-        "token. Only for kind plateau.",
-    )
+    kind: Literal["cosine", "linear", "polynomial", "inverse-sqrt", "constant", "plateau"] = "cosine"
+    """Decay from the peak to the final learning rate after warm-up. inverse-sqrt: with the square root of the
+    step, not below finalRatio. plateau: by `factor` each time the validation loss stops improving, not below
+    finalRatio."""
+    power: Annotated[float, Field(gt=0, le=10)] = 2.0
+    """Exponent of the decay. Only for kind polynomial."""
+    warmup_steps: Steps = 100
+    """Optimizer steps of linear warm-up from 0. The default is capped at the job's steps."""
+    final_ratio: Fraction = 0.1
+    """Learning rate at the last step, as a fraction of the peak."""
+    factor: OpenFraction = 0.5
+    """Factor applied to the learning rate at a plateau. Only for kind plateau."""
+    patience: Annotated[int, Field(ge=1, le=100_000)] = 2
+    """Consecutive evaluations without a new best that count as a plateau. Only for kind plateau."""
+    min_delta: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Smallest improvement of the validation loss that counts as a new best, in nats per token. Only for kind
+    plateau."""
 
     @model_validator(mode="after")
     def _keys_are_used(self) -> ScheduleConfig:
@@ -131,42 +97,22 @@ class ScheduleConfig(Config):
 class ClipConfig(Config):
     """Gradient clipping, applied in this order: per row, per element, whole gradient."""
 
-    adaptive_ratio: float = Field(
-        default=0.0,
-        ge=0,
-        le=1000,
-        description="Adaptive clipping (Brock et al. 2021): largest ratio of gradient norm to weight norm, "
-        "for each row of a matrix and each entry of a vector; larger gradients are scaled down. Typical: "
-        "0.01. 0: off.",
-    )
-    max_value: float = Field(
-        default=0.0,
-        ge=0,
-        le=1e6,
-        description="Largest magnitude of a gradient element; larger ones are clamped. 0: off.",
-    )
-    max_norm: float = Field(
-        default=1.0,
-        ge=0,
-        le=1e6,
-        description="Largest norm of the whole gradient; a larger one is scaled down. 0: off.",
-    )
+    adaptive_ratio: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Adaptive clipping (Brock et al. 2021): largest ratio of gradient norm to weight norm, for each row of a
+    matrix and each entry of a vector; larger gradients are scaled down. Typical: 0.01. 0: off."""
+    max_value: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """Largest magnitude of a gradient element; larger ones are clamped. 0: off."""
+    max_norm: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    """Largest norm of the whole gradient; a larger one is scaled down. 0: off."""
 
 
 class EmaConfig(Config):
     """Exponential moving average of the weights, used for evaluation, sampling and export."""
 
-    decay: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="Decay of the average per optimizer step; 0.999 averages over about 1000 steps. 0: off.",
-    )
-    warmup: bool = Field(
-        default=True,
-        description="Cap the decay at (1 + n) / (10 + n) after n steps, so that the initial weights are soon "
-        "forgotten.",
-    )
+    decay: FractionBelowOne = 0.0
+    """Decay of the average per optimizer step; 0.999 averages over about 1000 steps. 0: off."""
+    warmup: bool = True
+    """Cap the decay at (1 + n) / (10 + n) after n steps, so that the initial weights are soon forgotten."""
 
     @model_validator(mode="after")
     def _warmup_is_used(self) -> EmaConfig:
@@ -178,27 +124,17 @@ class EmaConfig(Config):
 class BatchConfig(Config):
     """Samples per optimizer step, independent of the world size."""
 
-    global_batch_size: int = Field(
-        default=32,
-        ge=1,
-        le=1_048_576,
-        description="Samples per optimizer step, over all ranks and accumulation steps.",
-    )
-    micro_batch_size: int = Field(
-        default=16,
-        ge=0,
-        le=65_536,
-        description="Most samples of contextLength tokens per forward and backward pass of a rank; with "
-        "shorter samples, proportionally more. 0: the largest that fits, measured before the first step and "
-        "kept in the checkpoints. The size affects rounding: measured on other hardware it may differ, and "
-        "so may the last bits of the weights.",
-    )
-    min_micro_batch_size: int = Field(
-        default=4, ge=1, le=65_536, description="Fewest samples per pass. Only for microBatchSize 0."
-    )
-    max_micro_batch_size: int = Field(
-        default=64, ge=1, le=65_536, description="Most samples per pass. Only for microBatchSize 0."
-    )
+    global_batch_size: Annotated[int, Field(ge=1, le=1_048_576)] = 32
+    """Samples per optimizer step, over all ranks and accumulation steps."""
+    micro_batch_size: Annotated[int, Field(ge=0, le=65_536)] = 16
+    """Most samples of contextLength tokens per forward and backward pass of a rank; with shorter samples,
+    proportionally more. 0: the largest that fits, measured before the first step and kept in the checkpoints.
+    The size affects rounding: measured on other hardware it may differ, and so may the last bits of the
+    weights."""
+    min_micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] = 4
+    """Fewest samples per pass. Only for microBatchSize 0."""
+    max_micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
+    """Most samples per pass. Only for microBatchSize 0."""
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> BatchConfig:

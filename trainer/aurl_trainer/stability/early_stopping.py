@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -15,23 +16,12 @@ from aurl_trainer.stability.finding import EvaluationLosses, Finding, is_better
 class EarlyStoppingConfig(Config):
     """End the job as succeeded once the validation loss stops improving."""
 
-    patience: int = Field(
-        default=0,
-        ge=0,
-        le=100_000,
-        description="Consecutive evaluations without a new best before training stops. 0: off.",
-    )
-    min_delta: float = Field(
-        default=0.0,
-        ge=0,
-        le=1000,
-        description="Smallest improvement of the validation loss that counts as a new best, in nats per "
-        "token.",
-    )
-    restore_best: bool = Field(
-        default=True,
-        description="Finish with the weights of the best evaluation instead of the last ones.",
-    )
+    patience: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Consecutive evaluations without a new best before training stops. 0: off."""
+    min_delta: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Smallest improvement of the validation loss that counts as a new best, in nats per token."""
+    restore_best: bool = True
+    """Finish with the weights of the best evaluation instead of the last ones."""
 
     @model_validator(mode="after")
     def _keys_are_used(self) -> EarlyStoppingConfig:
