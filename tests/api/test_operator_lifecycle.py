@@ -158,6 +158,22 @@ def test_a_lost_claim_is_reported_and_never_silently_recreated(ns: JobNamespace)
     assert ns.status("bereft")["claimUid"] == restored["metadata"]["uid"]
 
 
+def test_the_access_mode_follows_the_nodes(ns: JobNamespace) -> None:
+    modes = {"apart": None, "together": ["ReadWriteOnce"]}
+    for job, wanted in modes.items():
+        template = {"size": "1Gi"} | ({"accessModes": wanted} if wanted else {})
+        ns.create_job(job, storage={"claimTemplate": template})
+        ns.prepare(job)
+        ns.train(job)
+    claims = {c["metadata"]["name"]: c["spec"]["accessModes"] for c in ns.objects("persistentvolumeclaims")}
+    assert claims == {"apart-data": ["ReadWriteMany"], "together-data": ["ReadWriteOnce"]}
+    (term,) = ns.pods("together")["together-0-1"]["spec"]["affinity"]["podAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    assert "affinity" not in ns.pods("apart")["apart-0-1"]["spec"]
+
+
 def test_others_reach_only_the_metrics_of_a_job(ns: JobNamespace) -> None:
     uid = ns.create_job("guarded")["metadata"]["uid"]
     ns.prepare("guarded")

@@ -18,10 +18,6 @@ VolumeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z
 AccessMode = Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"]
 
 
-def _read_write_once() -> list[AccessMode]:
-    return ["ReadWriteOnce"]
-
-
 class Resources(Model):
     """CPU, memory and accelerators of one container."""
 
@@ -137,10 +133,10 @@ class ClaimTemplate(Model):
     storage_class_name: ObjectName | None = Field(
         default=None, description="StorageClass. Unset: the cluster's default."
     )
-    access_modes: list[AccessMode] = Field(
-        default_factory=_read_write_once,
-        min_length=1,
-        description="Access modes. Pods on several nodes need ReadWriteMany.",
+    access_modes: Annotated[list[AccessMode], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Access modes. Unset: ReadWriteOnce for one node, ReadWriteMany for several. With "
+        "ReadWriteOnce, all pods run on one node of the cluster.",
     )
 
 
@@ -347,3 +343,8 @@ class JobSpec(Model):
         description="Training configuration.", json_schema_extra={PRESERVE_UNKNOWN: True}
     )
     run_policy: RunPolicy = Field(default_factory=RunPolicy, description="Retries, deadlines and clean-up.")
+
+    @property
+    def max_nodes(self) -> int:
+        """The most worker pods that the job may have."""
+        return self.elastic.max_nodes if self.elastic else self.num_nodes

@@ -42,10 +42,11 @@ def _metadata(job: JobRef, name: str) -> dict[str, Any]:
     }
 
 
-def build_claim(job: JobRef, template: ClaimTemplate) -> dict[str, Any]:
-    """Return the claim of spec.storage.claimTemplate."""
+def build_claim(job: JobRef, template: ClaimTemplate, nodes: int) -> dict[str, Any]:
+    """Return the claim of spec.storage.claimTemplate, for pods on this many nodes."""
+    default = ["ReadWriteMany" if nodes > 1 else "ReadWriteOnce"]
     spec: dict[str, Any] = {
-        "accessModes": list(template.access_modes),
+        "accessModes": template.access_modes or default,
         "resources": {"requests": {"storage": str(template.size)}},
     }
     if template.storage_class_name is not None:

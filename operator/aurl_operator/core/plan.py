@@ -207,7 +207,7 @@ def keep_gang(builder: PlanBuilder, spec: JobSpec, role: Role, size: int) -> Pla
     track_launch(builder, gang)
     return (
         reuse_avoided_nodes(builder, gang)
-        or enforce_startup_deadline(builder, gang)
+        or enforce_startup_deadline(builder, spec, gang)
         or report_state(builder, gang, unclear=verdict is not None)
     )
 
@@ -357,6 +357,7 @@ def create_pods(
         service_ip=children.service.address if children.service else "",
         out_of_memory_restarts=builder.status.restarts.by_class.get("OutOfMemory", 0),
         avoided_nodes=tuple(launch.avoided_nodes) if launch else (),
+        one_node=prerequisites.one_node(spec, children),
     )
     for index in indexes:
         pod = build_pod(builder.job, spec, settings, index)
@@ -417,7 +418,7 @@ def reuse_avoided_nodes(builder: PlanBuilder, gang: Gang) -> Plan | None:
     return start_next_attempt(builder, gang, "AvoidedNodeReused", message)
 
 
-def enforce_startup_deadline(builder: PlanBuilder, gang: Gang) -> Plan | None:
+def enforce_startup_deadline(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> Plan | None:
     """Note what blocks the pods, and fail a job that took too long to start.
 
     The deadline covers all attempts to place the gang, and stops while a queue holds it.
@@ -428,6 +429,12 @@ def enforce_startup_deadline(builder: PlanBuilder, gang: Gang) -> Plan | None:
     builder.block(blocker)
     builder.wake(wake)
     launch, limit = builder.status.launch, builder.policy.startup_deadline_seconds
+    if launch is not None and not gang.up and not gang.queued:
+        blocker, wake = prerequisites.pending_claim_blocker(
+            builder.job, spec, builder.children, launch.created_time, builder.now
+        )
+        builder.block(blocker)
+        builder.wake(wake)
     if launch is not None and (launch.running_time is not None or launch.queued):
         return None
     scheduling = builder.status.scheduling

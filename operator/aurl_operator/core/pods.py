@@ -23,6 +23,7 @@ from aurl_operator.api.trainer_contract import (
 from aurl_operator.core.names import (
     LABEL_ATTEMPT,
     LABEL_INDEX,
+    LABEL_JOB_UID,
     LABEL_ROLE,
     LABEL_SIZE,
     JobRef,
@@ -58,7 +59,7 @@ class GangSettings:
     """Settings that all pods of a gang share.
 
     out_of_memory_restarts: how often the trainer halves its micro-batch. service_ip: the rendezvous address,
-    which the prepare pod does not need.
+    which the prepare pod does not need. one_node: all pods must share a node.
     """
 
     role: Role
@@ -69,6 +70,7 @@ class GangSettings:
     service_ip: str = ""
     out_of_memory_restarts: int = 0
     avoided_nodes: tuple[str, ...] = ()
+    one_node: bool = False
 
 
 def build_pod(job: JobRef, spec: JobSpec, settings: GangSettings, index: int) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def build_pod(job: JobRef, spec: JobSpec, settings: GangSettings, index: int) ->
         "volumes": _volumes(job, spec),
     }
     pod_spec |= {"schedulerName": wanted.scheduler} if wanted.scheduler else {}
-    pod_spec |= _placement(spec, settings.avoided_nodes)
+    pod_spec |= _placement(job, spec, settings)
     labels = common_labels(job) | {
         LABEL_ATTEMPT: str(settings.attempt),
         LABEL_ROLE: settings.role,
@@ -239,7 +241,7 @@ def _extra_mount(volume: ExtraVolume) -> dict[str, Any]:
     return mount | ({"readOnly": True} if volume.read_only or volume.config_map else {})
 
 
-def _placement(spec: JobSpec, avoided_nodes: Sequence[str]) -> Mapping[str, Any]:
+def _placement(job: JobRef, spec: JobSpec, settings: GangSettings) -> Mapping[str, Any]:
     """Return the overlay's scheduling fields that are set, with the nodes to avoid excluded."""
     overlay = spec.pod_template.model_dump(
         by_alias=True,
@@ -255,7 +257,9 @@ def _placement(spec: JobSpec, avoided_nodes: Sequence[str]) -> Mapping[str, Any]
         },
     )
     overlay["tolerations"] = _tolerations(spec)
-    overlay["affinity"] = without_nodes(overlay.get("affinity") or {}, avoided_nodes)
+    affinity = without_nodes(overlay.get("affinity") or {}, settings.avoided_nodes)
+    together = settings.one_node and settings.role != "prepare"
+    overlay["affinity"] = on_one_node(affinity, job) if together else affinity
     return {key: value for key, value in overlay.items() if value}
 
 
@@ -287,3 +291,15 @@ def without_nodes(affinity: Mapping[str, Any], nodes: Sequence[str]) -> Mapping[
         for term in items(required.get("nodeSelectorTerms")) or [{}]
     ]
     return {**affinity, "nodeAffinity": {**node_affinity, _REQUIRED: {"nodeSelectorTerms": terms}}}
+
+
+def on_one_node(affinity: Mapping[str, Any], job: JobRef) -> Mapping[str, Any]:
+    """Add the requirement that all workers and placeholder pods of a job share a node."""
+    roles = {"key": LABEL_ROLE, "operator": "In", "values": ["worker", "placeholder"]}
+    selector = {"matchLabels": {LABEL_JOB_UID: job.uid}, "matchExpressions": [roles]}
+    term = {"labelSelector": selector, "topologyKey": "kubernetes.io/hostname"}
+    pod_affinity = mapping(affinity.get("podAffinity"))
+    return {
+        **affinity,
+        "podAffinity": {**pod_affinity, _REQUIRED: [*items(pod_affinity.get(_REQUIRED)), term]},
+    }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
 from aurl_operator.api.spec import JobSpec
 from aurl_operator.api.status import JobStatus
@@ -20,6 +21,9 @@ from aurl_operator.core.objects import (
 from aurl_operator.core.observed import Children
 from aurl_operator.core.views import ObjectView
 
+#: Seconds after which a claim without a volume is reported.
+CLAIM_PENDING_SECONDS: Final = 30.0
+
 
 def missing(
     job: JobRef, spec: JobSpec, children: Children, status: JobStatus, network_policy: bool
@@ -32,7 +36,7 @@ def missing(
     if network_policy and children.network_policy is None:
         yield "NetworkPolicy", build_network_policy(job)
     if spec.storage.claim_template and children.claim is None and status.claim_uid is None:
-        yield "PersistentVolumeClaim", build_claim(job, spec.storage.claim_template)
+        yield "PersistentVolumeClaim", build_claim(job, spec.storage.claim_template, spec.max_nodes)
 
 
 def config_ready(spec: JobSpec, config_map: ObjectView | None) -> bool:
@@ -104,7 +108,45 @@ def named_claim_blocker(job: JobRef, spec: JobSpec, children: Children) -> Block
             f"PersistentVolumeClaim {name!r} of spec.storage.claimName does not exist in namespace "
             f"{job.namespace!r}; create it or use claimTemplate.",
         )
+    if spec.max_nodes > 1 and children.named_claim.access_modes == ("ReadWriteOncePod",):
+        return Blocker(
+            "ClaimNotShared",
+            f"PersistentVolumeClaim {name!r} of spec.storage.claimName is ReadWriteOncePod, so only one pod "
+            "can use it; set spec.numNodes to 1, or name a claim that is ReadWriteMany.",
+        )
     return _volume_blocker(children.named_claim)
+
+
+def one_node(spec: JobSpec, children: Children) -> bool:
+    """True if all pods must run on the same node, because the claim can be mounted on one node only."""
+    claim = children.named_claim if spec.storage.claim_name else children.claim
+    modes = claim.access_modes if claim else ()
+    return spec.max_nodes > 1 and bool(modes) and "ReadWriteMany" not in modes
+
+
+def pending_claim_blocker(
+    job: JobRef, spec: JobSpec, children: Children, created: datetime | None, now: datetime
+) -> tuple[Blocker | None, float | None]:
+    """Return a blocker if the job's own claim has no volume long after the pods were created.
+
+    Also return the seconds until that would be reported.
+    """
+    claim = children.claim
+    if spec.storage.claim_template is None or claim is None or claim.phase != "Pending" or created is None:
+        return None, None
+    left = CLAIM_PENDING_SECONDS - (now - created).total_seconds()
+    if left > 0:
+        return None, left
+    message = (
+        f"PersistentVolumeClaim {claim_name(job.name)!r} has no volume after {CLAIM_PENDING_SECONDS:.0f} s; "
+        "see its events."
+    )
+    if "ReadWriteMany" in claim.access_modes:
+        message += (
+            " If its storage class does not offer ReadWriteMany, set another one, or keep all pods on one "
+            "node with spec.storage.claimTemplate.accessModes [ReadWriteOnce]."
+        )
+    return Blocker("ClaimPending", message), None
 
 
 def _volume_blocker(claim: ObjectView) -> Blocker | None:

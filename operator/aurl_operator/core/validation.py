@@ -66,7 +66,7 @@ def parse_spec(raw: object) -> tuple[JobSpec | None, tuple[Problem, ...]]:
 def check_spec(job: JobRef, spec: JobSpec, check_config: ConfigCheck) -> tuple[Problem, ...]:
     """Return the problems that types cannot express; empty if the spec is valid."""
     problems: list[Problem] = []
-    name = name_problem(job.name, spec.elastic.max_nodes if spec.elastic else spec.num_nodes)
+    name = name_problem(job.name, spec.max_nodes)
     if name:
         problems.append(Problem("metadata.name", name))
     storage = spec.storage
@@ -74,6 +74,9 @@ def check_spec(job: JobRef, spec: JobSpec, check_config: ConfigCheck) -> tuple[P
         problems.append(Problem("spec.storage", "give exactly one of claimName and claimTemplate"))
     if storage.claim_template:
         problems += _quantity("spec.storage.claimTemplate.size", storage.claim_template.size)
+        if spec.max_nodes > 1 and storage.claim_template.access_modes == ["ReadWriteOncePod"]:
+            text = f"{spec.max_nodes} pods cannot share a ReadWriteOncePod volume; use ReadWriteMany"
+            problems.append(Problem("spec.storage.claimTemplate.accessModes", text))
     problems += _resources(spec.resources_per_node)
     problems += _scale(spec)
     problems += _overlay(spec.pod_template)

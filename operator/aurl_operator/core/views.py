@@ -89,25 +89,28 @@ def job_view(job: Mapping[str, Any]) -> JobView | None:
 class ObjectView:
     """An object that a job owns or uses, other than a pod.
 
-    phase: status.phase, of a claim. address: ClusterIP, of a Service. data: entries, of a ConfigMap.
+    phase: status.phase, of a claim. access_modes: of a claim. address: ClusterIP, of a Service.
+    data: entries, of a ConfigMap.
     """
 
     name: str
     uid: str
     deleting: bool = False
     phase: str = ""
+    access_modes: tuple[str, ...] = ()
     address: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
 
 
 def object_view(obj: Mapping[str, Any]) -> ObjectView:
     """Return the view of any object but a job or a pod."""
-    address = text(dig(obj, "spec", "clusterIP"))
+    address, modes = text(dig(obj, "spec", "clusterIP")), dig(obj, "spec", "accessModes")
     return ObjectView(
         name=text(dig(obj, "metadata", "name")),
         uid=text(dig(obj, "metadata", "uid")),
         deleting=bool(dig(obj, "metadata", "deletionTimestamp")),
         phase=text(dig(obj, "status", "phase")),
+        access_modes=tuple(map(text, modes)) if isinstance(modes, list) else (),
         address="" if address == "None" else address,
         data={key: value for key, value in mapping(obj.get("data")).items() if isinstance(value, str)},
     )

@@ -10,7 +10,10 @@ from aurl_operator.core.podsecurity import violations
 from aurl_operator.core.validation import Problem
 from unit.operator.builders import (
     OPTIONS,
+    PREPARED,
+    UID,
     World,
+    after,
     make_job,
     prepared,
 )
@@ -26,6 +29,10 @@ NODES = ("bach-0-0", "bach-0-1")
         ({"storage": {}}, ["spec.storage", "exactly one"]),
         ({"storage": {"claimName": "a", "claimTemplate": {"size": "1Gi"}}}, ["exactly one"]),
         ({"storage": {"claimTemplate": {"size": "lots"}}}, ["size", "quantity"]),
+        (
+            {"storage": {"claimTemplate": {"size": "1Gi", "accessModes": ["ReadWriteOncePod"]}}},
+            ["spec.storage.claimTemplate.accessModes: 2 pods cannot share", "use ReadWriteMany"],
+        ),
         ({"training": None}, ["spec.training"]),
         ({"resourcesPerNode": {"limits": {"memory": "-1"}}}, ["resourcesPerNode.limits.memory"]),
         ({"podTemplate": {"env": [{"name": "AURL_ATTEMPT", "value": "9"}]}}, ["AURL_ATTEMPT", "operator"]),
@@ -133,3 +140,76 @@ def test_the_restricted_check_sees_what_is_forbidden(violate: Any) -> None:
     assert violations(pod) == ()
     violate(pod)
     assert violations(pod) != ()
+
+
+def tied(world: World, name: str) -> bool:
+    """Return whether a pod must share its node with the job's other workers."""
+    affinity = world.pods[name]["spec"].get("affinity", {}).get("podAffinity", {})
+    terms = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", [])
+    labels = [term["labelSelector"]["matchLabels"] for term in terms]
+    return {"aurl.ai/job-uid": UID} in labels
+
+
+@pytest.mark.parametrize(
+    ("spec", "modes", "created", "together"),
+    [
+        ({"numNodes": 1}, None, ["ReadWriteOnce"], False),
+        ({"numNodes": 2}, None, ["ReadWriteMany"], False),
+        ({"numNodes": 1, "elastic": {"minNodes": 1, "maxNodes": 3}}, None, ["ReadWriteMany"], False),
+        ({"numNodes": 1}, ["ReadWriteOncePod"], ["ReadWriteOncePod"], False),
+        ({"numNodes": 2}, ["ReadWriteOnce"], ["ReadWriteOnce"], True),
+        ({"numNodes": 2}, ["ReadWriteOnce", "ReadWriteMany"], ["ReadWriteOnce", "ReadWriteMany"], False),
+    ],
+)
+def test_the_access_mode_follows_the_nodes(spec: Any, modes: Any, created: Any, together: bool) -> None:
+    template = {"size": "1Gi"} | ({"accessModes": modes} if modes else {})
+    world = prepared(make_job(**spec, storage={"claimTemplate": template}))
+    assert world.claim is not None
+    assert world.claim["spec"]["accessModes"] == created
+    assert tied(world, "bach-0-0") == together
+    assert not tied(world, "bach-prepare-0")
+
+
+def test_pods_on_a_named_claim_for_one_node_share_a_node() -> None:
+    other = {"podAffinityTerm": {"topologyKey": "zone"}}
+    affinity = {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [other]}}
+    world = World(make_job(storage={"claimName": "mine"}, podTemplate={"affinity": affinity}))
+    world.named_claim = {"metadata": {"name": "mine"}, "spec": {"accessModes": ["ReadWriteOnce"]}}
+    world.settle()
+    world.run("bach-prepare-0")
+    world.succeed("bach-prepare-0", PREPARED)
+    world.settle()
+    assert [tied(world, name) for name in NODES] == [True, True]
+    kept = world.pods["bach-0-0"]["spec"]["affinity"]["podAffinity"]
+    assert kept["preferredDuringSchedulingIgnoredDuringExecution"] == [other]
+
+
+def test_pods_cannot_share_a_named_claim_for_one_pod() -> None:
+    world = World(make_job(storage={"claimName": "mine"}))
+    world.named_claim = {"metadata": {"name": "mine"}, "spec": {"accessModes": ["ReadWriteOncePod"]}}
+    world.settle()
+    assert world.pods == {}
+    assert world.condition("Stalled") == ("True", "ClaimNotShared")
+    world.named_claim["spec"]["accessModes"] = ["ReadWriteMany"]
+    world.settle()
+    assert world.condition("Stalled")[0] == "False"
+    assert list(world.pods) == ["bach-prepare-0"]
+
+
+def test_a_claim_without_a_volume_is_reported_with_the_cure() -> None:
+    world = World()
+    world.settle()
+    assert world.claim is not None
+    world.claim["status"] = {"phase": "Pending"}
+    world.now = after(29)
+    world.settle()
+    assert world.condition("Stalled")[0] == "False"
+    assert world.last.requeue_after == pytest.approx(1)
+    world.now = after(31)
+    world.settle()
+    assert world.condition("Stalled") == ("True", "ClaimPending")
+    assert "accessModes [ReadWriteOnce]" in world.message("Stalled")
+    world.claim["status"] = {"phase": "Bound"}
+    world.run("bach-prepare-0")
+    world.settle()
+    assert world.condition("Stalled")[0] == "False"
