@@ -114,6 +114,13 @@ class ProgressKey(StrEnum):
     EVENTS = "events"
 
 
+class ComputeKey(StrEnum):
+    """Keys of `computeSeconds` if there are too many ranks to list them all."""
+
+    MEDIAN = "median"
+    SLOWEST = "slowest"
+
+
 class CheckpointKey(StrEnum):
     """Keys of `lastCheckpoint`."""
 

@@ -38,10 +38,14 @@ def detect_hang(
 ) -> Failure | None:
     """Return the failure of an attempt whose deadline for a new step has passed.
 
-    None if there is no fresh report, or if it shows a new step or the end of the training. `interval`:
-    seconds between two polls.
+    None if there is no fresh, readable report, or if it shows a new step or the end of the training.
+    `interval`: seconds between two polls.
     """
-    if report is None or (now - report.read_at).total_seconds() > max(FRESH_SECONDS, 3 * interval):
+    if (
+        report is None
+        or report.problem
+        or (now - report.read_at).total_seconds() > max(FRESH_SECONDS, 3 * interval)
+    ):
         return None
     progress, since = status.progress, last_advance(status)
     step, known = report.step, progress.step if progress else None

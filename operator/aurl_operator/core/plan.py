@@ -235,15 +235,18 @@ def judge_gang(builder: PlanBuilder, gang: Gang) -> Verdict | None:
 def follow_training(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> None:
     """Copy progress, the newest checkpoint and stragglers into the status."""
     report, interval = builder.observed.report_of(gang.attempt), builder.options.progress_interval
+    if report is not None and report.problem:
+        message = f"The progress of attempt {gang.attempt} is unknown, because the answer of its launcher "
+        builder.block(Blocker("ProgressUnreadable", f"{message}{report.problem}."))
     builder.status = apply_report(builder.status, report, builder.now, interval)
     builder.status = apply_termination_reports(
         builder.status, [p for p in gang.members.values() if p.index == 0]
     )
-    compute_times = report.compute_times(gang.size * spec.num_proc_per_node) if report else None
-    if compute_times is not None:
+    times = report.compute_times(gang.size * spec.num_proc_per_node) if report else None
+    if times is not None:
         nodes = {index: pod.node for index, pod in gang.members.items()}
         known, factor = builder.status.stragglers, builder.policy.straggler_factor
-        found = stragglers(compute_times, factor, known, nodes, spec.num_proc_per_node, builder.now)
+        found = stragglers(times, factor, known, nodes, spec.num_proc_per_node, builder.now)
         builder.update(stragglers=found)
 
 

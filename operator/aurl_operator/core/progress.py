@@ -12,6 +12,7 @@ from aurl_operator.api.status import Checkpoint, Dataset, JobStatus, Progress
 from aurl_operator.api.trainer_contract import (
     FINISHED,
     CheckpointKey,
+    ComputeKey,
     DatasetKey,
     ProgressKey,
     TerminationKey,
@@ -24,9 +25,21 @@ _NAMES_LISTED: Final = 3
 
 
 @dataclass(frozen=True)
+class ComputeTimes:
+    """Seconds per step that ranks work by themselves.
+
+    by_rank: of all ranks, or of the slowest ones only, together with the median of all ranks.
+    """
+
+    by_rank: Mapping[int, float]
+    median: float | None = None
+
+
+@dataclass(frozen=True)
 class ProgressReport:
     """The body of GET /progress of one attempt.
 
+    problem: why the answer could not be read, in words that follow "the answer"; the body is empty then.
     write_interval: seconds for which routine progress may wait before it is written to the status. It grows
     with the number of running jobs, to limit writes.
     """
@@ -35,6 +48,7 @@ class ProgressReport:
     attempt: int
     read_at: datetime
     write_interval: float = 0.0
+    problem: str = ""
 
     @property
     def step(self) -> int | None:
@@ -46,13 +60,25 @@ class ProgressReport:
         """True once the training has finished and its launcher is about to exit."""
         return bool(self.body.get(ProgressKey.STATE) == FINISHED)
 
-    def compute_times(self, world_size: int) -> list[float] | None:
-        """Return the compute seconds per step by rank, or None unless the report has them for every rank."""
+    def compute_times(self, world_size: int) -> ComputeTimes | None:
+        """Return the compute times of the ranks, or None if they are not plausible for this world size."""
         reported = self.body.get(ProgressKey.COMPUTE_SECONDS)
-        if not isinstance(reported, list) or len(reported) != world_size or world_size < 2:
-            return None
-        times = [seconds for value in reported if (seconds := number(value)) is not None and seconds >= 0]
-        return times if len(times) == world_size else None
+        if isinstance(reported, list):
+            found = ComputeTimes({rank: _seconds(value) for rank, value in enumerate(reported)})
+            complete = len(reported) == world_size and world_size > 1
+        else:
+            slowest = mapping(dig(reported, ComputeKey.SLOWEST))
+            median = _seconds(dig(reported, ComputeKey.MEDIAN))
+            by_rank = {integer(rank, high=world_size - 1): _seconds(value) for rank, value in slowest.items()}
+            found = ComputeTimes({rank: value for rank, value in by_rank.items() if rank is not None}, median)
+            complete = bool(slowest) and median >= 0 and None not in by_rank
+        return found if complete and min(found.by_rank.values()) >= 0 else None
+
+
+def _seconds(value: object) -> float:
+    """Return a number of seconds; -1 if it is not one."""
+    seconds = number(value)
+    return -1.0 if seconds is None else seconds
 
 
 def read_progress(body: Mapping[str, Any], before: Progress | None, now: datetime) -> Progress | None:

@@ -25,6 +25,10 @@ LARGEST_BODY: Final = 64 * 1024
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=3, connect=2)
 
 
+class TooLarge(Exception):
+    """An answer has more than LARGEST_BODY bytes."""
+
+
 @dataclass(frozen=True)
 class Target:
     """The launcher to poll."""
@@ -72,18 +76,21 @@ class ProgressPoller:
         while True:
             await asyncio.sleep(delay * random.uniform(0.9, 1.1))
             async with self._slots:
-                body = await self._ask(target)
+                try:
+                    body, problem = await self._ask(target), ""
+                except TooLarge:
+                    body, problem = {}, f"is larger than {LARGEST_BODY // 1024} KiB"
             if body is None:
                 continue
             delay = self._interval
             before = self._reports.get(key)
             share = len(self._tasks) / WRITES_PER_SECOND
-            self._reports[key] = ProgressReport(body, target.attempt, datetime.now(UTC), share)
-            if before is None or before.body != body:
+            self._reports[key] = ProgressReport(body, target.attempt, datetime.now(UTC), share, problem)
+            if before is None or (before.body, before.problem) != (body, problem):
                 self._on_report(key)
 
     async def _ask(self, target: Target) -> Mapping[str, Any] | None:
-        """Send one request; None unless the answer is a JSON object about this attempt, and not too large."""
+        """Send one request; None unless the answer is a JSON object about this attempt. Raises TooLarge."""
         if self._session is None:
             # A session of its own: the API server's credentials must never reach a pod.
             self._session = aiohttp.ClientSession(
@@ -100,7 +107,7 @@ class ProgressPoller:
                 async for chunk in response.content.iter_chunked(LARGEST_BODY):
                     raw += chunk
                     if len(raw) > LARGEST_BODY:
-                        return None
+                        raise TooLarge
                 body = json.loads(raw)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError):
             return None

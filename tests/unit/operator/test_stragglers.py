@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import random
+import time
+from statistics import median
 from typing import Any
 
 import pytest
 
 from aurl_operator.core.progress import ProgressReport
-from unit.operator.builders import World, make_job, running
+from aurl_operator.core.stragglers import median_without, stragglers
+from unit.operator.builders import World, after, make_job, running
 
 
 def report(world: World, *seconds: Any) -> None:
@@ -58,6 +62,13 @@ def test_marks_end_with_the_attempt() -> None:
         [1.0, -1],
         [1.0, math.nan],
         [1, True],
+        {"median": 1.0},
+        {"median": 1.0, "slowest": {}},
+        {"median": 1.0, "slowest": {"2": 1.0}},
+        {"median": 1.0, "slowest": {"x": 1.0}},
+        {"median": 1.0, "slowest": {"1": None}},
+        {"median": "1", "slowest": {"1": 1.0}},
+        {"slowest": {"1": 1.0}},
     ],
 )
 def test_implausible_compute_times_are_ignored(reported: Any) -> None:
@@ -69,3 +80,45 @@ def test_ranks_without_compute_time_are_not_compared() -> None:
     world = running()
     report(world, 0.0, 0.0)
     assert marked(world) == []
+
+
+def test_of_many_ranks_the_slowest_are_compared_with_the_median() -> None:
+    world = running(make_job(numProcPerNode=2, runPolicy={"stragglerFactor": 2}))
+    body = {"step": 9, "computeSeconds": {"median": 1.0, "slowest": {"3": 2.5, "0": 1.5}}}
+    world.report = ProgressReport(body, 0, world.now)
+    world.settle()
+    assert marked(world) == [(3, "node-1", 2.5)]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 7, 100, 101])
+def test_the_median_of_the_others_is_exact(size: int) -> None:
+    draw = random.Random(size)
+    values = [draw.choice([1.0, 2.0, draw.random()]) for _ in range(size)]
+    for index, value in enumerate(values):
+        others = values[:index] + values[index + 1 :]
+        assert median_without(sorted(values), value) == pytest.approx(median(others))
+
+
+def test_four_thousand_ranks_are_compared_within_milliseconds() -> None:
+    world = running(make_job(numProcPerNode=64))
+    seconds = [1.0 + rank / 1e6 for rank in range(4096)]
+    report = ProgressReport({"step": 9, "computeSeconds": seconds}, 0, world.now)
+    times = report.compute_times(4096)
+    assert times is not None
+    start = time.process_time()
+    assert stragglers(times, 1.5, [], {}, 64, world.now) == []
+    assert time.process_time() - start < 0.2
+
+
+def test_an_answer_that_is_too_large_is_reported_and_is_no_hang() -> None:
+    world = running(make_job(runPolicy={"hangDeadlineSeconds": 60}))
+    world.now = after(600)
+    world.report = ProgressReport({}, 0, world.now, problem="is larger than 64 KiB")
+    world.settle()
+    assert world.state == "Running"
+    assert world.condition("Stalled") == ("True", "ProgressUnreadable")
+    assert "larger than 64 KiB" in world.message("Stalled")
+    world.report = ProgressReport({"step": 9}, 0, world.now)
+    world.settle()
+    assert world.condition("Stalled")[0] == "False"
+    assert world.status["progress"]["step"] == 9

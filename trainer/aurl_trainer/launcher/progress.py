@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from aurl_trainer import logs
-from aurl_trainer.contract import CheckpointKey, LaunchRole, ProgressKey
+from aurl_trainer.contract import CheckpointKey, ComputeKey, LaunchRole, ProgressKey
 from aurl_trainer.launcher.environment import LaunchEnvironment
 from aurl_trainer.launcher.rundir import RunDirectory
 from aurl_trainer.metrics import StepMetrics, ValidationMetrics, finite, progress_values
 from aurl_trainer.monitor.snapshot import CheckpointRecord, JobEvent, JobSnapshot
 
 MAX_EVENTS = 50
+#: Above this number of ranks only the slowest ones are reported: the operator reads at most 64 KiB.
+MAX_RANKS = 256
+SLOWEST_RANKS = 32
 
 
 def build(
@@ -40,6 +46,7 @@ def build(
         **plain_json(progress_values(JobSnapshot, job)),
         **plain_json(progress_values(ValidationMetrics, job.validation)),
         **plain_json(progress_values(StepMetrics, job.metrics)),
+        ProgressKey.COMPUTE_SECONDS: compute_seconds(job.compute_seconds),
         ProgressKey.TOKENS_TOTAL: job.tokens_before + job.tokens,
         ProgressKey.LAST_CHECKPOINT: _checkpoint(job.last_checkpoint),
         ProgressKey.STARTED_AT: timestamp(started_at),
@@ -62,6 +69,18 @@ def heartbeat_age(seen: RunDirectory, now: float) -> float | None:
     """Return the age in seconds of the oldest local rank's last step; None before the first."""
     beats = [rank.heartbeat_at for rank in seen.ranks.values() if rank.heartbeat_at is not None]
     return round(max(0.0, now - min(beats)), 3) if beats else None
+
+
+def compute_seconds(by_rank: Sequence[float]) -> list[float | None] | dict[str, Any]:
+    """Return the compute times by rank, in four digits; of many ranks, the median and the slowest ranks."""
+    times = [plain_json(float(f"{seconds:.4g}")) for seconds in by_rank]
+    if len(times) <= MAX_RANKS:
+        return times
+    slowest = heapq.nlargest(SLOWEST_RANKS, range(len(times)), key=lambda rank: times[rank] or 0.0)
+    return {
+        ComputeKey.MEDIAN: median(seconds or 0.0 for seconds in times),
+        ComputeKey.SLOWEST: {str(rank): times[rank] for rank in slowest},
+    }
 
 
 def timestamp(seconds: float | None) -> str | None:
