@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from aurl_trainer.checkpoint.config import CheckpointConfig
 from aurl_trainer.data.config import DatasetConfig
@@ -134,15 +134,8 @@ class TrainingConfig(Config):
         """Tokens of an optimizer step: samples are shorter, and as many more, early in a curriculum."""
         return self.batch.global_batch_size * self.context_length
 
-    @model_validator(mode="after")
-    def _parts_fit_together(self) -> TrainingConfig:
-        self.curriculum.check(self.context_length)
-        for fault in self._faults():
-            raise ValueError(fault)
-        return self
-
     def _faults(self) -> Iterator[str]:
-        """Yield a message for each setting that conflicts with another, with its cure."""
+        yield from self.curriculum.faults_in(self.context_length)
         schedule, checkpoint, final = self.schedule, self.checkpoint, self.dropout_schedule.final
         # The default is capped at the job's steps; an explicit value is an error.
         if schedule.warmup_steps > self.steps and not is_default(schedule, "warmup_steps"):
@@ -182,8 +175,8 @@ class TrainingConfig(Config):
         yield from self._faults_of_mode()
 
     def _faults_of_mode(self) -> Iterator[str]:
-        yield from self.model.faults(self.mode)
-        yield from self.losses.faults(self.mode)
+        yield from self.model.faults_in(self.mode)
+        yield from self.losses.faults_in(self.mode)
         plain = self.losses.plain(self.mode)
         if self.distribution.strategy == "fsdp" and not plain:
             yield "distribution.strategy fsdp supports only mode transformer with its plain loss: use ddp"
@@ -208,8 +201,7 @@ class JobFile(Config):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     """Training configuration."""
 
-    @model_validator(mode="after")
-    def _held_out_pieces_are_there(self) -> JobFile:
+    def _faults(self) -> Iterator[str]:
         if self.dataset.split.validation_fraction == 0 and not self.dataset.source.has_split:
             needs = {
                 "checkpoint.keepBest": not is_default(self.training.checkpoint, "keep_best"),
@@ -219,11 +211,10 @@ class JobFile(Config):
             }
             for key, used in needs.items():
                 if used:
-                    raise ValueError(
+                    yield (
                         f"training.{key} needs held-out pieces, and dataset.split.validationFraction is 0: "
                         "raise it or leave the key out"
                     )
-        return self
 
     @classmethod
     def load(cls, path: Path) -> JobFile:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 
@@ -60,6 +60,23 @@ class Config(BaseModel):
         json_schema_extra=_finish,
     )
 
+    def _faults(self) -> Iterator[str]:
+        """Yield a message for each setting that conflicts with another or has no effect, with its cure."""
+        yield from ()
+
+    def unused(self, because: str, *names: str) -> Iterator[str]:
+        """Yield a message for each field of `names` that is set although `because` makes it unused."""
+        for name in names:
+            if not is_default(self, name):
+                alias = type(self).model_fields[name].alias
+                yield f"{alias} has no effect with {because}: leave it out"
+
+    @model_validator(mode="after")
+    def _without_fault(self) -> Self:
+        for fault in self._faults():
+            raise ValueError(fault)
+        return self
+
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
@@ -68,14 +85,6 @@ OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Steps = Annotated[int, Field(ge=0, le=1_000_000_000)]
 PositiveSteps = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-def refuse_without_effect(config: Config, names: Iterable[str], because: str) -> None:
-    """Raise ValueError if one of `names` is not at its default although `because` makes it unused."""
-    for name in names:
-        if not is_default(config, name):
-            alias = type(config).model_fields[name].alias
-            raise ValueError(f"{alias} has no effect with {because}: leave it out")
 
 
 def is_default(config: Config, name: str) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from aurl_trainer.schema import Config, PositiveSteps, Steps, refuse_without_effect
+from aurl_trainer.schema import Config, PositiveSteps, Steps
 
 
 class CheckpointConfig(Config):
@@ -29,8 +30,6 @@ class CheckpointConfig(Config):
     asynchronous: bool = True
     """Write in the background while training continues. false: wait until the checkpoint is on disk."""
 
-    @model_validator(mode="after")
-    def _retry_seconds_are_used(self) -> CheckpointConfig:
+    def _faults(self) -> Iterator[str]:
         if self.retries == 0:
-            refuse_without_effect(self, ("retry_seconds",), "retries 0")
-        return self
+            yield from self.unused("retries 0", "retry_seconds")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from aurl_trainer.schema import Config, Fraction, Seed, refuse_without_effect
+from aurl_trainer.schema import Config, Fraction, Seed
 
 SLOWEST_TEMPO, FASTEST_TEMPO = 20, 300  # quarters per minute
 EncodingName = Literal["remi", "events", "raster"]
@@ -26,11 +27,9 @@ class Music21CorpusConfig(Config):
     max_pieces: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Use only this many pieces, in the order of the collection. 0: all."""
 
-    @model_validator(mode="after")
-    def _composer_fits_collection(self) -> Music21CorpusConfig:
+    def _faults(self) -> Iterator[str]:
         if (self.collection == "composer") != bool(self.composer):
-            raise ValueError("composer must be set with collection: composer, and only then")
-        return self
+            yield "composer must be set with collection: composer, and only then"
 
 
 class DirectoryConfig(Config):
@@ -90,13 +89,11 @@ class SourceConfig(Config):
         """True if the source comes with its own split."""
         return self.tokens is not None or self.raster is not None
 
-    @model_validator(mode="after")
-    def _exactly_one(self) -> SourceConfig:
+    def _faults(self) -> Iterator[str]:
         given = [key for key in type(self).model_fields if getattr(self, key) is not None]
         if len(given) != 1:
             known = ", ".join(str(field.alias) for field in type(self).model_fields.values())
-            raise ValueError(f"set exactly one of {known}")
-        return self
+            yield f"set exactly one of {known}"
 
 
 class TokenizerConfig(Config):
@@ -124,20 +121,12 @@ class TokenizerConfig(Config):
     highest_pitch: MidiValue = 108
     """Highest MIDI pitch to keep (108: highest key of a piano)."""
 
-    @model_validator(mode="after")
-    def _raster_has_pitches_alone(self) -> TokenizerConfig:
+    def _faults(self) -> Iterator[str]:
         if self.encoding == "raster":
-            names = ("programs", "drums", "velocity_bins", "tempo_bins")
-            refuse_without_effect(self, names, "encoding: raster, which holds pitches alone")
-        return self
-
-    @model_validator(mode="after")
-    def _pitches_in_order(self) -> TokenizerConfig:
+            because = "encoding: raster, which holds pitches alone"
+            yield from self.unused(because, "programs", "drums", "velocity_bins", "tempo_bins")
         if self.lowest_pitch > self.highest_pitch:
-            raise ValueError(
-                f"lowestPitch {self.lowest_pitch} is above highestPitch {self.highest_pitch}; swap them"
-            )
-        return self
+            yield f"lowestPitch {self.lowest_pitch} is above highestPitch {self.highest_pitch}; swap them"
 
 
 class SplitConfig(Config):
@@ -187,24 +176,18 @@ class DatasetConfig(Config):
     workers: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes that prepare the dataset. 0: one per CPU."""
 
-    @model_validator(mode="after")
-    def _split_has_an_effect(self) -> DatasetConfig:
+    def _faults(self) -> Iterator[str]:
         if self.source.has_split:
-            refuse_without_effect(self.split, SplitConfig.model_fields, "a source that has its own split")
-        return self
-
-    @model_validator(mode="after")
-    def _augmentation_has_an_effect(self) -> DatasetConfig:
+            yield from self.split.unused("a source that has its own split", *SplitConfig.model_fields)
         tokenizer, wanted = self.tokenizer, self.augmentation
         raster = tokenizer.encoding == "raster"
         if wanted.velocity and (raster or not wanted.velocity_levels(tokenizer)):
-            raise ValueError(
+            yield (
                 f"augmentation.velocity {wanted.velocity} is less than one of the tokenizer's loudness "
                 "levels: raise it or tokenizer.velocityBins, or leave it out"
             )
         if wanted.stretch and (raster or not wanted.stretch_levels(tokenizer)):
-            raise ValueError(
+            yield (
                 f"augmentation.stretch {wanted.stretch} is less than half of one of the tokenizer's tempo "
                 "levels: raise it or tokenizer.tempoBins, or leave it out"
             )
-        return self

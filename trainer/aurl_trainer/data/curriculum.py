@@ -12,11 +12,12 @@ Imports no torch: the schema generator reads this too.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from aurl_trainer.schema import Config, PositiveFraction, PositiveSteps, refuse_without_effect
+from aurl_trainer.schema import Config, PositiveFraction, PositiveSteps
 
 
 class CurriculumConfig(Config):
@@ -35,33 +36,33 @@ class CurriculumConfig(Config):
     every_steps: PositiveSteps = 100
     """Optimizer steps until the length doubles. Only for kind step."""
 
-    @model_validator(mode="after")
-    def _lengths_fit(self) -> CurriculumConfig:
+    def _faults(self) -> Iterator[str]:
         if self.kind != "none" and self.start_length is None:
-            raise ValueError(f"kind {self.kind} needs startLength, the tokens per sample at the start")
+            yield f"kind {self.kind} needs startLength, the tokens per sample at the start"
         unused = {
             "none": ("start_length", "end_length", "ramp_fraction", "every_steps"),
             "step": ("ramp_fraction",),
         }.get(self.kind, ("every_steps",))
-        refuse_without_effect(self, unused, f"kind {self.kind}")
+        yield from self.unused(f"kind {self.kind}", *unused)
         if self.start_length is not None and self.end_length is not None:
-            _check_powers(self.start_length, self.end_length, "endLength")
-        return self
+            yield from _faults_of_doubling(self.start_length, self.end_length, "endLength")
 
-    def check(self, context_length: int) -> None:
-        """Raise ValueError if these lengths do not fit into the context length."""
+    def faults_in(self, context_length: int) -> Iterator[str]:
+        """Yield a message for each length that does not fit into the context length."""
         if self.kind == "none":
             return
         assert self.start_length is not None
         end = self.end_length or context_length
         if end > context_length:
-            raise ValueError(
+            yield (
                 f"curriculum.endLength {end} is longer than contextLength {context_length}: "
                 "raise contextLength or lower endLength"
             )
         if context_length % end:
-            raise ValueError(f"curriculum.endLength {end} must divide contextLength {context_length}")
-        _check_powers(self.start_length, end, "endLength" if self.end_length else "contextLength")
+            yield f"curriculum.endLength {end} must divide contextLength {context_length}"
+        yield from _faults_of_doubling(
+            self.start_length, end, "endLength" if self.end_length else "contextLength"
+        )
 
 
 class Curriculum:
@@ -105,11 +106,9 @@ class Curriculum:
         return s + (e - s) * (1 - math.cos(math.pi * p)) / 2
 
 
-def _check_powers(start: int, end: int, name: str) -> None:
+def _faults_of_doubling(start: int, end: int, name: str) -> Iterator[str]:
     if start > end:
-        raise ValueError(f"curriculum.startLength {start} is longer than {name} {end}")
+        yield f"curriculum.startLength {start} is longer than {name} {end}"
     factor, rest = divmod(end, start)
     if rest or factor & (factor - 1):
-        raise ValueError(
-            f"{name} {end} must be startLength {start} times a power of two: the length grows by doubling"
-        )
+        yield f"{name} {end} must be startLength {start} times a power of two: the length grows by doubling"

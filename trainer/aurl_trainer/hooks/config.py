@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
 from aurl_trainer.schema import Config
 
@@ -48,11 +49,9 @@ class HooksConfig(Config):
     metrics: list[MetricHook] = Field(default_factory=list, max_length=100)
     """Metrics to compute at each evaluation."""
 
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> HooksConfig:
+    def _faults(self) -> Iterator[str]:
         for key, hooks in (("losses", self.losses), ("metrics", self.metrics)):
             names = [hook.name for hook in hooks]
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
-                raise ValueError(f"{key} has two hooks named {twice}: give each a unique name")
-        return self
+                yield f"{key} has two hooks named {twice}: give each a unique name"

@@ -199,7 +199,7 @@ class LossesConfig(Config):
         """Return the terms of a mode with non-zero weight, in order."""
         return [name for name in TERMS if self.term(name).weight > 0 and belongs(name, mode)]
 
-    def faults(self, mode: Mode) -> Iterator[str]:
+    def faults_in(self, mode: Mode) -> Iterator[str]:
         """Yield a message per setting without effect in this mode, and one if nothing would be learned."""
         for name in TERMS:
             if not belongs(name, mode) and self.term(name) != type(self.term(name))():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
 from aurl_trainer.schema import Config
 
@@ -26,11 +27,9 @@ class MemoryConfig(Config):
     """When an allocation fails, write a memory snapshot to `memory/` on the volume: on CUDA the allocator's
     history, which costs a little speed, elsewhere a table of the largest tensors."""
 
-    @model_validator(mode="after")
-    def _segments_are_used(self) -> MemoryConfig:
+    def _faults(self) -> Iterator[str]:
         if self.segments and self.activation_checkpointing == "none":
-            raise ValueError(
+            yield (
                 "segments has no effect with activationCheckpointing none: "
                 "set it to selective, full or auto, or leave segments out"
             )
-        return self

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from aurl_trainer.schema import Config, FractionBelowOne, PositiveFraction, refuse_without_effect
+from aurl_trainer.schema import Config, FractionBelowOne, PositiveFraction
 
 
 class AttentionConfig(Config):
@@ -21,11 +21,9 @@ class AttentionConfig(Config):
     global_every: Annotated[int, Field(ge=1, le=256)] = 4
     """One in this many blocks attends to all earlier tokens. Only for local-global."""
 
-    @model_validator(mode="after")
-    def _window_is_used(self) -> AttentionConfig:
+    def _faults(self) -> Iterator[str]:
         if self.kind == "full":
-            refuse_without_effect(self, ("window", "global_every"), "kind full")
-        return self
+            yield from self.unused("kind full", "window", "global_every")
 
     def window_of(self, layer: int) -> int:
         """Return the attention window of block `layer` (from 0) in tokens; 0: all earlier tokens."""
@@ -52,14 +50,12 @@ class LatentConfig(Config):
     """Probability of hiding an input token from the decoder in training, so that it has to use the latents
     (Bowman et al. 2016)."""
 
-    @model_validator(mode="after")
-    def _phrases_are_whole(self) -> LatentConfig:
+    def _faults(self) -> Iterator[str]:
         if self.bars % self.bars_per_phrase:
-            raise ValueError(
+            yield (
                 f"bars {self.bars} must be a multiple of barsPerPhrase {self.bars_per_phrase}: "
                 "phrases are whole"
             )
-        return self
 
     @property
     def phrases(self) -> int:
@@ -119,21 +115,19 @@ class ModelConfig(Config):
     critic: CriticConfig = Field(default_factory=CriticConfig)
     """The critic and its optimizer. Only for mode vae-gan."""
 
-    @model_validator(mode="after")
-    def _widths_fit(self) -> ModelConfig:
+    def _faults(self) -> Iterator[str]:
         if self.d_model % (2 * self.heads) != 0:
-            raise ValueError(
+            yield (
                 f"dModel {self.d_model} must be a multiple of 2 × heads = {2 * self.heads}: "
                 "each head gets an even share of the width"
             )
         if self.hidden < 1:
-            raise ValueError(
+            yield (
                 f"mlpRatio {self.mlp_ratio} leaves nothing of dModel {self.d_model} for the feed-forward "
                 "part: raise it"
             )
-        return self
 
-    def faults(self, mode: str) -> Iterator[str]:
+    def faults_in(self, mode: str) -> Iterator[str]:
         """Yield a message for each part that has no effect in this mode."""
         if mode == "transformer" and self.latents != LatentConfig():
             yield "model.latents has no effect in mode transformer: leave it out"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from aurl_trainer.schema import (
     Config,
@@ -13,7 +14,6 @@ from aurl_trainer.schema import (
     OpenFraction,
     PositiveFraction,
     Steps,
-    refuse_without_effect,
 )
 
 
@@ -25,13 +25,11 @@ class RampConfig(Config):
     final: Annotated[float, Field(ge=0, le=10)] | None = None
     """Value at the last step. Required unless kind is constant."""
 
-    @model_validator(mode="after")
-    def _final_goes_with_kind(self) -> RampConfig:
+    def _faults(self) -> Iterator[str]:
         if self.kind != "constant" and self.final is None:
-            raise ValueError(f"kind {self.kind} needs final, the value of the last step")
+            yield f"kind {self.kind} needs final, the value of the last step"
         if self.kind == "constant" and self.final is not None:
-            raise ValueError("final has no effect with kind constant: set kind to linear or cosine")
-        return self
+            yield "final has no effect with kind constant: set kind to linear or cosine"
 
 
 class OptimizerConfig(Config):
@@ -55,11 +53,9 @@ class OptimizerConfig(Config):
     weight_decay_schedule: RampConfig = Field(default_factory=RampConfig)
     """Ramp of the weight decay, from weightDecay to `final`."""
 
-    @model_validator(mode="after")
-    def _coefficients_are_used(self) -> OptimizerConfig:
+    def _faults(self) -> Iterator[str]:
         unused = {"adamw": (), "lion": ("epsilon",), "adafactor": ("beta1", "beta2", "epsilon")}[self.kind]
-        refuse_without_effect(self, unused, f"kind {self.kind}")
-        return self
+        yield from self.unused(f"kind {self.kind}", *unused)
 
 
 class ScheduleConfig(Config):
@@ -83,15 +79,13 @@ class ScheduleConfig(Config):
     """Smallest improvement of the validation loss that counts as a new best, in nats per token. Only for kind
     plateau."""
 
-    @model_validator(mode="after")
-    def _keys_are_used(self) -> ScheduleConfig:
+    def _faults(self) -> Iterator[str]:
         if self.kind != "polynomial":
-            refuse_without_effect(self, ("power",), f"kind {self.kind}")
+            yield from self.unused(f"kind {self.kind}", "power")
         if self.kind == "constant":
-            refuse_without_effect(self, ("final_ratio",), "kind constant")
+            yield from self.unused("kind constant", "final_ratio")
         if self.kind != "plateau":
-            refuse_without_effect(self, ("factor", "patience", "min_delta"), f"kind {self.kind}")
-        return self
+            yield from self.unused(f"kind {self.kind}", "factor", "patience", "min_delta")
 
 
 class ClipConfig(Config):
@@ -114,11 +108,9 @@ class EmaConfig(Config):
     warmup: bool = True
     """Cap the decay at (1 + n) / (10 + n) after n steps, so that the initial weights are soon forgotten."""
 
-    @model_validator(mode="after")
-    def _warmup_is_used(self) -> EmaConfig:
+    def _faults(self) -> Iterator[str]:
         if self.decay == 0:
-            refuse_without_effect(self, ("warmup",), "decay 0")
-        return self
+            yield from self.unused("decay 0", "warmup")
 
 
 class BatchConfig(Config):
@@ -136,14 +128,12 @@ class BatchConfig(Config):
     max_micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
     """Most samples per pass. Only for microBatchSize 0."""
 
-    @model_validator(mode="after")
-    def _bounds_in_order(self) -> BatchConfig:
+    def _faults(self) -> Iterator[str]:
         if self.min_micro_batch_size > self.max_micro_batch_size:
-            raise ValueError(
+            yield (
                 f"minMicroBatchSize {self.min_micro_batch_size} is more than maxMicroBatchSize "
                 f"{self.max_micro_batch_size}: swap them"
             )
         if self.micro_batch_size:
-            bounds = ("min_micro_batch_size", "max_micro_batch_size")
-            refuse_without_effect(self, bounds, f"microBatchSize {self.micro_batch_size}")
-        return self
+            because = f"microBatchSize {self.micro_batch_size}"
+            yield from self.unused(because, "min_micro_batch_size", "max_micro_batch_size")

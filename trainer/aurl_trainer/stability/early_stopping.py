@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from aurl_trainer.schema import Config, refuse_without_effect
+from aurl_trainer.schema import Config
 from aurl_trainer.stability.anomaly import Action, Anomaly
 from aurl_trainer.stability.detector import EvaluationDetector
 from aurl_trainer.stability.finding import EvaluationLosses, Finding, is_better
@@ -23,11 +24,9 @@ class EarlyStoppingConfig(Config):
     restore_best: bool = True
     """Finish with the weights of the best evaluation instead of the last ones."""
 
-    @model_validator(mode="after")
-    def _keys_are_used(self) -> EarlyStoppingConfig:
+    def _faults(self) -> Iterator[str]:
         if self.patience == 0:
-            refuse_without_effect(self, ("min_delta", "restore_best"), "patience 0")
-        return self
+            yield from self.unused("patience 0", "min_delta", "restore_best")
 
 
 @dataclass
