@@ -27,6 +27,10 @@ class Gauge:
     label: str | None = None
 
 
+class Counter(Gauge):
+    """A Prometheus counter, `aurl_train_<name>_total`, declared as a gauge is."""
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of the history; with a title, the job page draws it as a chart of its own."""

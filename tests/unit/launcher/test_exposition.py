@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from aurl_trainer.contract import LaunchRole
 from aurl_trainer.launcher.environment import read_environment
-from aurl_trainer.launcher.exposition import Scrape, render
+from aurl_trainer.launcher.exposition import render
 from aurl_trainer.launcher.rundir import RunDirectory
 from aurl_trainer.metrics import ValidationMetrics
 from aurl_trainer.monitor.snapshot import (
@@ -34,7 +34,7 @@ def scrape(
             "AURL_CONFIG": "c", "AURL_VOLUME": "v", "AURL_RUN_DIR": "r", "AURL_ATTEMPT": "1",
         }
     )  # fmt: skip
-    text = render(environment, role, lambda: Scrape(seen, state)).decode()
+    text = render(environment, role, seen, state).decode()
     families = list(text_string_to_metric_families(text))
     names = [family.name for family in families]
     assert len(names) == len(set(names))

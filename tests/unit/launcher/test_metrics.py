@@ -97,7 +97,7 @@ def show(
     environment = read_environment({"AURL_CONFIG": "c", "AURL_VOLUME": "v", "AURL_RUN_DIR": str(run_dir)})
     seen = RunDirectory(ranks={0: rank})
     answer = progress.build(environment, "train", seen, state=None, started_at=0.0, now=1.0)
-    text = exposition.render(environment, "train", lambda: exposition.Scrape(seen, "Training")).decode()
+    text = exposition.render(environment, "train", seen, "Training").decode()
     samples: dict[str, dict[str, float]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

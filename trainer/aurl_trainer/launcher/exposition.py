@@ -6,7 +6,7 @@ serves its state and the values of its own ranks. The scrape adds the labels job
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,12 +17,9 @@ from aurl_trainer import __version__
 from aurl_trainer.contract import LaunchRole
 from aurl_trainer.launcher.environment import LaunchEnvironment
 from aurl_trainer.launcher.rundir import RunDirectory
-from aurl_trainer.metrics import Gauge, gauge_values
-from aurl_trainer.monitor.goodput import BADPUT_CAUSES
+from aurl_trainer.metrics import Counter, Gauge, gauge_values
 from aurl_trainer.monitor.snapshot import (
-    CHECKPOINT_RESULTS,
     PHASES,
-    SKIP_REASONS,
     STATES,
     JobSnapshot,
     PreparationSnapshot,
@@ -31,40 +28,34 @@ from aurl_trainer.monitor.snapshot import (
 
 
 @dataclass(frozen=True)
-class Scrape:
-    """The values of one scrape: the run directory and the state of the pod."""
+class PodCollector(Collector):
+    """Turns the contents of the run directory and the state of the pod into metric families."""
 
+    environment: LaunchEnvironment
+    role: LaunchRole
     seen: RunDirectory
     state: str
 
-
-class TrainerCollector(Collector):
-    """Turns the contents of the run directory into metric families."""
-
-    def __init__(self, environment: LaunchEnvironment, role: LaunchRole, read: Callable[[], Scrape]) -> None:
-        self._environment, self._role, self._read = environment, role, read
-
     def collect(self) -> Iterator[Metric]:
         """Yield all families of this pod."""
-        scrape = self._read()
         state = GaugeMetricFamily(
             "aurl_train_state", "1 for the current state of the pod, 0 for all others.", labels=["state"]
         )
         for name in STATES:
-            state.add_metric([name], float(name == scrape.state))
+            state.add_metric([name], float(name == self.state))
         yield state
-        if self._role == "prepare":
-            yield _prepared_files(scrape.seen.preparation)
+        if self.role == "prepare":
+            yield _prepared_files(self.seen.preparation)
             return
-        yield from _rank_families(scrape.seen.ranks, self._environment.local_ranks)
-        if self._environment.node_rank == 0:
-            main = scrape.seen.ranks.get(0)
-            yield from _job_families(self._environment, main, (main and main.job) or JobSnapshot())
+        yield from _rank_families(self.seen.ranks, self.environment.local_ranks)
+        if self.environment.node_rank == 0:
+            main = self.seen.ranks.get(0)
+            yield from _job_families(self.environment, main, (main and main.job) or JobSnapshot())
 
 
-def render(environment: LaunchEnvironment, role: LaunchRole, read: Callable[[], Scrape]) -> bytes:
+def render(environment: LaunchEnvironment, role: LaunchRole, seen: RunDirectory, state: str) -> bytes:
     """Return the exposition in Prometheus' text format."""
-    return generate_latest(TrainerCollector(environment, role, read))
+    return generate_latest(PodCollector(environment, role, seen, state))
 
 
 def _prepared_files(preparation: PreparationSnapshot | None) -> Metric:
@@ -129,7 +120,7 @@ def _job_families(
             1.0,
         )
         yield info
-    yield from _gauges(job, job.validation, job.last_checkpoint, job.metrics)
+    yield from _declared(job, job.validation, job.last_checkpoint, job.metrics)
     if main is not None:
         yield GaugeMetricFamily(
             "aurl_train_step", "Optimizer steps done, including those of earlier attempts.", value=main.step
@@ -138,31 +129,12 @@ def _job_families(
         yield GaugeMetricFamily(
             "aurl_train_start_step", "Step at which this attempt started.", value=job.start_step
         )
-    yield CounterMetricFamily(
-        "aurl_train_tokens", "Tokens trained on by this attempt, whole job.", value=job.tokens
+    phases = CounterMetricFamily(
+        "aurl_train_time_seconds", "Wall-clock time of rank 0 by phase.", labels=["phase"]
     )
-    yield CounterMetricFamily(
-        "aurl_train_samples", "Samples trained on by this attempt, whole job.", value=job.samples
-    )
-    badput = GaugeMetricFamily(
-        "aurl_train_badput_seconds",
-        "Wall-clock time of all attempts that was not training, by cause.",
-        labels=["cause"],
-    )
-    for cause in BADPUT_CAUSES:
-        badput.add_metric([cause], job.badput_seconds.get(cause, 0.0))
-    yield badput
-    phases = main.phase_seconds if main else {}
-    yield _counters("aurl_train_time_seconds", "Wall-clock time of rank 0 by phase.", "phase", PHASES, phases)
-    yield _counters(
-        "aurl_train_checkpoints", "Checkpoints by result.", "result", CHECKPOINT_RESULTS, job.checkpoints
-    )
-    yield CounterMetricFamily(
-        "aurl_train_rollbacks", "Returns to the last healthy checkpoint.", value=job.rollbacks
-    )
-    yield CounterMetricFamily(
-        "aurl_train_lost_steps", "Optimizer steps discarded by roll-backs.", value=job.lost_steps
-    )
+    for phase in PHASES:
+        phases.add_metric([phase], main.phase_seconds.get(phase, 0.0) if main else 0.0)
+    yield phases
     anomalies = CounterMetricFamily(
         "aurl_train_anomalies", "Anomalies by kind, and by the action taken.", labels=["kind", "action"]
     )
@@ -170,39 +142,17 @@ def _job_families(
         for action, count in actions.items():
             anomalies.add_metric([kind, action], count)
     yield anomalies
-    yield _counters(
-        "aurl_train_skipped_steps",
-        "Steps whose update was skipped, by reason.",
-        "reason",
-        SKIP_REASONS,
-        job.skipped_steps,
-    )
 
 
-def _gauges(*records: object) -> Iterator[Metric]:
-    """Yield the gauges that the records declare; the last record wins for the same child."""
+def _declared(*records: object) -> Iterator[Metric]:
+    """Yield the gauges and counters that the records declare; the last record wins for the same child."""
     families: dict[Gauge, dict[str, float]] = {}
     for record in records:
         for gauge, child, value in gauge_values(record):
             families.setdefault(gauge, {})[child] = value
     for gauge, children in families.items():
-        family = GaugeMetricFamily(
-            f"aurl_train_{gauge.name}", gauge.help, labels=[gauge.label] if gauge.label else []
-        )
+        kind = CounterMetricFamily if isinstance(gauge, Counter) else GaugeMetricFamily
+        family = kind(f"aurl_train_{gauge.name}", gauge.help, labels=[gauge.label] if gauge.label else [])
         for child, value in children.items():
             family.add_metric([child] if gauge.label else [], value)
         yield family
-
-
-def _counters(
-    name: str,
-    documentation: str,
-    label: str,
-    known: tuple[str, ...],
-    values: dict[str, int] | dict[str, float],
-) -> Metric:
-    """Return a counter family whose known children exist from the first scrape on."""
-    family = CounterMetricFamily(name, documentation, labels=[label])
-    for child in known:
-        family.add_metric([child], values.get(child, 0))
-    return family

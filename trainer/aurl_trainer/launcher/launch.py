@@ -149,11 +149,9 @@ class Launch:
         # Imported at the first scrape, so that the server starts without it.
         from aurl_trainer.launcher import exposition
 
-        def read() -> exposition.Scrape:
-            seen = self._read()
-            return exposition.Scrape(seen, self._state or progress.current_state(self.role, seen))
-
-        return exposition.render(self.environment, self.role, read)
+        seen = self._read()
+        state = self._state or progress.current_state(self.role, seen)
+        return exposition.render(self.environment, self.role, seen, state)
 
     def _read(self) -> rundir.RunDirectory:
         return rundir.read_run_directory(self.environment.run_dir, self._ranks)

@@ -13,19 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aurl_trainer.monitor.snapshot import PHASES, read_json, write_json
+from aurl_trainer.monitor.snapshot import BADPUT_CAUSES, PRODUCTIVE, read_json, write_json
 
 GOODPUT_FILE = "goodput.json"
-
-PRODUCTIVE = "step"
-"""The phase that is goodput; all others are badput under their own names."""
-
-BADPUT_CAUSES = (
-    *(phase for phase in PHASES if phase != PRODUCTIVE),
-    "preparation",
-    "lost_progress",
-    "restart",
-)
 
 MAX_MARKS = 64
 

@@ -17,6 +17,7 @@ from aurl_trainer.contract import PodState, ProgressKey
 from aurl_trainer.metrics import (
     BATCH_SIZE,
     SEQUENCE_LENGTH,
+    Counter,
     Gauge,
     Shown,
     SkipReason,
@@ -26,6 +27,15 @@ from aurl_trainer.metrics import (
 from aurl_trainer.stability.anomaly import ACTIONS
 
 PHASES = ("init", "restore", "compile", "step", "data_wait", "evaluation", "checkpoint", "sample", "other")
+PRODUCTIVE = "step"
+"""The phase that is goodput; all others are badput under their own names."""
+
+BADPUT_CAUSES = (
+    *(phase for phase in PHASES if phase != PRODUCTIVE),
+    "preparation",
+    "lost_progress",
+    "restart",
+)
 STATES: Final[tuple[PodState, ...]] = get_args(PodState)
 SKIP_REASONS: Final[tuple[SkipReason, ...]] = get_args(SkipReason)
 CHECKPOINT_RESULTS = ("saved", "failed", "damaged")
@@ -92,8 +102,12 @@ class JobSnapshot:
             gauge=Gauge("evaluation", "Evaluation metric, including those of user hooks.", "metric"),
         ),
     ] = field(default_factory=dict)
-    tokens: int = 0
-    samples: int = 0
+    tokens: Annotated[
+        int, Shown(gauge=Counter("tokens", "Tokens trained on by this attempt, whole job."))
+    ] = 0
+    samples: Annotated[
+        int, Shown(gauge=Counter("samples", "Samples trained on by this attempt, whole job."))
+    ] = 0
     tokens_before: int = 0
     compute_seconds: Annotated[
         list[float],
@@ -129,12 +143,27 @@ class JobSnapshot:
         float,
         Shown(gauge=Gauge("goodput_seconds", "Training time of all attempts, without steps that were lost.")),
     ] = 0.0
-    badput_seconds: dict[str, float] = field(default_factory=dict)
-    checkpoints: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CHECKPOINT_RESULTS, 0))
-    skipped_steps: dict[str, int] = field(default_factory=lambda: dict.fromkeys(map(str, SKIP_REASONS), 0))
-    rollbacks: int = 0
-    lost_steps: int = 0
-    """Optimizer steps discarded by roll-backs."""
+    badput_seconds: Annotated[
+        dict[str, float],
+        Shown(
+            gauge=Gauge(
+                "badput_seconds", "Wall-clock time of all attempts that was not training, by cause.", "cause"
+            )
+        ),
+    ] = field(default_factory=lambda: dict.fromkeys(BADPUT_CAUSES, 0.0))
+    checkpoints: Annotated[
+        dict[str, int], Shown(gauge=Counter("checkpoints", "Checkpoints by result.", "result"))
+    ] = field(default_factory=lambda: dict.fromkeys(CHECKPOINT_RESULTS, 0))
+    skipped_steps: Annotated[
+        dict[str, int],
+        Shown(gauge=Counter("skipped_steps", "Steps whose update was skipped, by reason.", "reason")),
+    ] = field(default_factory=lambda: dict.fromkeys(map(str, SKIP_REASONS), 0))
+    rollbacks: Annotated[
+        int, Shown(gauge=Counter("rollbacks", "Returns to the last healthy checkpoint."))
+    ] = 0
+    lost_steps: Annotated[
+        int, Shown(gauge=Counter("lost_steps", "Optimizer steps discarded by roll-backs."))
+    ] = 0
     stop_reason: Annotated[str | None, Shown(progress=ProgressKey.STOP_REASON)] = None
     """Why training ended before its last step."""
     anomalies: dict[str, dict[str, int]] = field(
