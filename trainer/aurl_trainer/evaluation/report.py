@@ -17,7 +17,7 @@ from aurl_trainer.data.shards import Dataset, Split, SplitName
 from aurl_trainer.data.tokenizer import decode
 from aurl_trainer.data.vocabulary import PAD, Vocabulary
 from aurl_trainer.distributed.runtime import Distributed, Layout
-from aurl_trainer.evaluation.distance import compared, memorised
+from aurl_trainer.evaluation.distance import NgramIndex, compared
 from aurl_trainer.evaluation.likelihood import likelihood, seconds_of
 from aurl_trainer.evaluation.ngram import ngram_nats
 from aurl_trainer.model.transformer import Transformer
@@ -31,7 +31,7 @@ BATCH_SIZE: Final = 8
 """Samples per batch of an autoencoder; each is also decoded from the previous sample's latents."""
 
 MOST_PIECES: Final = 500
-"""Maximum number of pieces of a corpus to compare with, spread evenly over it."""
+"""Maximum number of pieces of a corpus whose distributions are compared, spread evenly over it."""
 
 
 def evaluate(
@@ -55,7 +55,7 @@ def evaluate(
     if isinstance(model, VAE):
         latents = _latents(model, loader, context_length)
         found = replace(found, nats=latents.pop("loss") * found.tokens)
-    music = list(_pieces(held_out, vocabulary, len(held_out.offsets)))
+    music = list(_pieces(held_out, vocabulary))
     report: dict[str, Any] = {
         "split": split,
         "pieces": len(music),
@@ -66,9 +66,20 @@ def evaluate(
         report["latents"] = latents
     if sampling.count:
         report["samples"] = evaluate_samples(
-            sampler(model, sampling.seed), vocabulary, train, held_out, sampling, context_length
+            sampler(model, sampling.seed),
+            vocabulary,
+            train,
+            held_out,
+            training_ngrams(train, vocabulary),
+            sampling,
+            context_length,
         )
     return report
+
+
+def training_ngrams(train: Split, vocabulary: Vocabulary) -> NgramIndex:
+    """Return the 12-grams of the whole training split: about a second per million tokens."""
+    return NgramIndex(_pieces(train, vocabulary))
 
 
 def evaluate_samples(
@@ -76,10 +87,14 @@ def evaluate_samples(
     vocabulary: Vocabulary,
     train: Split,
     held_out: Split,
+    ngrams: NgramIndex,
     sampling: SamplingConfig,
     context_length: int,
 ) -> dict[str, Any]:
-    """Sample `sampling.count` pieces and compare them with the corpus; sample again without the grammar."""
+    """Sample `sampling.count` pieces and compare them with the corpus; sample again without the grammar.
+
+    `ngrams` are those of the whole training split, in which copies are looked up.
+    """
     corpus = list(_pieces(train, vocabulary, MOST_PIECES))
     unseen = list(_pieces(held_out, vocabulary, MOST_PIECES))
     samples = [decode(piece, vocabulary) for piece in generate(model, vocabulary, sampling, context_length)]
@@ -87,8 +102,8 @@ def evaluate_samples(
         "pieces": len(samples),
         "notes": sum(piece.notes for piece in samples),
         "distributions": compared(samples, corpus),
-        "memorised": memorised(samples, corpus),
-        "memorisedFloor": memorised(unseen, corpus),
+        "memorised": ngrams.memorised(samples),
+        "memorisedFloor": ngrams.memorised(unseen),
         "grammar": grammar_validity(model, vocabulary, sampling, context_length),
     }
 
@@ -119,13 +134,13 @@ def _latents(model: VAE, loader: Loader, context_length: int) -> dict[str, float
     return evaluate_latents(model, batches, Distributed(Layout(), device), nullcontext(), seed=0)
 
 
-def _pieces(split: Split, vocabulary: Vocabulary, most: int) -> Iterator[Music]:
-    """Yield at most `most` pieces of a split, spread evenly over it."""
+def _pieces(split: Split, vocabulary: Vocabulary, most: int | None = None) -> Iterator[Music]:
+    """Yield the pieces of a split, or at most `most` of them, spread evenly over it."""
     count = len(split.offsets) - 1
-    for piece in np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64)).tolist():
-        yield decode(
-            split.tokens[split.offsets[piece] : split.offsets[piece + 1]].astype(np.int64), vocabulary
-        )
+    for piece in np.unique(np.linspace(0, count - 1, min(count, most or count)).astype(np.int64)).tolist():
+        begin, end = split.offsets[piece : piece + 2].tolist()
+        split.count_reads(1, end - begin)
+        yield decode(split.tokens[begin:end].astype(np.int64), vocabulary)
 
 
 def table(report: dict[str, Any]) -> str:

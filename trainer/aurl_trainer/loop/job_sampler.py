@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from aurl_trainer.config import JobFile
 from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.distributed.sharding import gather_into
-from aurl_trainer.evaluation.report import evaluate_samples
+from aurl_trainer.evaluation.distance import NgramIndex
+from aurl_trainer.evaluation.report import evaluate_samples, training_ngrams
 from aurl_trainer.loop.training_data import TrainingData
 from aurl_trainer.model.transformer import Transformer
 from aurl_trainer.monitor.snapshot import write_json
@@ -76,7 +78,13 @@ class JobSampler:
                 return {}
             train, held_out = (self.data.dataset.split(name) for name in ("train", "validation"))
             report = evaluate_samples(
-                writer, self.data.vocabulary, train, held_out, sampling, training.context_length
+                writer,
+                self.data.vocabulary,
+                train,
+                held_out,
+                self._ngrams,
+                sampling,
+                training.context_length,
             )
         path = self.job_dir / "evaluation" / f"step-{step:08d}.json"
         try:
@@ -85,6 +93,10 @@ class JobSampler:
         except OSError as error:  # a full volume does not stop training
             log.error("the report cannot be written", extra={"step": step, "reason": str(error)})
         return measures(report)
+
+    @cached_property
+    def _ngrams(self) -> NgramIndex:
+        return training_ngrams(self.data.dataset.split("train"), self.data.vocabulary)
 
     @contextmanager
     def _writer(self) -> Iterator[LanguageModel | None]:
