@@ -115,6 +115,43 @@ def test_without_its_marker_a_checkpoint_does_not_exist(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("call", ["write", "fsync", "rename"])
+@pytest.mark.parametrize("removable", [True, False])
+def test_a_marker_that_cannot_be_written_commits_nothing_and_costs_no_good_checkpoint(
+    call: str, removable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls of a save that concern the marker fail, and then perhaps the clean-up, too."""
+    manager = CheckpointManager(tmp_path, keep_last=2)
+    for step in (1, 2):
+        manager.save(step, contents())
+
+    def failing(original: Any) -> Any:
+        def replacement(where: Any, *arguments: Any) -> Any:
+            path = str(Path(f"/proc/self/fd/{where}").readlink()) if isinstance(where, int) else str(where)
+            if "COMMITTED" in path and "step-00000003" in path:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return original(where, *arguments)
+
+        return replacement
+
+    with monkeypatch.context() as faults:
+        faults.setattr(os, call, failing(getattr(os, call)))
+        if not removable:
+            faults.setattr(manager, "_remove", failing_removal)
+        with pytest.raises(OSError, match="No space left"):
+            manager.save(3, contents())
+    for checkpoint in manager.all():
+        manager.verify(checkpoint)
+    assert steps(manager) == [1, 2]
+    manager.save(4, contents())
+    assert steps(manager) == [2, 4]
+
+
+def failing_removal(checkpoint: Checkpoint) -> None:
+    if checkpoint.path.exists():
+        raise OSError(errno.EIO, "Input/output error")
+
+
 @pytest.mark.parametrize(
     ("keep_last", "every", "kept"),
     [(1, 0, [6]), (2, 0, [5, 6]), (2, 2, [2, 4, 5, 6]), (9, 0, [1, 2, 3, 4, 5, 6])],

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from aurl_trainer.system.durable import (
     sync_directory,
     write_durably,
     write_files,
+    write_marker,
 )
 
 MODEL_FILE, OPTIMIZER_FILE, EMA_FILE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
@@ -210,9 +211,14 @@ class CheckpointManager:
         except OSError:
             remove_tree(temporary)
             raise
-        sync_directory(self.directory)
-        write_durably(target.path / MARKER, [f"{marker}\n".encode()])
-        sync_directory(target.path)
+        try:
+            sync_directory(self.directory)
+            write_marker(target.path / MARKER, marker)
+        except OSError:
+            self._damaged.add(step)  # in case that its marker cannot be removed either
+            with suppress(OSError):
+                self._remove(target)
+            raise
         self._damaged.discard(step)
         self._rankings.pop(step, None)
         self._retain(step, contents.state["progress"])

@@ -40,7 +40,7 @@ from aurl_trainer.data.shards import (
 from aurl_trainer.data.sources import Source, open_source
 from aurl_trainer.data.vocabulary import ENCODING_VERSION, Vocabulary
 from aurl_trainer.data.workers import start_fork_server, tokenize_files
-from aurl_trainer.system.durable import remove_tree, sync_directory, write_durably, write_files
+from aurl_trainer.system.durable import remove_tree, sync_directory, write_durably, write_files, write_marker
 
 log = logging.getLogger("aurl_trainer.data")
 
@@ -265,11 +265,7 @@ def _commit(temporary: Path, target: Path) -> None:
         # The other writer has the same content; if it dies before its marker, the next run repairs that.
     sync_directory(target.parent)
     if not (target / MARKER).exists():
-        try:
-            write_durably(target / MARKER, [f"{marker}\n".encode()])
-        except FileExistsError:
-            return
-        sync_directory(target)
+        write_marker(target / MARKER, marker)
 
 
 def _summary(dataset: Dataset) -> Prepared:

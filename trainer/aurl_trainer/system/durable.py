@@ -34,6 +34,18 @@ def write_durably(path: Path, parts: Iterable[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
+def write_marker(path: Path, digest: str) -> None:
+    """Create a marker file that holds `digest`. At no moment does it exist with other content.
+
+    On OSError there may be a marker or none, but never a part of one.
+    """
+    pending = path.with_name(f".{path.name}-{os.getpid()}")
+    pending.unlink(missing_ok=True)
+    write_durably(pending, [f"{digest}\n".encode()])
+    pending.rename(path)
+    sync_directory(path.parent)
+
+
 def write_files(directory: Path, contents: Mapping[str, Iterable[bytes | memoryview]]) -> dict[str, Any]:
     """Write files durably and return the sha256 and size in bytes of each, by name, for a manifest."""
     return {
