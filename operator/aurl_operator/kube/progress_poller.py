@@ -17,7 +17,11 @@ from aurl_operator.api.trainer_contract import HTTP_PORT, PROGRESS_PATH, Progres
 from aurl_operator.core.names import Key
 from aurl_operator.core.progress import ProgressReport
 
-CONCURRENCY: Final = 32
+#: Polls at a time, and of these polls of launchers whose last answer did not come in time.
+CONCURRENCY: Final = 128
+SUSPECTS: Final = 32
+#: Longest delay between two polls of a launcher that does not answer in time.
+LONGEST_DELAY_SECONDS: Final = 30.0
 #: Writes of routine progress per second, by all jobs together, to spare the API server: with more than a
 #: hundred running jobs progress is polled more often than written. State changes and checkpoints never wait.
 WRITES_PER_SECOND: Final = 20
@@ -44,7 +48,9 @@ class ProgressPoller:
         self._interval, self._on_report = interval, on_report
         self._tasks: dict[Key, tuple[Target, asyncio.Task[None]]] = {}
         self._reports: dict[Key, ProgressReport] = {}
-        self._slots = asyncio.Semaphore(CONCURRENCY)
+        # Launchers that time out have slots of their own, so that they do not delay polls of the others.
+        self._slots = asyncio.Semaphore(CONCURRENCY - SUSPECTS)
+        self._suspect_slots = asyncio.Semaphore(SUSPECTS)
         self._session: aiohttp.ClientSession | None = None
 
     def follow(self, key: Key, target: Target | None) -> None:
@@ -72,14 +78,19 @@ class ProgressPoller:
 
     async def _poll(self, key: Key, target: Target) -> None:
         # Poll fast until the first answer, then spread the polls of many jobs over the interval.
-        delay = min(0.5, self._interval)
+        delay, timeouts = min(0.5, self._interval), 0
         while True:
-            await asyncio.sleep(delay * random.uniform(0.9, 1.1))
-            async with self._slots:
+            pause = min(delay * 2.0 ** min(timeouts, 16), max(delay, LONGEST_DELAY_SECONDS))
+            await asyncio.sleep(pause * random.uniform(0.9, 1.1))
+            async with self._suspect_slots if timeouts else self._slots:
                 try:
                     body, problem = await self._ask(target), ""
                 except TooLarge:
                     body, problem = {}, f"is larger than {LARGEST_BODY // 1024} KiB"
+                except TimeoutError:
+                    timeouts += 1
+                    continue
+            timeouts = 0
             if body is None:
                 continue
             delay = self._interval
@@ -90,7 +101,10 @@ class ProgressPoller:
                 self._on_report(key)
 
     async def _ask(self, target: Target) -> Mapping[str, Any] | None:
-        """Send one request; None unless the answer is a JSON object about this attempt. Raises TooLarge."""
+        """Send one request; None unless the answer is a JSON object about this attempt.
+
+        Raises TooLarge, and TimeoutError if nobody answers in time.
+        """
         if self._session is None:
             # A session of its own: the API server's credentials must never reach a pod.
             self._session = aiohttp.ClientSession(
@@ -109,7 +123,9 @@ class ProgressPoller:
                     if len(raw) > LARGEST_BODY:
                         raise TooLarge
                 body = json.loads(raw)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError):
+        except TimeoutError:
+            raise
+        except (aiohttp.ClientError, OSError, ValueError, RecursionError):
             return None
         if not isinstance(body, dict) or body.get(ProgressKey.ATTEMPT, target.attempt) != target.attempt:
             return None
