@@ -81,7 +81,8 @@ class Store:
         """Return the objects that a job owns."""
         pods: list[PodView] = []
         others: dict[Kind, list[ObjectView]] = defaultdict(list)
-        for child in self._children.get(uid, {}).values():
+        # A copy: the webhook reads in a thread of its own.
+        for child in list(self._children.get(uid, {}).values()):
             if isinstance(child.view, PodView):
                 pods.append(child.view)
             elif child.view is not None:
