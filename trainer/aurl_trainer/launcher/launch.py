@@ -30,14 +30,13 @@ from aurl_trainer.contract import (
 )
 from aurl_trainer.launcher import jobpage, progress, rundir, termination
 from aurl_trainer.launcher.environment import ContractError, LaunchEnvironment, termination_log
-from aurl_trainer.launcher.hang import HangDetector
 from aurl_trainer.launcher.history import History
 from aurl_trainer.launcher.outcome import Outcome, decide
 from aurl_trainer.launcher.output import ChildOutput
 from aurl_trainer.launcher.processes import Child, SignalInbox, kill_leftovers, signal_all
 from aurl_trainer.launcher.recorder import Recorder
 from aurl_trainer.launcher.server import METRICS_TYPE, LauncherServer, json_body
-from aurl_trainer.launcher.stall import Stall
+from aurl_trainer.launcher.stall import HangDetector, Stall
 from aurl_trainer.launcher.torchrun import child_command, child_environment
 from aurl_trainer.system import cgroup
 

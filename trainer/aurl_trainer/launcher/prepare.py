@@ -17,7 +17,7 @@ from aurl_trainer.errors import UserError
 from aurl_trainer.monitor.failure import record_failure
 from aurl_trainer.monitor.goodput import GoodputFile
 from aurl_trainer.monitor.report import MAX_MESSAGE, MIN_INTERVAL
-from aurl_trainer.monitor.snapshot import JobEvent, PreparationSnapshot, preparation_file, write_snapshot
+from aurl_trainer.monitor.snapshot import JobEvent, PreparationSnapshot, preparation_file, write_json
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class PreparationReporter:
         self.snapshot.updated_at = time.time()
         self._next_write = self.snapshot.updated_at + MIN_INTERVAL
         with contextlib.suppress(OSError):
-            write_snapshot(self._file, self.snapshot)
+            write_json(self._file, self.snapshot)
 
     def finish(self, prepared: Prepared, volume: Path) -> None:
         """Report the dataset, with its path relative to `volume`."""

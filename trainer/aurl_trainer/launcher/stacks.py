@@ -22,11 +22,6 @@ WRITE_SECONDS = 10.0
 """Time that the volume has; a volume that hangs may be the cause."""
 
 
-def folder(job_dir: Path, attempt: int) -> Path:
-    """Return the folder for the stacks of an attempt."""
-    return job_dir / "stacks" / f"attempt-{attempt}"
-
-
 def save_stacks(run_dir: Path, ranks: Mapping[int, RankSnapshot], target: Path, reason: str) -> bool:
     """Ask the ranks for their stacks and write `rank-<rank>.txt` for each into `target`.
 

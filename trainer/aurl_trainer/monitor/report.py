@@ -26,7 +26,7 @@ from aurl_trainer.monitor.snapshot import (
     JobSnapshot,
     RankSnapshot,
     rank_file,
-    write_snapshot,
+    write_json,
 )
 from aurl_trainer.stability.anomaly import ACTIONS, Action, Anomaly
 from aurl_trainer.system.host_memory import HostMemory
@@ -289,7 +289,7 @@ class RankReporter:
         snapshot.memory.update(rss=rss, rss_peak=self.host.peak)
         # Monitoring never stops training: without space or directory, the values just stay old.
         with contextlib.suppress(OSError):
-            write_snapshot(self._file, snapshot)
+            write_json(self._file, snapshot)
 
     def close(self, state: PodState = FINISHED) -> None:
         """Publish the last values with the final state."""

@@ -236,11 +236,6 @@ def write_json(path: Path, value: Any) -> None:
     temporary.replace(path)
 
 
-def write_snapshot(path: Path, snapshot: RankSnapshot | PreparationSnapshot) -> None:
-    """Atomically replace `path` with the snapshot."""
-    write_json(path, snapshot)
-
-
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in `path`, or None if there is none (missing, damaged, not an object)."""
     with contextlib.suppress(OSError, ValueError):
