@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,12 +26,12 @@ from aurl_trainer.loop.interval import IntervalSums
 from aurl_trainer.loop.job_sampler import JobSampler
 from aurl_trainer.loop.metric_logger import MetricLogger
 from aurl_trainer.loop.recovery import OutOfMemoryCatch
+from aurl_trainer.loop.rehearsal import Rehearsal
 from aurl_trainer.loop.resume import TrainingState, choose_checkpoint
 from aurl_trainer.loop.rollback import Rollback
 from aurl_trainer.loop.supervisor import Supervisor
 from aurl_trainer.loop.tensorboard import TensorBoard
 from aurl_trainer.loop.training_data import TrainingData
-from aurl_trainer.loop.warm_up import timed_pass, warm_up
 from aurl_trainer.memory.activation import ActivationCheckpointing
 from aurl_trainer.memory.capacity import reserve_bytes, total_bytes
 from aurl_trainer.memory.exhaustion import ExhaustionSnapshot
@@ -85,6 +84,7 @@ class Run:
     writer: CheckpointWriter | None
     """On rank 0."""
     fitting: Fitting
+    rehearsal: Rehearsal
     out_of_memory: OutOfMemoryCatch
 
     reporter: RankReporter
@@ -137,7 +137,7 @@ def build(
     set_tf32(device, config.tf32)
     precision = autocast(device, config.precision)
     curriculum = Curriculum(config.curriculum, config.context_length, config.steps)
-    batches = Batches(data.train, config, curriculum, distributed.layout, device)
+    batches = Batches(data.train, config.batch.global_batch_size, curriculum, distributed.layout, device)
 
     model = make_model(config, data.vocabulary.size)
     utilisation = Utilisation(
@@ -161,13 +161,13 @@ def build(
         checkpoint = choose_checkpoint(manager, distributed, reporter)
 
     profile.enter("warm_up")
+    rehearsal = Rehearsal(objective, compilation, precision, device, config.steps)
     if not fitting.resume(state.saved_memory(checkpoint)):
-        trial = partial(timed_pass, objective, config.steps, compilation, precision, device)
-        fitting.decide(trial, curriculum, reporter.host, _reserve_bytes(config, state, distributed))
+        reserve = _reserve_bytes(config, state, distributed)
+        fitting.decide(rehearsal.timed_pass, curriculum, reporter.host, reserve)
     state.memory = fitting.to_json()
     with reporter.phase("compile" if config.compile else "init"):
-        shapes = batches.shapes(largest=not config.compile)
-        warm_up(objective, network, shapes, config.steps, precision, device)
+        rehearsal.warm_up(network, batches.shapes(largest=not config.compile))
 
     seed_everything(config.seed, distributed.rank)
     progress = Progress()
@@ -212,6 +212,7 @@ def build(
         compiled_graphs=compilation.graphs(),
         writer=writer,
         fitting=fitting,
+        rehearsal=rehearsal,
         out_of_memory=OutOfMemoryCatch(recoverable=not distributed.sharded, snapshot=snapshot),
         reporter=reporter,
         board=board,

@@ -40,7 +40,6 @@ from aurl_trainer.hooks.metrics import measure
 from aurl_trainer.loop.batches import evaluation_batches
 from aurl_trainer.loop.recovery import collect_frozen, release, shrink_micro_batches
 from aurl_trainer.loop.training_data import TrainingData
-from aurl_trainer.loop.warm_up import warm_up
 from aurl_trainer.memory.profile import write_profile
 from aurl_trainer.monitor.failure import record_failure, run_directory
 from aurl_trainer.monitor.report import RankReporter
@@ -214,17 +213,15 @@ def update_weights(run: Run, step: int, valid_tokens: int) -> float:
 
 def retry_smaller(run: Run, step: int, failures: int) -> None:
     """Get ready to run `step` again in smaller micro-batches, after `failures` ranks ran out of memory."""
-    config, objective, distributed = run.config, run.objective, run.distributed
     run.state.optimizer.zero_grad()
-    objective.forget()
+    run.objective.forget()
     shrink_micro_batches(run.fitting, run.metric_logger, step, failures)
     run.state.memory = run.fitting.to_json()
-    run.network = objective.network
+    run.network = run.objective.network
     collect_frozen()  # the old wrapper, which would keep exchanging gradients
-    run.network = distributed.wrap(objective.network, config.precision)
-    shapes = [(1, run.curriculum.lengths[0])]
+    run.network = run.distributed.wrap(run.objective.network, run.config.precision)
     with run.compilation.paused():
-        warm_up(objective, run.network, shapes, config.steps, run.precision, distributed.device)
+        run.rehearsal.warm_up(run.network, [(1, run.curriculum.lengths[0])])
 
 
 def log_interval(run: Run, step: int, rate: float) -> None:

@@ -31,13 +31,13 @@ class Batches:
     def __init__(
         self,
         loader: Loader,
-        config: TrainingConfig,
+        batch_size: int,
         curriculum: Curriculum,
         layout: Layout,
         device: torch.device,
     ) -> None:
-        self.loader, self.curriculum, self.layout, self.device = loader, curriculum, layout, device
-        self.batch_size = config.batch.global_batch_size
+        self.loader, self.batch_size, self.curriculum = loader, batch_size, curriculum
+        self.layout, self.device = layout, device
         self._micro_batch_size = 1
         self._thread = ThreadPoolExecutor(1, "batches") if device.type == "cuda" else None
         self._ahead: tuple[tuple[int, int], Future[tuple[Tensor, Tensor, int]]] | None = None
