@@ -121,6 +121,7 @@ class Reconciler:
             self._now(),
             self._options,
             self._refusals.get(job.ref, {}),
+            self._client.clock_skew(),
         )
 
     async def _own_claim(self, job: JobView, children: Children) -> ObjectView | None:

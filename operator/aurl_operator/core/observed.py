@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from aurl_operator.core.actions import Refusal
@@ -49,8 +49,8 @@ class Options:
 class Observed:
     """One look at a job. `now` is timezone-aware.
 
-    progress: the latest report of the launcher of rank 0. refusals: objects that the API server last refused
-    to create, by name.
+    progress: the latest report of the launcher of rank 0. refusals: what the API server last refused, by the
+    key of the action. clock_skew: how far the API server's clock, which sets the times of pods, is ahead.
     """
 
     job: JobView
@@ -59,6 +59,12 @@ class Observed:
     now: datetime
     options: Options
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
+    clock_skew: timedelta = timedelta()
+
+    @property
+    def server_time(self) -> datetime:
+        """The time by the API server's clock."""
+        return self.now + self.clock_skew
 
     def report_of(self, attempt: int) -> ProgressReport | None:
         """Return the latest report if it is about this attempt."""

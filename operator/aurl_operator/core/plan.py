@@ -428,7 +428,7 @@ def enforce_startup_deadline(builder: PlanBuilder, spec: JobSpec, gang: Gang) ->
     """
     if not gang.members:
         builder.block(*placement.waiting(builder.status, builder.now))
-    blocker, wake = pod_blocker(tuple(gang.members.values()), builder.now)
+    blocker, wake = pod_blocker(tuple(gang.members.values()), builder.observed.server_time)
     builder.block(blocker)
     builder.wake(wake)
     launch, limit = builder.status.launch, builder.policy.startup_deadline_seconds

@@ -81,7 +81,7 @@ class PlanBuilder:
 
     def delete_pods(self, pods: Iterable[PodView]) -> None:
         """Delete pods, by force those that are overdue."""
-        deletions, wake = dismiss(list(pods), self.now)
+        deletions, wake = dismiss(list(pods), self.observed.server_time)
         self.delete(*deletions)
         self.wake(wake)
 

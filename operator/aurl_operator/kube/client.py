@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from statistics import median
 from typing import Any, Final
 
 import aiohttp
@@ -16,6 +20,8 @@ from aurl_operator.core.parsers import dig, integer, text
 PAGE: Final = "500"
 CONNECT_SECONDS: Final = 5
 TIMEOUT_SECONDS: Final = 20.0
+#: Recent answers whose time is compared with this machine's.
+SKEW_SAMPLES: Final = 25
 #: For opening a watch; the caller decides how long it may be silent.
 WATCH_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS)
 _PATHS: Final[dict[str, str]] = {
@@ -61,6 +67,7 @@ class Client:
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
         self._server = ""
+        self._skews: deque[float] = deque(maxlen=SKEW_SAMPLES)
         self.ready = asyncio.Event()
         self.seconds_to_act: Callable[[], float] = lambda: float("inf")
 
@@ -105,10 +112,23 @@ class Client:
                 headers={"Content-Type": content, "Accept": "application/json"},
                 timeout=aiohttp.ClientTimeout(total=seconds, connect=CONNECT_SECONDS),
             ) as response:
+                self._compare_clocks(response)
                 return await _answer(response)
         except (aiohttp.ClientError, TimeoutError, RuntimeError) as error:
             # aiohttp raises RuntimeError on a session that was closed, as a login with new credentials does.
             raise Unreachable(f"{method} {path}: {type(error).__name__}: {error}") from error
+
+    def clock_skew(self) -> timedelta:
+        """Return how far the API server's clock is ahead of this machine's: the median of recent answers."""
+        return timedelta(seconds=median(self._skews or [0.0]))
+
+    def _compare_clocks(self, response: aiohttp.ClientResponse) -> None:
+        try:
+            date = parsedate_to_datetime(response.headers["Date"])
+            # The header leaves out the fraction of the second.
+            self._skews.append((date - datetime.now(UTC)).total_seconds() + 0.5)
+        except (KeyError, ValueError, TypeError, OverflowError):
+            return
 
     async def pages(
         self, kind: str, namespace: str, query: Mapping[str, str]

@@ -101,6 +101,7 @@ class World:
         self.report: ProgressReport | None = None
         self.sidecars = False
         self.now = NOW
+        self.clock_skew = timedelta()
         self.last = Plan()
         self.events: list[str] = []
         self._uids = 0
@@ -115,7 +116,9 @@ class World:
             *(("PodGroup.scheduling.volcano.sh", group) for group in self.pod_groups.values()),
         ]
         observed = observe(self.job, owned, self.report, self.now, self.options, self.claim, self.named_claim)
-        return plan(replace(observed, refusals=self.refusals)) if observed else Plan()
+        if observed is None:
+            return Plan()
+        return plan(replace(observed, refusals=self.refusals, clock_skew=self.clock_skew))
 
     def step(self) -> Plan:
         """Call plan() once and apply the result."""

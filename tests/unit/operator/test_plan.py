@@ -250,6 +250,21 @@ def test_a_pod_whose_node_is_lost_is_given_up_in_the_end() -> None:
     assert next(a for a in world.look().actions if isinstance(a, Delete) and a.name == "bach-0-0").force
 
 
+@pytest.mark.parametrize("ahead", [-600, 600])
+def test_a_pod_gets_its_grace_by_the_servers_clock(ahead: int) -> None:
+    world = running()
+    world.clock_skew = timedelta(seconds=ahead)
+    world.now = after(-ahead)
+    world.ask_to_leave("bach-0-0", grace=30)
+    deadline = after(30).strftime("%Y-%m-%dT%H:%M:%SZ")
+    world.pods["bach-0-0"]["metadata"]["deletionTimestamp"] = deadline
+    world.now = after(-ahead + 149)
+    world.settle()
+    assert not [a for a in world.look().actions if isinstance(a, Delete) and a.force]
+    world.now = after(-ahead + 151)
+    assert [a.name for a in world.look().actions if isinstance(a, Delete) and a.force] == ["bach-0-0"]
+
+
 @pytest.mark.parametrize(
     ("phase", "ended", "removed"),
     [("Running", False, False), ("Failed", False, False), ("Running", True, False), ("Failed", True, True)],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any, cast
 
 import pytest
@@ -36,6 +37,10 @@ class Server:
         self.fault: Callable[[str, str], Awaitable[None]] = _no_fault
         self.pods: dict[str, Object] = {}
         self._version = 100
+
+    def clock_skew(self) -> timedelta:
+        """Return no difference."""
+        return timedelta()
 
     async def request(
         self, method: str, kind: str, namespace: str, name: str = "", *, body: Any = None, **_: Any
