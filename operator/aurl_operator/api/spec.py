@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, NonNegativeInt, StringConstraints
 
 from aurl_operator.api.base import PRESERVE_UNKNOWN, Model, Quantity
 
@@ -15,334 +15,242 @@ ObjectName = Annotated[
     str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=253)
 ]
 VolumeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=50)]
+AnyObject = Annotated[dict[str, Any], Field(json_schema_extra={PRESERVE_UNKNOWN: True})]
+PositiveSeconds = Annotated[int, Field(ge=1)]
 AccessMode = Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"]
 
 
 class Resources(Model):
     """CPU, memory and accelerators of one container."""
 
-    requests: dict[str, Quantity] = Field(
-        default_factory=dict,
-        description="Resources that the scheduler reserves, e.g. {cpu: 500m, memory: 1Gi}.",
-    )
-    limits: dict[str, Quantity] = Field(
-        default_factory=dict,
-        description="Upper limits, e.g. {memory: 2Gi, nvidia.com/gpu: 1}.",
-    )
+    requests: dict[str, Quantity] = Field(default_factory=dict)
+    """Resources that the scheduler reserves, e.g. {cpu: 500m, memory: 1Gi}."""
+    limits: dict[str, Quantity] = Field(default_factory=dict)
+    """Upper limits, e.g. {memory: 2Gi, nvidia.com/gpu: 1}."""
 
 
 class Toleration(Model):
     """A taint that the job's pods tolerate."""
 
-    key: str | None = Field(default=None, description="Taint key. Unset, with operator Exists: every key.")
-    operator: Literal["Exists", "Equal"] = Field(
-        default="Equal", description="Exists: the key is enough. Equal: the value must match too."
-    )
-    value: str | None = Field(default=None, description="Taint value, for operator Equal.")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        default=None, description="Taint effect. Unset: all effects."
-    )
-    toleration_seconds: int | None = Field(
-        default=None,
-        ge=0,
-        description="Seconds to tolerate a NoExecute taint before the pod is evicted. Unset: forever.",
-    )
+    key: str | None = None
+    """Taint key. Unset, with operator Exists: every key."""
+    operator: Literal["Exists", "Equal"] = "Equal"
+    """Exists: the key is enough. Equal: the value must match too."""
+    value: str | None = None
+    """Taint value, for operator Equal."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Taint effect. Unset: all effects."""
+    toleration_seconds: NonNegativeInt | None = None
+    """Seconds to tolerate a NoExecute taint before the pod is evicted. Unset: forever."""
 
 
 class LocalReference(Model):
     """A reference to an object in the job's namespace."""
 
-    name: ObjectName = Field(description="Name of the object in the job's namespace.")
+    name: ObjectName
+    """Name of the object in the job's namespace."""
 
 
 class EnvVar(Model):
     """An extra environment variable of the trainer container."""
 
-    name: EnvName = Field(description="Name of the variable. The prefix AURL_ is reserved for the operator.")
-    value: str = Field(default="", description="Value of the variable.")
+    name: EnvName
+    """Name of the variable. The prefix AURL_ is reserved for the operator."""
+    value: str = ""
+    """Value of the variable."""
 
 
 class EmptyDir(Model):
     """Scratch space with the lifetime of the pod."""
 
-    medium: Literal["", "Memory"] = Field(
-        default="",
-        description="Memory: a tmpfs, which counts against the memory limit. Empty: the node's disk.",
-    )
-    size_limit: Quantity | None = Field(default=None, description="Maximum size as a quantity, e.g. 1Gi.")
+    medium: Literal["", "Memory"] = ""
+    """Memory: a tmpfs, which counts against the memory limit. Empty: the node's disk."""
+    size_limit: Quantity | None = None
+    """Maximum size as a quantity, e.g. 1Gi."""
 
 
 class ExtraVolume(Model):
     """An extra volume, mounted into the trainer container."""
 
-    name: VolumeName = Field(description="Name of the volume; must be unique in the list.")
-    mount_path: Annotated[str, StringConstraints(pattern=r"^/[^:]*$", max_length=1024)] = Field(
-        description="Absolute path in the container, outside /etc/aurl, /mnt/aurl, /run/aurl, /tmp and /dev."
-    )
-    read_only: bool = Field(default=False, description="Mount read-only. ConfigMaps always are.")
-    empty_dir: EmptyDir | None = Field(default=None, description="Scratch space.")
-    config_map: LocalReference | None = Field(default=None, description="A ConfigMap; its keys become files.")
-    persistent_volume_claim: LocalReference | None = Field(
-        default=None, description="An existing PersistentVolumeClaim."
-    )
+    name: VolumeName
+    """Name of the volume; must be unique in the list."""
+    mount_path: Annotated[str, StringConstraints(pattern=r"^/[^:]*$", max_length=1024)]
+    """Absolute path in the container, outside /etc/aurl, /mnt/aurl, /run/aurl, /tmp and /dev."""
+    read_only: bool = False
+    """Mount read-only. ConfigMaps always are."""
+    empty_dir: EmptyDir | None = None
+    """Scratch space."""
+    config_map: LocalReference | None = None
+    """A ConfigMap; its keys become files."""
+    persistent_volume_claim: LocalReference | None = None
+    """An existing PersistentVolumeClaim."""
 
 
 class PodTemplate(Model):
     """A restricted overlay on the generated pods: placement and metadata, never extra privileges."""
 
-    labels: dict[str, str] = Field(
-        default_factory=dict, description="Extra labels. Keys under aurl.ai/ are reserved for the operator."
-    )
-    annotations: dict[str, str] = Field(
-        default_factory=dict,
-        description="Extra annotations. Keys under aurl.ai/ are reserved for the operator.",
-    )
-    node_selector: dict[str, str] = Field(
-        default_factory=dict, description="Labels that a node must have to run the pods."
-    )
-    tolerations: list[Toleration] = Field(default_factory=list, description="Taints that the pods tolerate.")
-    affinity: dict[str, Any] | None = Field(
-        default=None,
-        description="Node, pod and pod anti-affinity (core/v1 Affinity).",
-        json_schema_extra={PRESERVE_UNKNOWN: True},
-    )
-    topology_spread_constraints: list[
-        Annotated[dict[str, Any], Field(json_schema_extra={PRESERVE_UNKNOWN: True})]
-    ] = Field(default_factory=list, description="Spread over zones and nodes (core/v1).")
-    priority_class_name: ObjectName | None = Field(default=None, description="PriorityClass of the pods.")
-    runtime_class_name: ObjectName | None = Field(
-        default=None, description="RuntimeClass of the pods, e.g. nvidia."
-    )
-    scheduler_name: ObjectName | None = Field(
-        default=None,
-        description="Scheduler of the pods. Unset: the gang scheduling provider's, or the cluster's default.",
-    )
-    image_pull_secrets: list[LocalReference] = Field(
-        default_factory=list, description="Secrets with registry credentials, in the job's namespace."
-    )
-    env: list[EnvVar] = Field(default_factory=list, description="Extra environment variables.")
-    volumes: list[ExtraVolume] = Field(
-        default_factory=list, description="Extra volumes: emptyDir, ConfigMap or PersistentVolumeClaim."
-    )
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Extra labels. Keys under aurl.ai/ are reserved for the operator."""
+    annotations: dict[str, str] = Field(default_factory=dict)
+    """Extra annotations. Keys under aurl.ai/ are reserved for the operator."""
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    """Labels that a node must have to run the pods."""
+    tolerations: list[Toleration] = Field(default_factory=list)
+    """Taints that the pods tolerate."""
+    affinity: dict[str, Any] | None = Field(default=None, json_schema_extra={PRESERVE_UNKNOWN: True})
+    """Node, pod and pod anti-affinity (core/v1 Affinity)."""
+    topology_spread_constraints: list[AnyObject] = Field(default_factory=list)
+    """Spread over zones and nodes (core/v1)."""
+    priority_class_name: ObjectName | None = None
+    """PriorityClass of the pods."""
+    runtime_class_name: ObjectName | None = None
+    """RuntimeClass of the pods, e.g. nvidia."""
+    scheduler_name: ObjectName | None = None
+    """Scheduler of the pods. Unset: the gang scheduling provider's, or the cluster's default."""
+    image_pull_secrets: list[LocalReference] = Field(default_factory=list)
+    """Secrets with registry credentials, in the job's namespace."""
+    env: list[EnvVar] = Field(default_factory=list)
+    """Extra environment variables."""
+    volumes: list[ExtraVolume] = Field(default_factory=list)
+    """Extra volumes: emptyDir, ConfigMap or PersistentVolumeClaim."""
 
 
 class ClaimTemplate(Model):
     """A PersistentVolumeClaim that the operator creates for the job and that is deleted with it."""
 
     size: Quantity = Field(description="Size of the volume as a quantity, e.g. 2Gi.")
-    storage_class_name: ObjectName | None = Field(
-        default=None, description="StorageClass. Unset: the cluster's default."
-    )
-    access_modes: Annotated[list[AccessMode], Field(min_length=1)] | None = Field(
-        default=None,
-        description="Access modes. Unset: ReadWriteOnce for one node, ReadWriteMany for several. With "
-        "ReadWriteOnce, all pods run on one node of the cluster.",
-    )
+    storage_class_name: ObjectName | None = None
+    """StorageClass. Unset: the cluster's default."""
+    access_modes: Annotated[list[AccessMode], Field(min_length=1)] | None = None
+    """Access modes. Unset: ReadWriteOnce for one node, ReadWriteMany for several. With ReadWriteOnce, all
+    pods run on one node of the cluster."""
 
 
 class Storage(Model):
     """The volume for the dataset, checkpoints, TensorBoard files and samples."""
 
-    claim_name: ObjectName | None = Field(
-        default=None,
-        description="An existing PersistentVolumeClaim in the job's namespace. It outlives the job.",
-    )
-    claim_template: ClaimTemplate | None = Field(
-        default=None, description="Create a claim named <job>-data, owned by the job and deleted with it."
-    )
+    claim_name: ObjectName | None = None
+    """An existing PersistentVolumeClaim in the job's namespace. It outlives the job."""
+    claim_template: ClaimTemplate | None = None
+    """Create a claim named <job>-data, owned by the job and deleted with it."""
 
 
 class RestartLimits(Model):
     """Restart limits per failure class. All but infrastructure also count toward backoffLimit."""
 
-    out_of_memory: int | None = Field(
-        default=None,
-        ge=0,
-        description="Gang restarts after running out of memory, each with a smaller micro-batch. Unset: only "
-        "backoffLimit applies.",
-    )
-    divergence: int | None = Field(
-        default=None,
-        ge=0,
-        description="Gang restarts after training diverged. Unset: only backoffLimit applies.",
-    )
-    hang: int | None = Field(
-        default=None,
-        ge=0,
-        description="Gang restarts after training hung. Unset: only backoffLimit applies.",
-    )
-    infrastructure: int = Field(
-        default=20,
-        ge=0,
-        le=1000,
-        description="Consecutive node, volume and network failures to tolerate. A new checkpoint or ten "
-        "minutes of training resets the count. Preemptions are tolerated without limit.",
-    )
+    out_of_memory: NonNegativeInt | None = None
+    """Gang restarts after running out of memory, each with a smaller micro-batch. Unset: only backoffLimit
+    applies."""
+    divergence: NonNegativeInt | None = None
+    """Gang restarts after training diverged. Unset: only backoffLimit applies."""
+    hang: NonNegativeInt | None = None
+    """Gang restarts after training hung. Unset: only backoffLimit applies."""
+    infrastructure: Annotated[int, Field(ge=0, le=1000)] = 20
+    """Consecutive node, volume and network failures to tolerate. A new checkpoint or ten minutes of training
+    resets the count. Preemptions are tolerated without limit."""
 
 
 class NodeAvoidance(Model):
     """When the next attempts avoid a node on which the job has failed repeatedly."""
 
-    after_failures: int = Field(
-        default=3,
-        ge=0,
-        description="Failures on a node, each within `seconds` of the last, after which pods avoid it. "
-        "Deleted and preempted pods do not count. 0: never avoid a node.",
-    )
-    seconds: int = Field(
-        default=3600, ge=1, description="Seconds after its last failure until a node is used again."
-    )
-    max_nodes: int = Field(
-        default=3,
-        ge=1,
-        le=100,
-        description="Maximum number of nodes to avoid at a time; the latest to fail win.",
-    )
+    after_failures: NonNegativeInt = 3
+    """Failures on a node, each within `seconds` of the last, after which pods avoid it. Deleted and preempted
+    pods do not count. 0: never avoid a node."""
+    seconds: PositiveSeconds = 3600
+    """Seconds after its last failure until a node is used again."""
+    max_nodes: Annotated[int, Field(ge=1, le=100)] = 3
+    """Maximum number of nodes to avoid at a time; the latest to fail win."""
 
 
 class RunPolicy(Model):
     """Retries, deadlines and clean-up."""
 
-    backoff_limit: int = Field(
-        default=3,
-        ge=0,
-        le=1000,
-        description="Gang restarts after failures of the training itself. User errors are never retried; "
-        "deleted, evicted, preempted and lost pods do not count.",
-    )
-    active_deadline_seconds: int | None = Field(
-        default=None,
-        ge=1,
-        description="Seconds that the job may be active, over all attempts, before it fails. The clock stops "
-        "in a queue and restarts when a suspended job resumes. Unset: no limit.",
-    )
-    startup_deadline_seconds: int | None = Field(
-        default=None,
-        ge=1,
-        description="Seconds for the prepare pod, or for all worker pods, to start running (claim, image, "
-        "quota, scheduling) before the job fails. Time in a queue does not count. Unset: no limit.",
-    )
-    hang_deadline_seconds: int | None = Field(
-        default=None,
-        ge=1,
-        description="Seconds without a new step, while all pods run, after which the stacks of all ranks are "
-        "saved to <job>/stacks/ on the volume and the gang is restarted (class Hang, counts toward "
-        "backoffLimit). Must exceed the longest start-up, evaluation and checkpoint. Unset: never.",
-    )
-    straggler_factor: float = Field(
-        default=1.5,
-        ge=1.1,
-        le=100,
-        description="A rank is listed in status.stragglers when its compute time per step reaches this "
-        "multiple of the median of its peers.",
-    )
-    ttl_seconds_after_finished: int | None = Field(
-        default=None,
-        ge=0,
-        description="Seconds after status.completionTime at which the job is deleted. Unset: never.",
-    )
-    clean_pod_policy: Literal["None", "Running", "All"] = Field(
-        default="Running",
-        description="Pods to delete once the job has finished: None, those still Running, or All. After a "
-        "missed deadline, running pods are deleted even with None.",
-    )
-    termination_grace_period_seconds: int = Field(
-        default=60,
-        ge=1,
-        le=86400,
-        description="Seconds between SIGTERM and SIGKILL; must be enough to save a checkpoint.",
-    )
-    restart_limits: RestartLimits = Field(
-        default_factory=RestartLimits, description="Restart limits per failure class."
-    )
-    node_avoidance: NodeAvoidance = Field(
-        default_factory=NodeAvoidance, description="When the next attempts avoid a failing node."
-    )
+    backoff_limit: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Gang restarts after failures of the training itself. User errors are never retried; deleted, evicted,
+    preempted and lost pods do not count."""
+    active_deadline_seconds: PositiveSeconds | None = None
+    """Seconds that the job may be active, over all attempts, before it fails. The clock stops in a queue and
+    restarts when a suspended job resumes. Unset: no limit."""
+    startup_deadline_seconds: PositiveSeconds | None = None
+    """Seconds for the prepare pod, or for all worker pods, to start running (claim, image, quota, scheduling)
+    before the job fails. Time in a queue does not count. Unset: no limit."""
+    hang_deadline_seconds: PositiveSeconds | None = None
+    """Seconds without a new step, while all pods run, after which the stacks of all ranks are saved to
+    <job>/stacks/ on the volume and the gang is restarted (class Hang, counts toward backoffLimit). Must
+    exceed the longest start-up, evaluation and checkpoint. Unset: never."""
+    straggler_factor: Annotated[float, Field(ge=1.1, le=100)] = 1.5
+    """A rank is listed in status.stragglers when its compute time per step reaches this multiple of the
+    median of its peers."""
+    ttl_seconds_after_finished: NonNegativeInt | None = None
+    """Seconds after status.completionTime at which the job is deleted. Unset: never."""
+    clean_pod_policy: Literal["None", "Running", "All"] = "Running"
+    """Pods to delete once the job has finished: None, those still Running, or All. After a missed deadline,
+    running pods are deleted even with None."""
+    termination_grace_period_seconds: Annotated[int, Field(ge=1, le=86400)] = 60
+    """Seconds between SIGTERM and SIGKILL; must be enough to save a checkpoint."""
+    restart_limits: RestartLimits = Field(default_factory=RestartLimits)
+    """Restart limits per failure class."""
+    node_avoidance: NodeAvoidance = Field(default_factory=NodeAvoidance)
+    """When the next attempts avoid a failing node."""
 
 
 class GangScheduling(Model):
     """All-or-nothing placement of the worker pods."""
 
-    provider: Literal["Plain", "Volcano", "SchedulerPlugins", "Kueue"] = Field(
-        default="Plain",
-        description="Plain: the operator releases a gang that is only partly placed. Volcano and "
-        "SchedulerPlugins: a PodGroup per attempt, placed by their scheduler. Kueue: a plain pod group.",
-    )
-    queue: ObjectName | None = Field(
-        default=None, description="Volcano queue, or Kueue LocalQueue in the job's namespace."
-    )
-    schedule_timeout_seconds: int = Field(
-        default=300,
-        ge=1,
-        description="Seconds that a partly placed gang may hold its nodes; then all worker pods are released "
-        "and retried later (Plain, SchedulerPlugins).",
-    )
+    provider: Literal["Plain", "Volcano", "SchedulerPlugins", "Kueue"] = "Plain"
+    """Plain: the operator releases a gang that is only partly placed. Volcano and SchedulerPlugins: a
+    PodGroup per attempt, placed by their scheduler. Kueue: a plain pod group."""
+    queue: ObjectName | None = None
+    """Volcano queue, or Kueue LocalQueue in the job's namespace."""
+    schedule_timeout_seconds: PositiveSeconds = 300
+    """Seconds that a partly placed gang may hold its nodes; then all worker pods are released and retried
+    later (Plain, SchedulerPlugins)."""
 
 
 class Elastic(Model):
     """Bounds of an elastic job. The global batch size stays the same at any number of nodes."""
 
-    min_nodes: int = Field(ge=1, le=1000, description="Minimum number of nodes; with fewer, the job waits.")
-    max_nodes: int = Field(
-        ge=1, le=1000, description="Maximum for numNodes, which may change while the job runs."
-    )
-    shrink_after_seconds: int = Field(
-        default=60,
-        ge=1,
-        description="Seconds to wait for lost capacity before the job continues with fewer nodes.",
-    )
-    grow_interval_seconds: int = Field(
-        default=300,
-        ge=0,
-        description="Seconds a shrunk job trains before it requests more nodes again. Each growth saves a "
-        "checkpoint and restarts from it.",
-    )
+    min_nodes: Annotated[int, Field(ge=1, le=1000)]
+    """Minimum number of nodes; with fewer, the job waits."""
+    max_nodes: Annotated[int, Field(ge=1, le=1000)]
+    """Maximum for numNodes, which may change while the job runs."""
+    shrink_after_seconds: PositiveSeconds = 60
+    """Seconds to wait for lost capacity before the job continues with fewer nodes."""
+    grow_interval_seconds: NonNegativeInt = 300
+    """Seconds a shrunk job trains before it requests more nodes again. Each growth saves a checkpoint and
+    restarts from it."""
 
 
 class JobSpec(Model):
     """Desired state of the training job."""
 
-    image: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = Field(
-        default=None, description="Trainer image. Default: the chart's `trainer.image`."
-    )
-    suspend: bool = Field(
-        default=False,
-        description="True deletes the job's pods; false resumes training from the last checkpoint.",
-    )
-    managed_by: Annotated[str, StringConstraints(max_length=63)] = Field(
-        default=MANAGED_BY,
-        description="Controller that handles the job; with any other value, this operator ignores it.",
-    )
-    num_nodes: int = Field(
-        default=1,
-        ge=1,
-        le=1000,
-        description="Worker pods. With `elastic`, may change within its bounds while the job runs, also with "
-        "kubectl scale.",
-    )
-    num_proc_per_node: int = Field(default=1, ge=1, le=64, description="Ranks (processes) per worker pod.")
-    resources_per_node: Resources = Field(
-        default_factory=Resources, description="CPU, memory and accelerators of each worker pod."
-    )
-    elastic: Elastic | None = Field(
-        default=None, description="Elastic bounds. Unset: a fixed number of nodes."
-    )
-    gang_scheduling: GangScheduling = Field(
-        default_factory=GangScheduling, description="All-or-nothing placement of the worker pods."
-    )
-    pod_template: PodTemplate = Field(
-        default_factory=PodTemplate, description="Placement and metadata of the generated pods."
-    )
-    storage: Storage = Field(
-        description="The volume for the dataset, checkpoints, TensorBoard files and samples."
-    )
-    dataset: dict[str, Any] = Field(
-        description="Music source, tokenizer and split.", json_schema_extra={PRESERVE_UNKNOWN: True}
-    )
-    training: dict[str, Any] = Field(
-        description="Training configuration.", json_schema_extra={PRESERVE_UNKNOWN: True}
-    )
-    run_policy: RunPolicy = Field(default_factory=RunPolicy, description="Retries, deadlines and clean-up.")
+    image: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = None
+    """Trainer image. Default: the chart's `trainer.image`."""
+    suspend: bool = False
+    """True deletes the job's pods; false resumes training from the last checkpoint."""
+    managed_by: Annotated[str, StringConstraints(max_length=63)] = MANAGED_BY
+    """Controller that handles the job; with any other value, this operator ignores it."""
+    num_nodes: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Worker pods. With `elastic`, may change within its bounds while the job runs, also with kubectl
+    scale."""
+    num_proc_per_node: Annotated[int, Field(ge=1, le=64)] = 1
+    """Ranks (processes) per worker pod."""
+    resources_per_node: Resources = Field(default_factory=Resources)
+    """CPU, memory and accelerators of each worker pod."""
+    elastic: Elastic | None = None
+    """Elastic bounds. Unset: a fixed number of nodes."""
+    gang_scheduling: GangScheduling = Field(default_factory=GangScheduling)
+    """All-or-nothing placement of the worker pods."""
+    pod_template: PodTemplate = Field(default_factory=PodTemplate)
+    """Placement and metadata of the generated pods."""
+    storage: Storage
+    """The volume for the dataset, checkpoints, TensorBoard files and samples."""
+    dataset: AnyObject
+    """Music source, tokenizer and split."""
+    training: AnyObject
+    """Training configuration."""
+    run_policy: RunPolicy = Field(default_factory=RunPolicy)
+    """Retries, deadlines and clean-up."""
 
     @property
     def max_nodes(self) -> int:
