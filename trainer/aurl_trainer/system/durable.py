@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,7 @@ def write_marker(path: Path, digest: str) -> None:
 
     On OSError there may be a marker or none, but never a part of one.
     """
-    pending = path.with_name(f".{path.name}-{os.getpid()}")
-    pending.unlink(missing_ok=True)
+    pending = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     write_durably(pending, [f"{digest}\n".encode()])
     pending.rename(path)
     sync_directory(path.parent)
