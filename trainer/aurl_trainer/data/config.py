@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ SLOWEST_TEMPO, FASTEST_TEMPO = 20, 300  # quarters per minute
 EncodingName = Literal["remi", "events", "raster"]
 VolumePath = Annotated[str, Field(min_length=1, max_length=4096)]
 ShellPattern = Annotated[str, Field(min_length=1, max_length=1024)]
+ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
 MidiValue = Annotated[int, Field(ge=0, le=127)]
 
 
@@ -129,6 +131,24 @@ class TokenizerConfig(Config):
             yield f"lowestPitch {self.lowest_pitch} is above highestPitch {self.highest_pitch}; swap them"
 
 
+class SplitTableConfig(Config):
+    """A CSV file with a header row that gives each file its split or its group."""
+
+    path: VolumePath
+    """CSV file: absolute, or relative to the root of the job's volume."""
+    file_column: ColumnName
+    """Column with the file's path below the source's directory, such as midi_filename. Every file needs a
+    row."""
+    split_column: ColumnName | None = None
+    """Column with the file's split: train, validation (or valid, val, dev) or test, instead of fractions."""
+    group_column: ColumnName | None = None
+    """Column with the file's group, such as the composition: a group is never divided between splits."""
+
+    def _faults(self) -> Iterator[str]:
+        if (self.split_column is None) == (self.group_column is None):
+            yield "set exactly one of splitColumn, groupColumn"
+
+
 class SplitConfig(Config):
     """Held-out pieces. A piece belongs to exactly one split; duplicates are dropped."""
 
@@ -137,7 +157,26 @@ class SplitConfig(Config):
     test_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Fraction of the pieces held out for testing; at least one piece unless 0."""
     seed: Seed = 0
-    """Seed of the split, which depends on the music, not on file names."""
+    """Seed of the split, which depends on the music, not on file names; with groups, on their names."""
+    group_pattern: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """Keep files in one split if this Python regular expression finds the same text in their paths below the
+    source's directory: its first group, or the whole match. `.*/` groups by folder. A file without a match is
+    a group of its own."""
+    table: SplitTableConfig | None = None
+    """Splits or groups from a CSV file, such as those published with MAESTRO and Groove."""
+
+    def _faults(self) -> Iterator[str]:
+        if self.table is not None:
+            yield from self.unused("split.table", "group_pattern")
+            if self.table.split_column is not None:
+                yield from self.unused(
+                    "split.table.splitColumn", "validation_fraction", "test_fraction", "seed"
+                )
+        if self.group_pattern is not None:
+            try:
+                re.compile(self.group_pattern)
+            except re.error as error:
+                yield f"groupPattern is not a regular expression ({error}): correct it"
 
 
 class AugmentationConfig(Config):

@@ -1,8 +1,9 @@
-"""Bookkeeping for the pieces of a dataset in preparation: about a hundred bytes per piece."""
+"""Bookkeeping for the pieces of a dataset in preparation: about a hundred bytes and its group per piece."""
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from array import array
 from collections.abc import Iterator
 from typing import BinaryIO, Final
@@ -29,12 +30,20 @@ class Pieces:
         self._ends = array("q")  # in tokens
         self._digests = bytearray()
         self._given = bytearray()  # number of the split, or _OPEN
+        self._groups: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def add(self, index: int, tokens: bytes, notes: int, split: SplitName | None) -> None:
-        """Add the next piece: the number of its file and its tokens as written to the scratch file."""
+    def add(
+        self, index: int, tokens: bytes, notes: int, split: SplitName | None, group: str | None = None
+    ) -> None:
+        """Add the next piece: the number of its file and its tokens as written to the scratch file.
+
+        Pieces of a `group` are put into the same split.
+        """
+        if group is not None:
+            self._groups[len(self)] = sys.intern(group)
         self.notes.append(notes)
         begin = self._ends[-1] if self._ends else 0
         self.index.append(index)
@@ -65,24 +74,32 @@ class Pieces:
     def split(self, config: SplitConfig, copies: dict[int, int]) -> dict[SplitName, Ints]:
         """Return the pieces of each split in the order of the source, without copies.
 
-        Without a split defined by the source, the pieces with the smallest hashes of content and seed are
-        held out: a piece stays in its split when files are renamed, and mostly when others come or go.
+        Without a split defined by the source, the groups with the smallest hashes of name and seed are held
+        out, as far as they fit; of pieces without a group, those with the smallest hashes of content and
+        seed. So a piece stays in its split when files are renamed, and mostly when others come or go.
         """
         given = np.frombuffer(bytes(self._given), np.uint8).astype(np.int64)
         kept = np.setdiff1d(np.arange(len(self)), np.array(list(copies), np.int64))
         if len(kept) and given[kept[0]] != _OPEN:
             return {split: kept[given[kept] == number] for number, split in enumerate(SPLITS)}
+        members: dict[bytes, list[int]] = {}
+        for piece in kept.tolist():
+            name = self._groups.get(piece)
+            members.setdefault(self._digest(piece) if name is None else name.encode(), []).append(piece)
         salt = str(config.seed).encode()
-        ranks = [hashlib.sha256(salt + self._digest(piece)).digest() for piece in kept.tolist()]
-        ranked = kept[np.argsort(np.array(ranks, f"V{_DIGEST}"), kind="stable")]
+        ranked = sorted(members, key=lambda group: hashlib.sha256(salt + group).digest())
+        groups = [members[group] for group in ranked]
         most = len(kept) - 1  # training keeps at least one
-        validation = _share(config.validation_fraction, len(kept), most)
-        test = _share(config.test_fraction, len(kept), most - validation)
-        held_out = {"validation": ranked[:validation], "test": ranked[validation : validation + test]}
+        validation, rest = _held_out(groups, _share(config.validation_fraction, len(kept), most))
+        test, rest = _held_out(rest, _share(config.test_fraction, len(kept), most - _count(validation)))
+        parts: tuple[tuple[SplitName, list[list[int]]], ...] = (
+            ("train", rest),
+            ("validation", validation),
+            ("test", test),
+        )
         return {
-            "train": np.sort(ranked[validation + test :]),
-            "validation": np.sort(held_out["validation"]),
-            "test": np.sort(held_out["test"]),
+            split: np.array(sorted(piece for group in groups for piece in group), np.int64)
+            for split, groups in parts
         }
 
     def read(self, scratch: BinaryIO, rows: Ints) -> Iterator[bytes]:
@@ -98,3 +115,24 @@ class Pieces:
 
 def _share(fraction: float, pieces: int, most: int) -> int:
     return min(most, max(1, round(fraction * pieces))) if fraction else 0
+
+
+def _held_out(groups: list[list[int]], pieces: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the first groups that together have at most `pieces`, and all others.
+
+    If none fits, the smallest is held out, unless it is the only one.
+    """
+    chosen: list[list[int]] = []
+    rest: list[list[int]] = []
+    left = pieces
+    for group in groups:
+        fits = len(group) <= left
+        (chosen if fits else rest).append(group)
+        left -= len(group) if fits else 0
+    if pieces and not chosen and len(rest) > 1:
+        chosen = [rest.pop(min(range(len(rest)), key=lambda number: len(rest[number])))]
+    return chosen, rest
+
+
+def _count(groups: list[list[int]]) -> int:
+    return sum(map(len, groups))

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from aurl_trainer.data.assignment import Assign, assignments
 from aurl_trainer.data.config import DatasetConfig, SplitConfig, TokenizerConfig
 from aurl_trainer.data.errors import DatasetError
 from aurl_trainer.data.music import Ints
@@ -74,13 +75,14 @@ def prepare(config: DatasetConfig, job_dir: Path, volume: Path, progress: Progre
     """
     vocabulary = Vocabulary(config.tokenizer)
     source = open_source(config.source, volume, job_dir, vocabulary)
+    assign = assignments(config.split, volume)
     total = len(source.files)
     progress(0, total, 0)
     workers = config.workers or _cpus()
     root = job_dir / "dataset"
     if not any(root.glob(f"*/{MARKER}")):
         start_fork_server()  # in parallel with hashing the files
-    fingerprint = _fingerprint(config, source, vocabulary, workers)
+    fingerprint = _fingerprint(config, source, assign, vocabulary, workers)
     target = root / fingerprint
     found = _open_verified(target)
     if found is not None:
@@ -95,7 +97,7 @@ def prepare(config: DatasetConfig, job_dir: Path, volume: Path, progress: Progre
     temporary.mkdir()
     try:
         scratch = temporary / "tokens.scratch"
-        made = _tokenize(source, config.tokenizer, workers, scratch, progress)
+        made = _tokenize(source, assign, config.tokenizer, workers, scratch, progress)
         _write(temporary, made, scratch, config.split, source, vocabulary, fingerprint)
         _commit(temporary, target)
     finally:
@@ -118,18 +120,22 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _fingerprint(config: DatasetConfig, source: Source, vocabulary: Vocabulary, threads: int) -> str:
+def _fingerprint(
+    config: DatasetConfig, source: Source, assign: Assign, vocabulary: Vocabulary, threads: int
+) -> str:
     digest = hashlib.sha256()
     head = {
         "format": FORMAT,
         "encoding": ENCODING_VERSION,
         "vocabulary": vocabulary.fingerprint,
         "reader": source.reader_version,
-        "split": config.split.model_dump(mode="json", by_alias=True),
+        "split": config.split.model_dump(mode="json", by_alias=True, exclude_none=True),
     }
     digest.update(json.dumps(head, sort_keys=True).encode())
     for name, content in source.digests(threads):
         digest.update(f"{name}\0{content}\n".encode())
+        if config.split.table is not None:
+            digest.update(f"{assign(name)}\n".encode())
     return digest.hexdigest()[:32]
 
 
@@ -168,7 +174,12 @@ class _Tokenized:
 
 
 def _tokenize(
-    source: Source, config: TokenizerConfig, workers: int, scratch: Path, progress: ProgressCallback
+    source: Source,
+    assign: Assign,
+    config: TokenizerConfig,
+    workers: int,
+    scratch: Path,
+    progress: ProgressCallback,
 ) -> _Tokenized:
     """Tokenise all files into `scratch`. Raises DatasetError if none can be used."""
     made = _Tokenized(Pieces(), {}, Counter())
@@ -178,7 +189,8 @@ def _tokenize(
             if outcome.reason:
                 made.dropped[piece.name] = outcome.reason
             else:
-                made.pieces.add(index, outcome.tokens, outcome.notes, piece.split)
+                split, group = assign(piece.name)
+                made.pieces.add(index, outcome.tokens, outcome.notes, piece.split or split, group)
                 file.write(outcome.tokens)
                 made.left_out.update(outcome.left_out)
             progress(index + 1, len(source.files), len(made.dropped))
