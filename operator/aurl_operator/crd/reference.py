@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from aurl_operator.crd.fields import Field, Kind
-from aurl_operator.crd.structural import bounds_in_words, default_in_words, literal
+from aurl_operator.crd.structural import bounds_in_words, default_in_words
 
 PAGE: Final = "job-reference.md"
 LOSSES_PAGE: Final = "job-reference-losses.md"
@@ -58,7 +58,7 @@ def _sections(field: Field, path: str) -> Iterator[str]:
     if field.properties:
         text = field.description.replace("<", "\\<") + "\n\n" if field.description else ""
         body = f"See [losses]({LOSSES_PAGE}).\n" if path == _LOSSES else _table(field.properties, field)
-        yield f"### `{path}`\n\n{text}{body}{_variants(field)}"
+        yield f"### `{path}`\n\n{text}{body}"
         if path != _LOSSES:
             for name, child in field.properties.items():
                 yield from _sections(child, f"{path}.{name}")
@@ -96,9 +96,7 @@ def _table(fields: Mapping[str, Field], parent: Field) -> str:
 def _row(name: str, field: Field, required: bool) -> str:
     default = "**required**" if required else _code(default_in_words(field))
     limits = "; ".join(filter(None, (bounds_in_words(field), _element_bounds(field))))
-    examples = ", ".join(_code(literal(example)) for example in field.examples)
-    text = field.description + (f" Example: {examples}." if examples else "")
-    return f"| `{name}` | {_type(field)} | {default} | {_cell(limits)} | {_cell(text)} |\n"
+    return f"| `{name}` | {_type(field)} | {default} | {_cell(limits)} | {_cell(field.description)} |\n"
 
 
 def _element_bounds(field: Field) -> str:
@@ -115,23 +113,7 @@ def _type(field: Field) -> str:
             return f"map of {_type(field.items)}"
         case Kind.INT_OR_STRING:
             return "integer or string"
-        case Kind.ANY if field.alternatives:
-            return " or ".join(dict.fromkeys(_type(each) for each in field.alternatives))
     return field.kind.value
-
-
-def _variants(field: Field) -> str:
-    """Return a list of the keys that go together in each variant of a union of objects."""
-    lines = []
-    for variant in field.variants:
-        own = sorted(variant.properties - ({variant.selector[0]} if variant.selector else set()))
-        keys = ", ".join(f"`{key}`{' (required)' if key in variant.required else ''}" for key in own)
-        if variant.selector is not None:
-            key, value = variant.selector
-            lines.append(f"- `{key}: {literal(value)}` takes {keys or 'no other key'}\n")
-        else:
-            lines.append(f"- {keys}\n")
-    return "\nOne of:\n\n" + "".join(lines) if lines else ""
 
 
 def _code(text: str) -> str:

@@ -6,12 +6,11 @@ Operator and trainer check what a structural schema cannot express (unknown keys
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from aurl_operator.api.base import INT_OR_STRING, PRESERVE_UNKNOWN
-from aurl_operator.crd.fields import BOUND_KEYWORDS, MISSING, Field, Kind, Variant
+from aurl_operator.crd.fields import BOUND_KEYWORDS, Field, Kind
 
 OpenApi = dict[str, Any]
 
@@ -19,14 +18,12 @@ _EXCLUSIVE: Final = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum
 
 
 def structural(field: Field) -> OpenApi:
-    """Return the structural schema; descriptions include defaults, bounds and examples."""
+    """Return the structural schema; descriptions include defaults and bounds."""
     schema: OpenApi = {}
     text = describe(field)
     if text:
         schema["description"] = text
     schema |= _body(field)
-    if field.nullable:
-        schema["nullable"] = True
     schema |= {key: value for key, value in field.extensions.items() if key.startswith("x-kubernetes-")}
     return schema
 
@@ -39,14 +36,12 @@ def _body(field: Field) -> OpenApi:
             return {"type": "object", PRESERVE_UNKNOWN: True}
         case Kind.MAP:
             assert field.items is not None
-            bounds = _bounds(field.bounds)
-            return {"type": "object", "additionalProperties": structural(field.items), **bounds}
+            return {"type": "object", "additionalProperties": structural(field.items)}
         case Kind.ARRAY:
-            return _array(field)
+            assert field.items is not None
+            return {"type": "array", "items": structural(field.items), **_bounds(field.bounds)}
         case Kind.INT_OR_STRING:
-            return {INT_OR_STRING: True, **_mixed_bounds(field)}
-        case Kind.ANY:
-            return {PRESERVE_UNKNOWN: True, **_mixed_bounds(field)}
+            return {INT_OR_STRING: True, **_bounds(field.bounds)}
         case _:
             return _scalar(field)
 
@@ -58,18 +53,7 @@ def _scalar(field: Field) -> OpenApi:
         schema["format"] = form
     if field.choices:
         schema["enum"] = list(field.choices)
-    if field.alternatives:  # one type with several sets of bounds
-        schema["anyOf"] = [_validation(each) for each in field.alternatives]
     return schema | _bounds(field.bounds)
-
-
-def _array(field: Field) -> OpenApi:
-    assert field.items is not None
-    bounds = _bounds(field.bounds)
-    schema: OpenApi = {"type": "array", "items": structural(field.items)}
-    if bounds.pop("uniqueItems", False):  # the API server rejects it; a list type says the same
-        schema["x-kubernetes-list-type"] = "set"
-    return schema | bounds
 
 
 def _object(field: Field) -> OpenApi:
@@ -77,73 +61,22 @@ def _object(field: Field) -> OpenApi:
     if field.required:
         schema["required"] = sorted(field.required)
     schema["properties"] = {name: structural(child) for name, child in field.properties.items()}
-    schema |= _bounds(field.bounds)
-    schema |= _variants(field.variants, field.required)
     return schema
-
-
-def _variants(variants: Iterable[Variant], common: frozenset[str]) -> OpenApi:
-    """Return the choice between variants, as far as value validations can express it."""
-    branches: list[OpenApi] = []
-    for variant in variants:
-        branch: OpenApi = {}
-        needed = variant.required - common
-        if variant.selector is not None:
-            key, value = variant.selector
-            branch["properties"] = {key: {"enum": [value]}}
-        if needed:
-            branch["required"] = sorted(needed)
-        branches.append(branch)
-    if len(branches) < 2 or any(not branch for branch in branches):
-        return {}
-    return {"anyOf": branches}
 
 
 def _bounds(bounds: Mapping[str, Any]) -> OpenApi:
     """Return bounds in OpenAPI 3.0, where an exclusive bound is a flag next to the bound."""
     result: OpenApi = {}
     for key in BOUND_KEYWORDS:
-        if key not in bounds:
-            continue
-        if key in _EXCLUSIVE:
-            inclusive = _EXCLUSIVE[key]
-            limit = bounds[key]
-            if inclusive in bounds and _stricter(key, bounds[inclusive], limit):
-                continue
-            result[inclusive] = limit
-            result[key] = True
-        else:
+        if key in _EXCLUSIVE and key in bounds:
+            result |= {_EXCLUSIVE[key]: bounds[key], key: True}
+        elif key in bounds:
             result[key] = bounds[key]
     return result
 
 
-def _stricter(key: str, inclusive: float, exclusive: float) -> bool:
-    return inclusive > exclusive if key == "exclusiveMinimum" else inclusive < exclusive
-
-
-def _validation(field: Field) -> OpenApi:
-    """Return the value validation of a field; it must not contain a type."""
-    validation = _bounds(field.bounds)
-    if field.choices:
-        validation["enum"] = list(field.choices)
-    return validation
-
-
-def _mixed_bounds(field: Field) -> OpenApi:
-    """Return bounds for a mixed type: keywords for numbers do not apply to strings, and vice versa."""
-    result = _bounds(field.bounds)
-    for each in field.alternatives:
-        bounds = _bounds(each.bounds)
-        if each.kind is Kind.STRING and each.choices:
-            bounds["pattern"] = "^(" + "|".join(re.escape(choice) for choice in each.choices) + ")$"
-        elif each.choices:
-            continue
-        result |= bounds
-    return result
-
-
 def describe(field: Field) -> str:
-    """Return the description with default, bounds and examples in words, for `kubectl explain`."""
+    """Return the description with default and bounds in words, for `kubectl explain`."""
     parts = [_stop(field.description)] if field.description else []
     limits = bounds_in_words(field)
     if limits:
@@ -151,8 +84,6 @@ def describe(field: Field) -> str:
     default = default_in_words(field)
     if default:
         parts.append(f"Default: {default}.")
-    if field.examples:
-        parts.append("Example: " + ", ".join(literal(example) for example in field.examples) + ".")
     return " ".join(parts)
 
 
@@ -162,9 +93,7 @@ def _stop(text: str) -> str:
 
 def default_in_words(field: Field) -> str:
     """Return the default as YAML, or an empty string if there is none."""
-    if field.default is MISSING or field.default is None:
-        return ""
-    if field.kind is Kind.OBJECT:  # its fields have defaults of their own
+    if field.default is None or field.kind is Kind.OBJECT:  # the fields of an object have their own defaults
         return ""
     return literal(field.default)
 
@@ -172,55 +101,28 @@ def default_in_words(field: Field) -> str:
 def literal(value: Any) -> str:
     """Return a value in YAML's flow style."""
     match value:
-        case None:
-            return "null"
         case bool():
             return "true" if value else "false"
         case float():
             return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
         case str():
             return value or '""'
-        case Mapping():
-            return "{" + ", ".join(f"{key}: {literal(each)}" for key, each in value.items()) + "}"
-        case list() | tuple():
-            return "[" + ", ".join(literal(each) for each in value) + "]"
     return str(value)
 
 
 def bounds_in_words(field: Field) -> str:
     """Return the bounds as `1 to 512`, `more than 0`, `one of a, b`; parts are separated by `; `."""
-    if field.alternatives:
-        if not any(each.bounds or each.choices for each in field.alternatives):
-            return ""
-        return " or ".join(dict.fromkeys(filter(None, map(_alternative, field.alternatives))))
+    if field.kind is Kind.INT_OR_STRING:  # its pattern is unreadable; its description gives examples
+        return ""
     parts: list[str] = []
     if field.choices:
-        choices = ", ".join(literal(choice) for choice in field.choices)
-        parts.append(f"one of {choices}" if len(field.choices) > 1 else f"only {choices}")
+        parts.append(f"one of {', '.join(literal(choice) for choice in field.choices)}")
     parts += _range(field.bounds)
-    if "multipleOf" in field.bounds:
-        parts.append(f"a multiple of {literal(field.bounds['multipleOf'])}")
-    for low, high, noun in (
-        ("minLength", "maxLength", "characters"),
-        ("minItems", "maxItems", "elements"),
-        ("minProperties", "maxProperties", "keys"),
-    ):
+    for low, high, noun in (("minLength", "maxLength", "characters"), ("minItems", "maxItems", "elements")):
         parts += _count(field.bounds.get(low), field.bounds.get(high), noun)
     if "pattern" in field.bounds:
         parts.append(f"matching `{field.bounds['pattern']}`")
-    if field.bounds.get("uniqueItems"):
-        parts.append("each element once")
     return "; ".join(parts)
-
-
-def _alternative(each: Field) -> str:
-    bounds = bounds_in_words(each)
-    noun = {Kind.INTEGER: "an integer", Kind.NUMBER: "a number", Kind.STRING: "a string"}.get(
-        each.kind, each.kind
-    )
-    if not bounds:
-        return noun
-    return bounds.removeprefix("only ") if each.choices else f"{noun} {bounds}"
 
 
 def _range(bounds: Mapping[str, Any]) -> list[str]:
