@@ -127,8 +127,8 @@ class OperatorProcess:
             and dict(labels)["resource"] != "leases"
         )
 
-    def leads(self) -> bool:
-        """Return whether this replica reports that it leads."""
+    def is_leader(self) -> bool:
+        """True if this replica reports that it is the leader."""
         return "\naurl_operator_leader 1.0" in self.get("/metrics")[1]
 
     def freeze(self) -> None:

@@ -106,7 +106,7 @@ def test_upgrade_rollback_and_reinstall_do_not_affect_jobs(
             """Restart the operator, as the Deployment would; it finds everything unchanged and works."""
             assert operator.stop() == 0
             operator.start()
-            wait_for("the new operator to lead", operator.leads)
+            wait_for("the new operator to lead", operator.is_leader)
             ns.create_job(job, numNodes=1)
             ns.prepare(job)
             ns.train(job, nodes=1)
@@ -140,7 +140,7 @@ def test_upgrade_rollback_and_reinstall_do_not_affect_jobs(
         helm.install(kubeconfig, RELEASE, CHART, NAMESPACE, HELD, wait_seconds=60)
         write_kubeconfig(kubeconfig, NAMESPACE, NAME, tmp_path / "kubeconfig")
         operator.start()
-        wait_for("the operator to lead", operator.leads)
+        wait_for("the operator to lead", operator.is_leader)
         assert undisturbed(ns) == held
         ns.succeed("busy-0-1", TRAINED)
         ns.succeed("busy-0-0", TRAINED)

@@ -32,9 +32,9 @@ def replicas(kubeconfigs: tuple[Path, Path], logs: Path, lease: str, seconds: st
             process = OperatorProcess(kubeconfig, logs / f"log-{number}", *flags)
             found.append(stack.enter_context(process))
             if number == 0:
-                wait_for("the first replica to lead", process.leads)
+                wait_for("the first replica to lead", process.is_leader)
         leader, waiting = found
-        assert not waiting.leads()
+        assert not waiting.is_leader()
         yield leader, waiting
 
 
@@ -79,7 +79,7 @@ def test_a_stopped_leader_hands_over_immediately_and_disturbs_nothing(
         began = time.monotonic()
         assert leader.stop() == 0
         # An unreleased lease would outlast this wait.
-        wait_for("the other replica to lead", waiting.leads)
+        wait_for("the other replica to lead", waiting.is_leader)
         record_property("hand_over_seconds", time.monotonic() - began)
         ns.create_job("later", numNodes=1)
         ns.prepare("later")
@@ -91,8 +91,8 @@ def test_a_stopped_leader_hands_over_immediately_and_disturbs_nothing(
 
         # An upgrade adds a new replica, which stands by.
         leader.start()
-        assert not leader.leads()
-        assert waiting.leads()
+        assert not leader.is_leader()
+        assert waiting.is_leader()
 
 
 def test_a_killed_leader_is_replaced_without_duplicates(
@@ -105,7 +105,7 @@ def test_a_killed_leader_is_replaced_without_duplicates(
         wait_for("the first workers", lambda: len(ns.pods("many")) > 3)
         leader.kill()
         began, before = time.monotonic(), uids(ns, "many")
-        wait_for("the other replica to lead", waiting.leads)
+        wait_for("the other replica to lead", waiting.is_leader)
         record_property("take_over_seconds", time.monotonic() - began)
         ns.train("many", nodes=20)
         after = uids(ns, "many")
@@ -135,7 +135,7 @@ def test_a_leader_that_was_frozen_does_nothing_after_it_thaws(
         # It finds these in its sockets when it thaws.
         ns.fail("torn-0-1", 1)
         ns.create_job("fresh", numNodes=1)
-        wait_for("the other replica to lead", waiting.leads)
+        wait_for("the other replica to lead", waiting.is_leader)
         ns.wait_pods("torn", "torn-1-0", "torn-1-1")
         ns.wait_pods("fresh", "fresh-prepare-0")
         before = uids(ns, "torn") | uids(ns, "fresh")
@@ -146,14 +146,14 @@ def test_a_leader_that_was_frozen_does_nothing_after_it_thaws(
         leader.thaw()
         wait_for("the first replica to notice", lambda: "lost leadership" in leader.log())
         wait_for("the first replica to see it all", lambda: "standby:" in leader.get("/readyz")[1])
-        assert not leader.leads()
-        assert waiting.leads()
+        assert not leader.is_leader()
+        assert waiting.is_leader()
         assert proxy.writes() == writes
         assert ns.status("torn")["restarts"]["total"] == 1
         assert (uids(ns, "torn") | uids(ns, "fresh")).items() <= before.items()
         # It can lead again.
         waiting.stop()
-        wait_for("the first replica to lead again", leader.leads)
+        wait_for("the first replica to lead again", leader.is_leader)
         ns.prepare("fresh")
         ns.train("fresh", nodes=1)
 
@@ -173,7 +173,7 @@ def test_a_leader_that_cannot_reach_the_api_server_stops_before_another_starts(
 
         def handed_over() -> bool:
             # In this order: the new leader may have been leading before the old one answered no.
-            second, first = other.leads(), cut.leads()
+            second, first = other.is_leader(), cut.is_leader()
             assert not (first and second), "two leaders"
             return second
 
@@ -183,4 +183,4 @@ def test_a_leader_that_cannot_reach_the_api_server_stops_before_another_starts(
         proxy.heal()
         proxy.cut()
         wait_for("the first one to see the leader", lambda: holder(ns) in cut.get("/readyz")[1])
-        assert not cut.leads()
+        assert not cut.is_leader()

@@ -298,7 +298,7 @@ def test_a_standby_replica_answers_too(
     lease = ("--lease", f"{ns.namespace}/aurl", "--lease-seconds", "30")
     where = (api_server.kubeconfig, tmp_path / "one", certificates.directory)
     with Hooked(*where, *lease) as leader:
-        wait_for("the first replica to lead", leader.leads)
+        wait_for("the first replica to lead", leader.is_leader)
         with Hooked(where[0], tmp_path / "two", where[2], *lease) as waiting:
             body = {
                 "apiVersion": "admission.k8s.io/v1",
@@ -312,7 +312,7 @@ def test_a_standby_replica_answers_too(
                 },
             }
             answers = [each.post(json.dumps(body).encode(), authority) for each in (leader, waiting)]
-            assert not waiting.leads()
+            assert not waiting.is_leader()
             assert answers[0] == answers[1]
             assert json.loads(answers[0][1])["response"]["allowed"] is False
 
