@@ -228,6 +228,9 @@ def test_two_nodes_find_each_other_and_a_lost_peer_is_infrastructure(start: Star
     message = first.message()
     assert (message["class"], message["rank"]) == ("Infrastructure", 0)
     assert "lost its connection" in message["message"]
+    assert message["peerLost"] is True
+    assert second.message()["peerLost"] is False
+    assert "GLHF" not in message["message"]
 
 
 def rank_pids(launcher: RunningLauncher) -> list[int]:

@@ -138,6 +138,7 @@ class TerminationKey(StrEnum):
     SIGNAL = "signal"
     EXCEPTION = "exception"
     MESSAGE = "message"
+    PEER_LOST = "peerLost"
     DATASET = "dataset"
 
 

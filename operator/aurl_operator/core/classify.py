@@ -2,7 +2,7 @@
 
 A failing rank breaks the connections of its peers, so the pod that is seen first is not always the cause.
 Evidence is ranked: definite causes and what the platform did to a pod come first, ordered by time, then
-possible consequences.
+possible consequences, and last the lost connections, which only point to another rank.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _CURES: Final[dict[str, str]] = {
 }
 
 #: Strength of evidence: the lowest value wins, among equals the earliest.
-_CERTAIN, _STANDSTILL, _REPORTED, _GUESSED = range(4)
+_CERTAIN, _STANDSTILL, _REPORTED, _GUESSED, _SYMPTOM = range(5)
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ def _cause(pod: PodView, now: datetime) -> Cause | None:
 
     if ended is not None and ended.report.get(TerminationKey.STATE) == FAILED:
         failure = _reported(pod, ended, now)
+        if ended.report.get(TerminationKey.PEER_LOST) is True and failure.failure_class not in DEFINITE:
+            return Cause(failure, _SYMPTOM, at)
         # Where hanging ranks are killed, their peers on other nodes lose their connections.
         weaker = _STANDSTILL if failure.failure_class == "Hang" else _REPORTED
         return Cause(failure, _CERTAIN if failure.failure_class in DEFINITE else weaker, at)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aurl_trainer.errors import DivergenceError, HangError, PeerLostError, UserError
-from aurl_trainer.monitor.failure import classify, read_failures, record_failure
+from aurl_trainer.monitor.failure import classify, essence, read_failures, record_failure
 from aurl_trainer.monitor.report import MAX_EVENTS, RankReporter
 from aurl_trainer.monitor.snapshot import PHASES, RankSnapshot, rank_file, read_snapshot
 from aurl_trainer.stability.anomaly import Action, Anomaly
@@ -150,6 +150,35 @@ class OutOfMemoryError(RuntimeError):
 )
 def test_classes_of_exceptions(exception: BaseException, failure_class: str, peer_lost: bool) -> None:
     assert classify(exception) == (failure_class, peer_lost)
+
+
+GLOO = "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] "
+NCCL = (
+    "NCCL error in: ../torch/csrc/distributed/c10d/NCCLUtils.hpp:275, remote process exited or there was a "
+    "network error, NCCL version 2.21.5\nncclRemoteError: A call failed possibly due to a network error or a "
+    "remote process exiting prematurely.\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            f"{GLOO}Connection closed by peer [127.0.0.1]:720. This is typically caused by a remote worker "
+            "crashing. Check the logs of the remote worker before reporting an error. GLHF! 🏖️",
+            "Connection closed by peer [127.0.0.1]:720",
+        ),
+        (
+            f"{NCCL}Last error:\nsocketProgress: Connection closed by remote peer 10.0.0.5<43210>",
+            "socketProgress: Connection closed by remote peer 10.0.0.5<43210>",
+        ),
+        (NCCL, NCCL.partition("\n")[0]),
+        ("A sentence. Another one.\nMore.", "A sentence. Another one."),
+        ("", ""),
+    ],
+)
+def test_messages_of_libraries_are_cut_to_what_helps(text: str, expected: str) -> None:
+    assert essence(text) == expected
 
 
 def test_failures_are_read_in_the_order_they_happened(tmp_path: Path) -> None:

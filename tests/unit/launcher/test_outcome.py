@@ -28,6 +28,7 @@ class Case:
     terminated_at: float | None = None
     oom_kills: int = 0
     message: str | None = None
+    peer_lost: bool = False
     expected: range = field(default_factory=lambda: range(2))
 
 
@@ -88,11 +89,14 @@ CASES = [
     Case(
         "only a lost peer",
         RunDirectory(failures=[LOST], deaths=[RankDeath(0, 1)]),
-        "Failed", "Infrastructure", 0, 1,
+        "Failed", "Infrastructure", 0, 1, peer_lost=True,
     ),
     Case("no report", RunDirectory(deaths=[RankDeath(1, 7)]), "Failed", "Unknown", 1, 1),
     Case("agent killed", RunDirectory(), "Failed", "Infrastructure", None, 137, child=-9),
-    Case("no rendezvous", RunDirectory(agent_error="timeout"), "Failed", "Infrastructure", None, 1),
+    Case(
+        "no rendezvous", RunDirectory(agent_error="timeout"),
+        "Failed", "Infrastructure", None, 1, peer_lost=True,
+    ),
     Case("half of the ranks finished", RunDirectory(results={0: "Finished"}), "Failed", "Unknown", None, 1),
     Case("prepared", RunDirectory(), "Succeeded", child=0, expected=range(0)),
     Case("stopped preparing", RunDirectory(), "Interrupted", None, None, 143, -15, 1.0, expected=range(0)),
@@ -118,5 +122,6 @@ def test_outcome(case: Case) -> None:
         oom_kills=case.oom_kills,
     )
     assert (outcome.state, outcome.failure_class, outcome.rank) == (case.state, case.failure_class, case.rank)
+    assert outcome.peer_lost == case.peer_lost
     assert outcome.process_exit_code == case.exit_code
     assert outcome.message == case.message if case.message else outcome.message

@@ -241,6 +241,38 @@ def test_a_consequence_without_a_cause_is_believed_after_a_while() -> None:
     assert world.status["restarts"]["byClass"] == {"Infrastructure": 1}
 
 
+LOST_PEER = {"state": "Failed", "class": "Infrastructure", "rank": 1, "peerLost": True, "message": "Lost."}
+OTHER_ACCOUNTS: list[tuple[int, Any, str]] = [
+    (137, {"state": "Failed", "class": "Infrastructure", "rank": 0, "signal": "SIGKILL"}, "Infrastructure"),
+    (137, None, "Killed"),
+    (139, None, "Error"),
+    (1, {"state": "Failed", "class": "Unknown", "rank": 0}, "Unknown"),
+    (124, {"state": "Failed", "class": "Hang", "rank": 0}, "Hang"),
+]
+
+
+@pytest.mark.parametrize(("code", "message", "reason"), OTHER_ACCOUNTS)
+def test_any_other_account_outranks_a_lost_connection(code: int, message: Any, reason: str) -> None:
+    world = running()
+    world.fail("bach-0-1", 1, LOST_PEER)
+    assert world.look().restarted_now is None, "the account of the other pod is waited for"
+    world.now = after(1)
+    world.fail("bach-0-0", code, message)
+    world.settle()
+    failure = world.status["lastFailure"]
+    assert (failure["pod"], failure["reason"]) == ("bach-0-0", reason)
+    assert failure.get("rank", 0) == 0
+
+
+def test_a_lost_connection_without_another_account_is_believed_after_a_while() -> None:
+    world = running()
+    world.fail("bach-0-1", 1, LOST_PEER)
+    world.now = after(2)
+    world.settle()
+    assert world.status["lastFailure"]["pod"] == "bach-0-1"
+    assert world.status["restarts"]["byClass"] == {"Infrastructure": 1}
+
+
 def test_a_pod_whose_node_is_lost_is_given_up_in_the_end() -> None:
     world = running()
     world.ask_to_leave("bach-0-0", grace=30)

@@ -22,6 +22,7 @@ FAILURES: list[tuple[int, dict[str, Any] | None]] = [
     (137, {"state": "Failed", "class": "OutOfMemory"}),
     (124, {"state": "Failed", "class": "Hang"}),
     (1, {"state": "Failed", "class": "Infrastructure"}),
+    (1, {"state": "Failed", "class": "Infrastructure", "peerLost": True}),
 ]
 SEVERE: tuple[int, dict[str, Any]] = (2, {"state": "Failed", "class": "UserError"})
 QUIET_ROUNDS = 400

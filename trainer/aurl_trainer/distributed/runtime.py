@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aurl_trainer.distributed.config import DistributionConfig
 from aurl_trainer.distributed.failures import HUNG, LOST, explain, roll_call
-from aurl_trainer.monitor.failure import classify
+from aurl_trainer.monitor.failure import classify, essence
 
 NCCL_SHARE = 2
 """NCCL waits this many times as long as gloo, so that gloo reports a hang first: NCCL would abort the process
@@ -167,8 +167,7 @@ class Distributed:
             if self.alone or not (failure_class == "Hang" or peer_lost):
                 raise
             found = roll_call(self._store, self.rank, self.world_size, LOST if peer_lost else HUNG)
-            reason = str(error).partition("\n")[0]
-            raise explain(self.rank, step(), self._timeout, *found, reason) from error
+            raise explain(self.rank, step(), self._timeout, *found, essence(str(error))) from error
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum `values` over ranks, in place."""

@@ -26,7 +26,10 @@ _HINTS: dict[int, str] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a launch; the fields of the root cause are None unless `state` is Failed."""
+    """The end of a launch; the fields of the root cause are None unless `state` is Failed.
+
+    peer_lost: the failure is a symptom, and the launcher of another node knows the cause.
+    """
 
     state: EndState
     message: str
@@ -35,6 +38,7 @@ class Outcome:
     exit_code: int | None = None
     signal: str | None = None
     exception: str | None = None
+    peer_lost: bool = False
 
     @property
     def process_exit_code(self) -> int:
@@ -109,7 +113,7 @@ def _from_failure(failure: Failure) -> Outcome:
     who = "The preparation" if failure.rank is None else f"Rank {failure.rank}"
     message = failure.message
     if failure.peer_lost:
-        message = f"{who} lost its connection to another rank: {message}"
+        message = f"{who} lost its connection: {message}"
     return Outcome(
         FAILED,
         message,
@@ -117,6 +121,7 @@ def _from_failure(failure: Failure) -> Outcome:
         rank=failure.rank,
         exit_code=EXIT_CODES.get(failure.failure_class, 1),
         exception=failure.exception,
+        peer_lost=failure.peer_lost,
     )
 
 
@@ -154,6 +159,6 @@ def _from_child(exit_code: int | None, training: bool, error: str | None, oom_ki
         )
     if training and error is not None:
         reason = f"The torchrun agent failed before its ranks started: {error}"
-        return Outcome(FAILED, reason, failure_class="Infrastructure", exit_code=1)
+        return Outcome(FAILED, reason, failure_class="Infrastructure", exit_code=1, peer_lost=True)
     reason = f"{who} exited with code {exit_code} and left no report; see its log."
     return Outcome(FAILED, reason, failure_class="Unknown", exit_code=exit_code)

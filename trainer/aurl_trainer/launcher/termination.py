@@ -24,6 +24,7 @@ def build(outcome: Outcome, progress: dict[str, Any], dataset: dict[str, Any] | 
         TerminationKey.SIGNAL: outcome.signal,
         TerminationKey.EXCEPTION: outcome.exception,
         TerminationKey.MESSAGE: outcome.message,
+        TerminationKey.PEER_LOST: outcome.peer_lost,
     }
     final = [*final_keys(JobSnapshot), *final_keys(StepMetrics), *final_keys(ValidationMetrics)]
     message.update(

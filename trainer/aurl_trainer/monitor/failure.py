@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sys
 import time
 import traceback
@@ -37,6 +38,7 @@ _PEER_LOST = (
     "remote process exited",
     "the client socket has failed to connect",
 )
+_SOURCE_LINE = re.compile(r"^\[[^]]*\.(cc|cpp|cu|h|hpp):\d+\] ")
 _LOST_STORAGE = (errno.EIO, errno.ESTALE, errno.ENXIO, errno.EREMOTEIO, errno.ETIMEDOUT, errno.EHOSTDOWN)
 
 
@@ -89,7 +91,7 @@ def describe(exception: BaseException, rank: int | None, now: float) -> Failure:
 def _message(exception: BaseException) -> str:
     if isinstance(exception, SystemExit) and isinstance(exception.code, int):
         return f"It exited with code {exception.code}; see its log for the reason."
-    return one_sentence(str(exception)) or type(exception).__name__
+    return essence(str(exception)) or type(exception).__name__
 
 
 def classify(exception: BaseException) -> tuple[ReportedClass, bool]:
@@ -140,6 +142,14 @@ def one_sentence(text: str) -> str:
         if line.strip():
             return line.strip()[:MAX_MESSAGE]
     return ""
+
+
+def essence(text: str) -> str:
+    """Return the sentence that matters in a message, without the advice and source lines of gloo and NCCL."""
+    if text.startswith("NCCL error"):
+        last_error = one_sentence(text.partition("Last error:")[2])
+        return last_error or one_sentence(text)
+    return _SOURCE_LINE.sub("", one_sentence(text)).partition(". This is typically caused by")[0]
 
 
 def read_failures(run_dir: Path) -> list[Failure]:
