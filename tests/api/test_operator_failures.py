@@ -104,9 +104,7 @@ def test_a_node_that_failed_a_job_repeatedly_is_avoided(ns: JobNamespace) -> Non
     pod = ns.wait_pods("spotted", "spotted-2-0")["spotted-2-0"]
     required = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     (term,) = required["nodeSelectorTerms"]
-    (expression,) = term["matchExpressions"]
-    assert (expression["key"], expression["operator"]) == ("kubernetes.io/hostname", "NotIn")
-    assert expression["values"] == ["far"]
+    assert term["matchFields"] == [{"key": "metadata.name", "operator": "NotIn", "values": ["far"]}]
     status = ns.status("spotted")
     assert [(n["node"], n["failures"]) for n in status["nodeFailures"]] == [("far", 2)]
     assert "far" in ns.event("spotted", "NodesAvoided")["message"]

@@ -46,8 +46,9 @@ _COMMANDS: Final[dict[Role, list[str]]] = {
     "placeholder": ["python3", "-c", _HOLD],
 }
 _PLACEHOLDER_GRACE_SECONDS: Final = 5
-#: A valid value in a node affinity: a tampered status must not make pods invalid.
-_LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+#: A valid name of a node: a tampered status must not make pods invalid.
+_DNS_LABEL: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_NODE_NAME: Final = re.compile(rf"(?!.{{254}}){_DNS_LABEL}(\.{_DNS_LABEL})*")
 _REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
 #: Seconds that a pod tolerates an unreachable or not-ready node before it is evicted.
 LOST_NODE_SECONDS: Final = 30
@@ -279,15 +280,22 @@ def _tolerations(spec: JobSpec) -> list[dict[str, Any]]:
 
 
 def without_nodes(affinity: Mapping[str, Any], nodes: Sequence[str]) -> Mapping[str, Any]:
-    """Exclude nodes from an affinity, in each term of the node selector, because terms are alternatives."""
-    names = [node for node in nodes if _LABEL_VALUE.fullmatch(node)]
-    if not names:
+    """Exclude nodes from an affinity, in each term of the node selector, because terms are alternatives.
+
+    Nodes are compared by name: their label kubernetes.io/hostname may differ. Each requirement on a field
+    takes one value.
+    """
+    exclusions = [
+        {"key": "metadata.name", "operator": "NotIn", "values": [node]}
+        for node in nodes
+        if _NODE_NAME.fullmatch(node)
+    ]
+    if not exclusions:
         return affinity
-    exclusion = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": names}
     node_affinity = mapping(affinity.get("nodeAffinity"))
     required = mapping(node_affinity.get(_REQUIRED))
     terms = [
-        {**term, "matchExpressions": [*items(term.get("matchExpressions")), exclusion]}
+        {**term, "matchFields": [*items(term.get("matchFields")), *exclusions]}
         for term in items(required.get("nodeSelectorTerms")) or [{}]
     ]
     return {**affinity, "nodeAffinity": {**node_affinity, _REQUIRED: {"nodeSelectorTerms": terms}}}

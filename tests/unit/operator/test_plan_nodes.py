@@ -19,14 +19,13 @@ def environment(pod: dict[str, Any]) -> dict[str, str]:
 
 
 def excluded(pod: dict[str, Any]) -> list[list[str]]:
-    """Nodes that each term of a pod's node affinity excludes."""
+    """Nodes that each term of a pod's node affinity excludes; the API server accepts one per requirement."""
     required = pod["spec"].get("affinity", {}).get("nodeAffinity", {}).get(NODE_AFFINITY, {})
-    return [
-        expression["values"]
-        for term in required.get("nodeSelectorTerms", [])
-        for expression in term["matchExpressions"]
-        if (expression["key"], expression["operator"]) == ("kubernetes.io/hostname", "NotIn")
-    ]
+    terms = [term["matchFields"] for term in required.get("nodeSelectorTerms", [])]
+    for requirement in (each for term in terms for each in term):
+        assert (requirement["key"], requirement["operator"]) == ("metadata.name", "NotIn")
+        assert len(requirement["values"]) == 1
+    return [[name for each in term for name in each["values"]] for term in terms]
 
 
 def fail_on(world: World, node: str, times: int, message: Any = None, code: int = 137) -> None:
@@ -114,7 +113,7 @@ def test_an_avoided_node_is_used_again_when_there_is_no_other() -> None:
 
 def test_nodes_are_excluded_from_each_alternative_of_the_users_affinity() -> None:
     zone = {"key": "zone", "operator": "In", "values": ["a"]}
-    exclusion = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["bad"]}
+    exclusion = {"key": "metadata.name", "operator": "NotIn", "values": ["bad"]}
     overlay = {
         "podAntiAffinity": {"x": 1},
         "nodeAffinity": {
@@ -126,11 +125,11 @@ def test_nodes_are_excluded_from_each_alternative_of_the_users_affinity() -> Non
     assert merged["podAntiAffinity"] == {"x": 1}
     assert merged["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"] == []
     assert merged["nodeAffinity"][NODE_AFFINITY]["nodeSelectorTerms"] == [
-        {"matchExpressions": [zone, exclusion]},
-        {"matchFields": [], "matchExpressions": [exclusion]},
+        {"matchExpressions": [zone], "matchFields": [exclusion]},
+        {"matchFields": [exclusion]},
     ]
     assert without_nodes(overlay, []) == overlay
-    assert without_nodes(overlay, ["no label", "", "x" * 64]) == overlay
+    assert without_nodes(overlay, ["no name", "", "x" * 254]) == overlay
 
 
 def test_an_out_of_memory_restart_asks_for_a_smaller_micro_batch() -> None:
