@@ -40,12 +40,18 @@ _PREEMPTED: Final = frozenset(
 _EXIT_CLASSES: Final[dict[int, FailureClass]] = {
     code: name for name, code in EXIT_CODES.items() if name != "OutOfMemory"
 }
+#: What the kubelet says of a pod that it evicts because of the pod's own limit, and not of its node.
+_OWN_VOLUME: Final = re.compile(r'Usage of EmptyDir volume "([^"]*)" exceeds the limit')
+_OWN_DISK: Final = re.compile(
+    "Pod ephemeral local storage usage exceeds the total limit"
+    f"|Container {CONTAINER} exceeded its local ephemeral storage limit"
+)
 _CURES: Final[dict[str, str]] = {
     "OutOfMemory": "raise spec.resourcesPerNode.limits.memory or use a smaller batch",
 }
 
 #: Strength of evidence: the lowest value wins, among equals the earliest.
-_CERTAIN, _STANDSTILL, _REPORTED, _GUESSED, _SYMPTOM = range(5)
+_CERTAIN, _VANISHED, _STANDSTILL, _REPORTED, _GUESSED, _SYMPTOM = range(6)
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def judge(
     root = min(causes, key=lambda cause: (cause.strength, cause.time, cause.failure.pod or ""))
     alive = any(not pod.ended and not pod.terminating for pod in pods)
     waited = (now - root.time).total_seconds()
-    return Verdict(root.failure, settled=root.strength == _CERTAIN or not alive or waited >= SETTLE_SECONDS)
+    return Verdict(root.failure, settled=root.strength <= _VANISHED or not alive or waited >= SETTLE_SECONDS)
 
 
 def _cause(pod: PodView, now: datetime) -> Cause | None:
@@ -135,8 +141,8 @@ def _lost(name: str, role: Role, attempt: int, now: datetime) -> Cause:
         pod=name,
         time=now,
     )
-    # A vanished pod leaves no time behind. It explains its peers' failures, so it counts as the earliest.
-    return Cause(failure, _CERTAIN, datetime.min.replace(tzinfo=UTC))
+    # A vanished pod leaves no time behind. It explains lost connections, but no definite cause.
+    return Cause(failure, _VANISHED, datetime.min.replace(tzinfo=UTC))
 
 
 def _reported(pod: PodView, ended: Terminated, now: datetime) -> Failure:

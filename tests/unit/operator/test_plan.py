@@ -264,6 +264,28 @@ def test_any_other_account_outranks_a_lost_connection(code: int, message: Any, r
     assert failure.get("rank", 0) == 0
 
 
+@pytest.mark.parametrize(
+    ("code", "message", "state", "expected"),
+    [
+        (137, None, {"reason": "OOMKilled"}, "OutOfMemory"),
+        (2, {"state": "Failed", "class": "UserError"}, {}, "UserError"),
+        (3, {"state": "Failed", "class": "Divergence"}, {}, "Divergence"),
+        (1, LOST_PEER, {}, "Infrastructure"),
+        (1, {"state": "Failed", "class": "Unknown"}, {}, "Infrastructure"),
+    ],
+)
+def test_a_vanished_pod_explains_lost_connections_but_no_definite_cause(
+    code: int, message: Any, state: Any, expected: str
+) -> None:
+    world = running()
+    world.fail("bach-0-0", code, message, **state)
+    del world.pods["bach-0-1"]
+    world.settle()
+    failure = world.status["lastFailure"]
+    assert failure["class"] == expected
+    assert failure["pod"] == ("bach-0-1" if expected == "Infrastructure" else "bach-0-0")
+
+
 def test_a_lost_connection_without_another_account_is_believed_after_a_while() -> None:
     world = running()
     world.fail("bach-0-1", 1, LOST_PEER)
