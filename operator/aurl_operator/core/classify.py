@@ -7,6 +7,7 @@ possible consequences, and last the lost connections, which only point to anothe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from aurl_operator.api.trainer_contract import (
     TerminationKey,
 )
 from aurl_operator.core.parsers import integer, text
-from aurl_operator.core.podview import PodView, Terminated
+from aurl_operator.core.podview import CONTAINER, PodView, Terminated
 
 CLASSES: Final[tuple[FailureClass, ...]] = get_args(FailureClass)
 DEFINITE: Final = frozenset({"UserError", "OutOfMemory", "Divergence"})
@@ -99,6 +100,10 @@ def _cause(pod: PodView, now: datetime) -> Cause | None:
     def infrastructure(reason: str, message: str, time: datetime) -> Cause:
         return Cause(_failure(pod, now, "Infrastructure", reason, message), _CERTAIN, time)
 
+    cure = _exceeded_limit(pod)
+    if cure:
+        message = f"Pod {pod.name} was evicted for exceeding its own limit: {pod.message.strip(' .')}; {cure}"
+        return Cause(_failure(pod, now, "UserError", "StorageLimitExceeded", message), _CERTAIN, taken_at)
     if ended is not None and ended.report.get(TerminationKey.STATE) == FAILED:
         failure = _reported(pod, ended, now)
         if ended.report.get(TerminationKey.PEER_LOST) is True and failure.failure_class not in DEFINITE:
@@ -129,6 +134,20 @@ def _cause(pod: PodView, now: datetime) -> Cause | None:
         return infrastructure("PodFailed", message, at)
     failure = _from_exit(pod, ended, now)
     return Cause(failure, _CERTAIN if failure.failure_class in DEFINITE else _GUESSED, at)
+
+
+def _exceeded_limit(pod: PodView) -> str:
+    """Return the remedy if a pod was evicted for exceeding its own limit on storage, or an empty string."""
+    if pod.reason != "Evicted" or pod.disruption:
+        return ""
+    volume = _OWN_VOLUME.search(pod.message)
+    if volume is not None and volume[1] == "shm":
+        return "raise spec.resourcesPerNode.limits.memory, which also bounds /dev/shm"
+    if volume is not None:
+        return f"write less to volume {volume[1]}, or raise its sizeLimit in spec.podTemplate.volumes"
+    if _OWN_DISK.search(pod.message):
+        return "write less outside the job's volume, or raise spec.resourcesPerNode.limits.ephemeral-storage"
+    return ""
 
 
 def _lost(name: str, role: Role, attempt: int, now: datetime) -> Cause:

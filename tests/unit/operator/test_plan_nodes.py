@@ -200,6 +200,48 @@ def test_reasons_that_older_servers_give_for_evicted_pods(reason: str, failure_c
     assert "Restarting" in world.events
 
 
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        ('Usage of EmptyDir volume "scratch" exceeds the limit "1Gi". ', "spec.podTemplate.volumes"),
+        ('Usage of EmptyDir volume "shm" exceeds the limit "1Gi". ', "spec.resourcesPerNode.limits.memory"),
+        (
+            "Pod ephemeral local storage usage exceeds the total limit of containers 5Gi. ",
+            "ephemeral-storage",
+        ),
+        ('Container trainer exceeded its local ephemeral storage limit "5Gi". ', "ephemeral-storage"),
+    ],
+)
+def test_a_pod_over_its_own_limit_is_a_user_error(message: str, field: str) -> None:
+    world = running()
+    world.fail("bach-0-0", 143, {"state": "Interrupted"})
+    world.pods["bach-0-0"]["status"] |= {"reason": "Evicted", "message": message}
+    world.settle()
+    failure = world.status["lastFailure"]
+    assert (failure["class"], failure["reason"]) == ("UserError", "StorageLimitExceeded")
+    assert message.strip(" .") in failure["message"]
+    assert field in failure["message"]
+    assert world.state == "Failed"
+
+
+@pytest.mark.parametrize(
+    ("message", "disruption"),
+    [
+        ("The node was low on resource: ephemeral-storage. Container trainer was using 5Gi.", None),
+        ('Container proxy exceeded its local ephemeral storage limit "1Gi". ', None),
+        ('Usage of EmptyDir volume "scratch" exceeds the limit "1Gi". ', "TerminationByKubelet"),
+    ],
+)
+def test_a_pod_that_its_node_or_a_sidecar_ends_is_no_user_error(message: str, disruption: str | None) -> None:
+    world = running()
+    status: dict[str, Any] = {"phase": "Failed", "reason": "Evicted", "message": message}
+    if disruption:
+        status["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": disruption}]
+    world.pods["bach-0-0"]["status"] = status
+    world.settle()
+    assert world.status["lastFailure"]["class"] == "Infrastructure"
+
+
 def test_a_node_that_no_longer_reports_is_reported_before_its_pods_are_evicted() -> None:
     world = running()
     world.place(bach_0_1="far")
