@@ -16,6 +16,8 @@ from aurl_operator.core.podview import PodView
 
 #: Seconds after the deletion deadline of a pod at which it is deleted by force, as its node must be lost.
 FORCE_DELETE_SECONDS: Final = 120.0
+#: Seconds after the request to delete a pod at which one whose end has no time is deleted by force.
+UNTIMED_END_SECONDS: Final = 5.0
 #: Reasons for a waiting container that need action by the user, with the remedy.
 _STUCK: Final[dict[str, str]] = {
     "ImagePullBackOff": "check spec.image and spec.podTemplate.imagePullSecrets",
@@ -125,8 +127,8 @@ def dismiss(pods: Sequence[PodView], now: datetime) -> tuple[list[Delete], float
     """Return deletions of pods, and the seconds until those that linger are deleted by force.
 
     A pod on a lost node never confirms its termination; it is deleted by force long after its grace period.
-    One whose containers have terminated is deleted immediately: the kubelet's clean-up, which takes 10 s in
-    Kubernetes 1.20, need not be waited for.
+    One whose containers have terminated is deleted immediately, or after `UNTIMED_END_SECONDS` if the kubelet
+    does not say when they did: its clean-up takes 10 to 60 s in Kubernetes 1.20.
     """
     deletions: list[Delete] = []
     waits: list[float] = []
@@ -134,12 +136,24 @@ def dismiss(pods: Sequence[PodView], now: datetime) -> tuple[list[Delete], float
         if pod.delete_by is None:
             deletions.append(Delete("Pod", pod.name, pod.uid))
             continue
-        overdue_in = (pod.delete_by - now).total_seconds() + FORCE_DELETE_SECONDS
-        if overdue_in <= 0 or pod.stopped:
+        force_in = _force_in(pod, pod.delete_by, now)
+        if force_in <= 0:
             deletions.append(Delete("Pod", pod.name, pod.uid, force=True))
         else:
-            waits.append(overdue_in)
+            waits.append(force_in)
     return deletions, min(waits, default=None)
+
+
+def _force_in(pod: PodView, delete_by: datetime, now: datetime) -> float:
+    """Return the seconds until a pod that is being deleted is deleted by force."""
+    if pod.stopped:
+        return 0.0
+    left = (delete_by - now).total_seconds() + FORCE_DELETE_SECONDS
+    # An evicted pod is in a terminal phase while it still runs; any other is not.
+    evicted = pod.reason or pod.disruption
+    if pod.finished and pod.terminated is not None and not evicted and pod.deletion_requested is not None:
+        left = min(left, (pod.deletion_requested - now).total_seconds() + UNTIMED_END_SECONDS)
+    return left
 
 
 def pod_blocker(pods: Sequence[PodView], now: datetime) -> tuple[Blocker | None, float | None]:

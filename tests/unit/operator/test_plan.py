@@ -340,6 +340,25 @@ def test_a_pod_that_has_ended_is_removed_without_waiting_for_the_kubelet(
     assert ({"bach-1-0", "bach-1-1"} <= set(world.pods)) == removed
 
 
+@pytest.mark.parametrize(("evicted", "seconds"), [(False, 5), (True, 60 + 120)])
+def test_a_failed_pod_whose_end_has_no_time_is_removed_after_a_short_while(
+    evicted: bool, seconds: float
+) -> None:
+    world = running()
+    del world.pods["bach-0-1"]
+    world.settle()
+    world.fail("bach-0-0", 0, finishedAt=None)
+    world.pods["bach-0-0"]["status"] |= {"reason": "Evicted"} if evicted else {}
+    world.settle()
+    assert world.last.requeue_after == pytest.approx(seconds)
+    world.now = after(seconds - 0.1)
+    world.settle()
+    assert "bach-0-0" in world.pods
+    world.now = after(seconds)
+    world.settle()
+    assert {"bach-1-0", "bach-1-1"} <= set(world.pods)
+
+
 @pytest.mark.parametrize(
     ("policy", "left"),
     [
