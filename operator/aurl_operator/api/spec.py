@@ -136,7 +136,8 @@ class Storage(Model):
 
 
 class RestartLimits(Model):
-    """Restart limits per failure class. All but infrastructure also count toward backoffLimit."""
+    """Restart limits per failure class. All but infrastructure also count toward backoffLimit, and
+    are renewed like it."""
 
     out_of_memory: NonNegativeInt | None = None
     """Gang restarts after running out of memory, each with a smaller micro-batch. Unset: only backoffLimit
@@ -166,8 +167,9 @@ class RunPolicy(Model):
     """Retries, deadlines and clean-up."""
 
     backoff_limit: Annotated[int, Field(ge=0, le=1000)] = 3
-    """Gang restarts after failures of the training itself. User errors are never retried; deleted, evicted,
-    preempted and lost pods do not count."""
+    """Gang restarts after failures of the training itself. An attempt that ran for an hour and saved a new
+    checkpoint renews them. User errors are never retried; deleted, evicted, preempted and lost pods do not
+    count."""
     active_deadline_seconds: PositiveSeconds | None = None
     """Seconds that the job may be active, over all attempts, before it fails. The clock stops in a queue and
     restarts when a suspended job resumes. Unset: no limit."""

@@ -46,6 +46,9 @@ class Restarts(Model):
     """Gang restarts by failure class."""
     consecutive: NonNegativeInt = 0
     """Failures since the last new checkpoint or ten-minute run; sets the back-off delay."""
+    forgiven: dict[str, int] | None = None
+    """Restarts in `byClass` that no longer count toward backoffLimit and restartLimits, because an attempt
+    after them ran for an hour and saved a new checkpoint."""
 
 
 class Nodes(Model):
@@ -263,6 +266,8 @@ class JobStatus(Model):
     """The prepared dataset."""
     last_failure: Failure | None = None
     """Root cause of the last failure."""
+    failures: list[Failure] = Field(default_factory=list)
+    """Root causes of the last ten failures, newest first."""
     node_failures: list[NodeFailure] = Field(default_factory=list)
     """Nodes on which the job failed in the last runPolicy.nodeAvoidance.seconds."""
 

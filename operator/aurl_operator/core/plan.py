@@ -39,6 +39,8 @@ CLAIM_RECHECK_SECONDS: Final = 5.0
 #: Seconds until a failure whose cause is still unclear is judged again.
 _JUDGE_AGAIN_SECONDS: Final = 0.5
 _HTTP_INVALID: Final = 422
+#: Failures in status.failures.
+_REMEMBERED_FAILURES: Final = 10
 #: Reasons of failure whose purpose is to stop the pods, regardless of cleanPodPolicy.
 _STOPPING: Final = frozenset({"DeadlineExceeded", "StartupDeadlineExceeded"})
 
@@ -497,9 +499,15 @@ def recover(builder: PlanBuilder, gang: Gang, failure: Failure) -> Plan:
         builder.dataset = Aspect("False", failure.reason, failure.message)
     if decision.give_up_reason:
         return fail(builder, decision.give_up_reason, decision.give_up_message, failure)
-    builder.update(last_failure=failure)
+    remember(builder, failure)
     message = f"Restart {decision.restarts.total} is in progress: {failure.message}"
     return start_next_attempt(builder, gang, failure.reason, message, failure.failure_class)
+
+
+def remember(builder: PlanBuilder, failure: Failure) -> None:
+    """Record a failure, and keep the latest ones."""
+    failures = [failure, *builder.status.failures][:_REMEMBERED_FAILURES]
+    builder.update(last_failure=failure, failures=failures)
 
 
 def start_next_attempt(
@@ -528,7 +536,7 @@ def succeed(builder: PlanBuilder) -> Plan:
 def fail(builder: PlanBuilder, reason: str, message: str, failure: Failure | None = None) -> Plan:
     """Fail the job for good."""
     if failure is not None:
-        builder.update(last_failure=failure)
+        remember(builder, failure)
     return end(builder, "Failed", reason, message, failure.failure_class if failure else "Unknown")
 
 

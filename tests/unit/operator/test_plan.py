@@ -132,6 +132,51 @@ def test_a_user_error_fails_at_once_and_stops_the_survivor() -> None:
     assert [a.name for a in decided.actions if isinstance(a, Delete)] == ["bach-0-0", "bach-rdzv"]
 
 
+def fail_after(world: World, seconds: float, saved: int) -> None:
+    """Let the current attempt run for some time, save a checkpoint, and fail; start the next one."""
+    attempt = world.status["attempt"]
+    world.now += timedelta(seconds=seconds)
+    world.report = ProgressReport({"step": saved, "lastCheckpoint": {"step": saved}}, attempt, world.now)
+    world.settle()
+    world.fail(f"bach-{attempt}-0", 3, {"state": "Failed", "class": "Divergence", "message": f"No {attempt}"})
+    world.settle()
+    world.pods = {n: p for n, p in world.pods.items() if "prepare" in n}
+    world.now += timedelta(seconds=400)
+    world.settle()
+    if world.state != "Failed":
+        world.run(f"bach-{attempt + 1}-0", f"bach-{attempt + 1}-1")
+        world.settle()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "grows", "renewed"),
+    [(3600, True, True), (3599, True, False), (10**6, False, False)],
+    ids=["an hour and a checkpoint", "less than an hour", "no checkpoint"],
+)
+@pytest.mark.parametrize("policy", [{"backoffLimit": 1}, {"restartLimits": {"divergence": 1}}])
+def test_a_long_healthy_attempt_renews_the_limits(
+    seconds: float, grows: bool, renewed: bool, policy: Any
+) -> None:
+    world = running(make_job(runPolicy=policy))
+    for attempt in range(12):
+        fail_after(world, seconds, 100 * (attempt + 1) if grows else 100)
+        if world.state == "Failed":
+            break
+    assert (world.state == "Running") == renewed
+    if renewed:
+        assert world.status["restarts"]["byClass"] == {"Divergence": 12}
+        assert world.status["restarts"]["forgiven"] == {"Divergence": 11}
+
+
+def test_the_last_ten_failures_are_kept_newest_first() -> None:
+    world = running(make_job(runPolicy={"backoffLimit": 100}))
+    for attempt in range(12):
+        fail_after(world, 1, attempt)
+    messages = [failure["message"] for failure in world.status["failures"]]
+    assert messages == [f"No {attempt}." for attempt in range(11, 1, -1)]
+    assert world.status["failures"][0] == world.status["lastFailure"]
+
+
 @pytest.mark.parametrize("limit", [0, 3])
 def test_backoff_limit(limit: int) -> None:
     world = running(make_job(runPolicy={"backoffLimit": limit}))

@@ -241,7 +241,7 @@ class Cluster(RuleBasedStateMachine):
             assert self.world.status.get("replicas", 0) <= 3
             assert 1 <= self.world.status.get("elasticNodes", 1) <= 3
 
-    @rule(seconds=st.sampled_from([1, 5, 30, 400, -20]))
+    @rule(seconds=st.sampled_from([1, 5, 30, 400, 4000, -20]))
     def the_clock_jumps(self, seconds: int) -> None:
         self.world.now += timedelta(seconds=seconds)
 
@@ -278,7 +278,15 @@ class Cluster(RuleBasedStateMachine):
         assert restarts["total"] == sum(restarts["byClass"].values())
         for name, count in self.by_class.items():
             assert restarts["byClass"].get(name, 0) >= count
+        for name, count in restarts.get("forgiven", {}).items():
+            assert 0 <= count <= restarts["byClass"][name]
         self.total, self.by_class = restarts["total"], dict(restarts["byClass"])
+
+    @invariant()
+    def the_last_failure_is_the_first_of_at_most_ten(self) -> None:
+        failures = self.world.status.get("failures", [])
+        assert len(failures) <= 10
+        assert failures[:1] == [each for each in [self.world.status.get("lastFailure")] if each]
 
     @invariant()
     def the_end_is_the_end(self) -> None:
