@@ -79,7 +79,7 @@ class WeightedTerms(nn.Module):
         return (-s).exp() * measured.objective + s * measured.count
 
     def plays_at(self, step: int) -> bool:
-        """Return True if an adversarial term has a positive weight in this step."""
+        """Return True if a term against the critic, or of the critic, has a positive weight in this step."""
         return any(
             name in adversarial.FUNCTIONS and weight_at(self.config.term(name), step, self.total_steps) > 0
             for name in self.names

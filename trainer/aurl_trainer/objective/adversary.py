@@ -14,7 +14,6 @@ from torch import Tensor
 
 from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.losses.adversarial import CriticBatch, CriticPass
-from aurl_trainer.losses.config import LossesConfig, weight_at
 from aurl_trainer.losses.weighted import WeightedTerms
 from aurl_trainer.model.config import CriticConfig
 from aurl_trainer.model.critic import Critic
@@ -44,12 +43,6 @@ class Adversary:
         self.parameters = dict(critic.named_parameters())
         self.optimizer = AdamW(self.parameters, config.beta1, config.beta2, EPSILON)
         self.guard = UpdateGuard(stability, max_norm, scaled=False, device=device)
-
-    def plays(self, losses: LossesConfig, step: int) -> bool:
-        """True if a term of the critic has a weight above 0 in this step."""
-        return any(
-            weight_at(losses.term(name), step, self.terms.total_steps) > 0 for name in self.terms.names
-        )
 
     def step(self, distributed: Distributed, step: int, rate_share: float) -> None:
         """Update the critic with the batches of this step, identically on all ranks; without any, do nothing.

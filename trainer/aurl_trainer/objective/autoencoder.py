@@ -102,19 +102,16 @@ class Autoencoding(nn.Module):
         common = (self.tables, inputs_BT, targets_BT, states_BTC, logits_BTV, again)
         latent = (model, latents, self.heads, self.terms.config.free_bits, decode)
         adversary = self.adversary
-        if adversary is None or not self._plays(adversary, step):
+        if adversary is None or not (adversary.terms.plays_at(step) or self.terms.plays_at(step)):
             return LatentPass(*common, *latent)
         own_BT = self._own_tokens(inputs_BT, logits_BTV.detach(), adversary.config.sampled_fraction)
         z = {level: drawn.detach() for level, drawn in latents.z.items()}
         seen = AdversarialPass(*common, *latent, adversary.critic, states(own_BT, z, hidden_BT))
-        if torch.is_grad_enabled() and adversary.plays(self.terms.config, step):
+        if torch.is_grad_enabled() and adversary.terms.plays_at(step):
             with torch.no_grad():
                 prior = model.prior.draw(inputs_BT, gaussian_noise(logits_BTV))
             adversary.batches.append(seen.critic_batch(prior))
         return seen
-
-    def _plays(self, adversary: Adversary, step: int) -> bool:
-        return adversary.plays(self.terms.config, step) or self.terms.plays_at(step)
 
     def _hidden(self, inputs_BT: Tensor) -> Tensor:
         """Choose the input tokens to hide from the decoder: none except in training."""
