@@ -63,9 +63,14 @@ class LatentConfig(Config):
         return self.bars // self.bars_per_phrase
 
     @property
+    def sizes(self) -> dict[Literal["global", "phrase", "bar"], int]:
+        """Dimensions of a latent of each level."""
+        return {"global": self.global_size, "phrase": self.phrase_size, "bar": self.bar_size}
+
+    @property
     def size(self) -> int:
         """Width of the decoder's input per bar: the latents of bar, phrase and sample."""
-        return self.bar_size + self.phrase_size + self.global_size
+        return sum(self.sizes.values())
 
 
 class CriticConfig(Config):

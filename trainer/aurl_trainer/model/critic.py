@@ -114,12 +114,11 @@ class Critic(nn.Module):
         self.states = nn.ModuleList(
             ScaleCritic(config.d_model, critic.width, critic.layers, 3) for _ in range(critic.scales)
         )
-        sizes = {"global": latents.global_size, "phrase": latents.phrase_size, "bar": latents.bar_size}
         # A latent is scored together with those above it, because the prior is conditional.
         self.latents = nn.ModuleDict()
         above = 0
         for level in LEVELS:
-            above += sizes[level]
+            above += latents.sizes[level]
             self.latents[level] = ScaleCritic(above, critic.width, critic.layers, 1)
 
     def initialise(self, seed: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from aurl_trainer.data.loader import IGNORED
 from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.losses.term import nll
-from aurl_trainer.model.latents import LEVELS, Latents, Level, gaussian_noise
+from aurl_trainer.model.latents import Inferred, Level, gaussian_noise
 from aurl_trainer.model.vae import VAE
 from aurl_trainer.objective.objective import MicroBatch
 
@@ -43,7 +43,7 @@ def evaluate_latents(
     device = distributed.device
     generator = torch.Generator(device).manual_seed(seed)
     totals = torch.zeros(3, dtype=torch.float64, device=device)  # nats, nats with shuffled latents, tokens
-    levels = {level: _LevelStatistics(model, level, device) for level in LEVELS}
+    levels = {level: _LevelStatistics(size, device) for level, size in model.config.latents.sizes.items()}
     last: dict[Level, Tensor] | None = None
     for inputs_BT, targets_BT in batches:
         valid_BT = (targets_BT != IGNORED).float()
@@ -58,8 +58,8 @@ def evaluate_latents(
                 logits_BTV = model.decoder.logits(model.decoder(inputs_BT, z, bars)).float()
                 totals[place] += nll(logits_BTV.log_softmax(-1), targets_BT.clamp(min=0), valid_BT).sum()
         totals[2] += valid_BT.sum()
-        for statistics in levels.values():
-            statistics.add(latents)
+        for level, statistics in levels.items():
+            statistics.add(latents.levels[level])
     model.train(was_training)
     nats, shuffled, tokens = distributed.sum(totals).tolist()
     if not tokens:
@@ -74,14 +74,10 @@ def evaluate_latents(
 class _LevelStatistics:
     """Sums over the latents of one level."""
 
-    def __init__(self, model: VAE, level: Level, device: torch.device) -> None:
-        self.level = level
-        latents = model.config.latents
-        size = {"global": latents.global_size, "phrase": latents.phrase_size, "bar": latents.bar_size}[level]
+    def __init__(self, size: int, device: torch.device) -> None:
         self.sums = torch.zeros(4, size, dtype=torch.float64, device=device)  # KL, mean, mean², count
 
-    def add(self, latents: Latents) -> None:
-        inferred = latents.levels[self.level]
+    def add(self, inferred: Inferred) -> None:
         present = inferred.present[..., None].double()
         mean = inferred.posterior.mean.double()
         nats = inferred.posterior.divergence(inferred.prior).double()
