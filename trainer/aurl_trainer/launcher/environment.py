@@ -57,11 +57,6 @@ class LaunchEnvironment:
         first = self.node_rank * self.procs_per_node
         return range(first, first + self.procs_per_node)
 
-    @property
-    def rendezvous_id(self) -> str:
-        """Id that keeps the attempts of a job apart."""
-        return f"{self.job_uid}-{self.attempt}"
-
 
 def read_environment(variables: Mapping[str, str]) -> LaunchEnvironment:
     """Return the checked variables; raises ContractError for the first one that is wrong."""

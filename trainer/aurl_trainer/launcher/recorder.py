@@ -57,17 +57,13 @@ class Recorder:
             rank = read_snapshot(self._snapshot, RankSnapshot)
             if rank is not None:
                 self._history.take(rank)
-                self._write_with_checkpoint(rank)
+                saved = rank.job.last_checkpoint if rank.job is not None else None
+                if saved is not None and saved.step != self._saved_step:
+                    # Write soon: another attempt continues from there.
+                    self._saved_step, self._next_write = saved.step, 0.0
         if time.monotonic() >= self._next_write and not self._volume.is_alive():
             self._next_write = time.monotonic() + WRITE_INTERVAL
             self._volume = _in_background(self._write)
-
-    def _write_with_checkpoint(self, rank: RankSnapshot) -> None:
-        """Write soon after each checkpoint: another attempt continues from there."""
-        saved = rank.job.last_checkpoint if rank.job is not None else None
-        if saved is not None and saved.step != self._saved_step:
-            self._saved_step = saved.step
-            self._next_write = 0.0
 
     def finish(self, outcome: Outcome, progress: dict[str, Any]) -> None:
         """Record the last values and the end of the attempt, and write them if the volume permits."""

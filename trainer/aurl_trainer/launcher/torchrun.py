@@ -53,7 +53,7 @@ def torchrun_arguments(environment: LaunchEnvironment) -> list[str]:
         "--rdzv-backend=static",
         f"--rdzv-endpoint={rendezvous_endpoint(environment)}",
         f"--rdzv-conf=is_host={int(environment.node_rank == 0)}",
-        f"--rdzv-id={environment.rendezvous_id}",
+        f"--rdzv-id={environment.job_uid}-{environment.attempt}",
         "--max-restarts=0",
     ]
     if environment.local_address is not None:

@@ -14,13 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from aurl_trainer.contract import FINISHED, PodState, Variable
-from aurl_trainer.metrics import StepMetrics, ValidationMetrics
+from aurl_trainer.metrics import SkipReason, StepMetrics, ValidationMetrics
 from aurl_trainer.monitor.goodput import GoodputFile
 from aurl_trainer.monitor.snapshot import (
     CHECKPOINT_RESULTS,
     PHASES,
-    SKIP_REASONS,
-    STATES,
     CheckpointRecord,
     JobEvent,
     JobSnapshot,
@@ -135,8 +133,6 @@ class RankReporter:
 
     def state(self, name: PodState) -> None:
         """Enter a state; published immediately."""
-        if name not in STATES:
-            raise ValueError(f"unknown state {name!r}: it must be one of {', '.join(STATES)}")
         self.snapshot.state = name
         self.publish()
 
@@ -212,10 +208,8 @@ class RankReporter:
         self.job.last_checkpoint = CheckpointRecord(step, self._relative(path), saved_at)
         self.publish()
 
-    def skipped(self, reason: str, count: int = 1) -> None:
+    def skipped(self, reason: SkipReason, count: int = 1) -> None:
         """Count optimizer steps whose update was skipped because of `nonfinite` gradients or a `spike`."""
-        if reason not in SKIP_REASONS:
-            raise ValueError(f"unknown reason {reason!r}: it must be one of {', '.join(SKIP_REASONS)}")
         self.job.skipped_steps[reason] += count
         self._publish_soon()
 
