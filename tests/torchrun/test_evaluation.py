@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from aurl_trainer.cli.main import run
+from aurl_trainer.data.config import DatasetConfig
 from aurl_trainer.data.midi import read_midi
-from torchrun.jobs import Job
+from aurl_trainer.data.prepare import prepare
+from torchrun.jobs import DATASET, Job, merge
 
 CHORALES = {
     "encoding": "raster",
@@ -98,6 +101,23 @@ def test_a_table_is_for_people_and_faults_are_told_in_a_sentence(
     assert "The test split of the dataset" in complaint and "is empty; set dataset.split" in complaint
     assert run(["evaluate", "--job-dir", str(job.directory), "--stride", "17"]) == 2
     assert "--stride 17: must be from 1 to the context length 16." in capsys.readouterr().err
+
+
+def test_a_benchmark_that_the_model_was_trained_on_is_reported(
+    job: Job, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    dataset = merge(DATASET, {"split": {"validationFraction": 0.5}})
+    benchmark = prepare(DatasetConfig.model_validate(dataset), tmp_path, job.root, lambda *_: None)
+    options = ["--job-dir", str(job.directory), "--samples", "0", "--dataset", str(benchmark.path)]
+    assert run(["evaluate", *options]) == 0
+    assert re.search(
+        r"^The model was trained on copies or versions of \d of the \d pieces of the validation split: "
+        r"do not judge it by them\.$",
+        capsys.readouterr().err,
+        re.MULTILINE,
+    )
+    assert run(["evaluate", "--job-dir", str(job.directory), "--samples", "0"]) == 0
+    assert "trained on copies" not in capsys.readouterr().err
 
 
 def test_a_midi_file_is_continued_and_the_same_seed_gives_the_same_bytes(

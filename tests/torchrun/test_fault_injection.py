@@ -25,7 +25,7 @@ def test_death_at_any_write_of_a_checkpoint(tmp_path: Path) -> None:
     assert whole.run() == [0], whole.text()
     job = Job(tmp_path / "cut", SHORT, hook="torchrun.fault_injection:die_at_nth_call")
     deaths = 0
-    for call in range(1, 60, 3):
+    for call in range(1, 90, 3):
         codes = job.run(TEST_N=str(call))
         manager = CheckpointManager(job.checkpoints)
         for checkpoint in manager.all():

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from aurl_trainer.config import JobFile
@@ -173,3 +174,24 @@ def test_the_split_of_existing_jobs_does_not_change(volume: Path) -> None:
         "5fa17aecfaa797557b325d7840fd86cd",
         "318201d5b9abd767",
     )
+
+
+def test_versions_on_both_sides_of_the_split_are_reported(volume: Path) -> None:
+    """Ten songs, each in four keys: a random split leaks, groups do not."""
+    for song in range(10):
+        folder = volume / "songs" / str(song)
+        folder.mkdir(parents=True)
+        melody = (60 + np.random.default_rng(song).integers(0, 12, 40)).tolist()
+        for version in range(VERSIONS):
+            (folder / f"{version}.mid").write_bytes(tune(*[pitch + version for pitch in melody]))
+
+    def leak(split: dict[str, Any]) -> str:
+        config = DatasetConfig.model_validate(
+            {"source": {"directory": {"path": "songs"}}, "workers": 1, "split": split}
+        )
+        first = prepare(config, volume / "job", volume, lambda *_: None)
+        assert prepare(config, volume / "job", volume, lambda *_: None) == first
+        return first.leak
+
+    assert leak({"validationFraction": 0.2}).startswith("8 of 8 held-out pieces have at least 75% of their")
+    assert leak({"validationFraction": 0.2, "groupPattern": ".*/"}) == ""

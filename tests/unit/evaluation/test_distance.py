@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from aurl_trainer.data.music import Music
-from aurl_trainer.evaluation.distance import NgramIndex, compared, jensen_shannon, overlap
+from aurl_trainer.data.ngrams import NgramIndex
+from aurl_trainer.evaluation.distance import compared, jensen_shannon, overlap
 from aurl_trainer.evaluation.features import SIZES, histograms
 from aurl_trainer.evaluation.likelihood import seconds_of
 
@@ -82,20 +83,20 @@ def test_a_copy_is_found_in_another_key_and_at_another_resolution() -> None:
         end=CORPUS[3].end * 120,
     )
     index = NgramIndex(CORPUS)
-    assert index.memorised([copy]) == 1.0
-    fresh = index.memorised([walk(200)])
+    assert index.share([copy]) == 1.0
+    fresh = index.share([walk(200)])
     assert fresh is not None
     assert fresh < 0.2
-    assert index.memorised([walk(1, length=10)]) is None
+    assert index.share([walk(1, length=10)]) is None
 
 
 def test_an_index_of_bounded_size_finds_every_copy_and_estimates_the_share_of_others() -> None:
     corpus = [walk(seed) for seed in range(400)]
     exact, bounded = NgramIndex(corpus), NgramIndex(corpus, most=2000)
     assert len(bounded._known) <= 2000 < len(exact._known)
-    assert bounded.memorised(corpus) == exact.memorised(corpus) == 1.0
+    assert bounded.share(corpus) == exact.share(corpus) == 1.0
     half_copied = [walk(seed) for seed in range(380, 420)]
-    share, estimate = exact.memorised(half_copied), bounded.memorised(half_copied)
+    share, estimate = exact.share(half_copied), bounded.share(half_copied)
     assert share is not None and estimate is not None
     assert 0.5 <= share < 0.6
     assert estimate == pytest.approx(share, abs=0.1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import time
@@ -27,6 +28,7 @@ from aurl_trainer.data.assignment import Assign, assignments
 from aurl_trainer.data.config import DatasetConfig, SplitConfig, TokenizerConfig
 from aurl_trainer.data.errors import DatasetError
 from aurl_trainer.data.music import Ints
+from aurl_trainer.data.ngrams import SIMILAR, NgramIndex
 from aurl_trainer.data.pieces import Pieces
 from aurl_trainer.data.shards import (
     FORMAT,
@@ -34,11 +36,14 @@ from aurl_trainer.data.shards import (
     MARKER,
     OFFSET_TYPE,
     REPORT,
+    SPLITS,
     VOCABULARY,
     Dataset,
+    Split,
     SplitName,
 )
 from aurl_trainer.data.sources import Source, open_source
+from aurl_trainer.data.tokenizer import decode_pieces
 from aurl_trainer.data.vocabulary import ENCODING_VERSION, Vocabulary
 from aurl_trainer.data.workers import start_fork_server, tokenize_files
 from aurl_trainer.system.durable import remove_tree, sync_directory, write_durably, write_files, write_marker
@@ -49,6 +54,12 @@ ProgressCallback = Callable[[int, int, int], None]
 ABANDONED_SECONDS: Final = 600
 """Age in seconds at which an unmodified `.tmp-…` is taken for that of a dead writer."""
 NAMES_IN_SUMMARY: Final = 20
+LEAK: Final = 0.05
+"""Share of held-out pieces that may be similar to training pieces without a warning."""
+COMPARED_TOKENS: Final = 2_000_000
+"""Training tokens to compare held-out pieces with, in pieces spread evenly; takes about two seconds."""
+COMPARED_PIECES: Final = 500
+"""Pieces of each held-out split to compare."""
 _NUMBER: Final = re.compile(r"\d+")
 
 
@@ -65,6 +76,23 @@ class Prepared:
     dropped_names: list[str]
     duplicates: int
     train_tokens: int
+    held_out: int
+    """Held-out pieces that were compared with training pieces."""
+    similar: int
+    """Those of them that are copies or versions of training pieces."""
+
+    @property
+    def leak(self) -> str:
+        """A warning if many held-out pieces are similar to training pieces, or the empty string."""
+        if self.similar <= LEAK * self.held_out:
+            return ""
+        pieces = f"{self.similar} of {self.held_out} held-out pieces"
+        return (
+            f"{pieces} have at least {SIMILAR:.0%} of their 12-grams (interval and time) in "
+            "common with training pieces; if these are copies or versions, the "
+            "validation loss is too good: keep them together with dataset.split.groupPattern or "
+            "dataset.split.table."
+        )
 
 
 def prepare(config: DatasetConfig, job_dir: Path, volume: Path, progress: ProgressCallback) -> Prepared:
@@ -103,6 +131,8 @@ def prepare(config: DatasetConfig, job_dir: Path, volume: Path, progress: Progre
     finally:
         remove_tree(temporary)
     prepared = _summary(Dataset.open(target))
+    if prepared.leak:
+        log.warning("held-out pieces resemble training pieces", extra={"reason": prepared.leak})
     log.info(
         "dataset prepared",
         extra={
@@ -226,6 +256,7 @@ def _write(
         contents |= {VOCABULARY: [vocabulary.to_json().encode()], REPORT: [_json(report)]}
         files = write_files(directory, contents)
     scratch.unlink()
+    compared = _compare(directory, parts, pieces, vocabulary)
     manifest = {
         "format": FORMAT,
         "fingerprint": fingerprint,
@@ -237,9 +268,35 @@ def _write(
             "droppedNames": list(made.dropped)[:NAMES_IN_SUMMARY],
             "duplicates": len(copy_of),
             "tokens": tokens,
+            "heldOut": compared,
         },
     }
     write_durably(directory / MANIFEST, [_json(manifest)])
+
+
+def _compare(
+    directory: Path, parts: dict[SplitName, Ints], pieces: Pieces, vocabulary: Vocabulary
+) -> dict[str, int]:
+    """Count the held-out pieces compared, and those that are similar to training pieces.
+
+    Of large training splits only a part is compared, so there may be more similar ones.
+    """
+
+    def opened(name: SplitName) -> Split:
+        return Split(directory / f"{name}.bin", np.cumsum(np.append(0, pieces.sizes()[parts[name]])))
+
+    held_out = [name for name in SPLITS if name != "train" and len(parts[name])]
+    if not held_out:
+        return {"compared": 0, "similar": 0}
+    train = opened("train")
+    most = math.ceil(len(parts["train"]) * min(1.0, COMPARED_TOKENS / max(1, len(train.tokens))))
+    index = NgramIndex(decode_pieces(train, vocabulary, most))
+    return {
+        "compared": sum(min(COMPARED_PIECES, len(parts[name])) for name in held_out),
+        "similar": sum(
+            index.similar(decode_pieces(opened(name), vocabulary, COMPARED_PIECES)) for name in held_out
+        ),
+    }
 
 
 def _report(
@@ -282,6 +339,7 @@ def _commit(temporary: Path, target: Path) -> None:
 
 def _summary(dataset: Dataset) -> Prepared:
     summary = dataset.manifest["summary"]
+    compared = summary.get("heldOut", {"compared": 0, "similar": 0})  # older datasets have none
     return Prepared(
         fingerprint=dataset.fingerprint,
         path=dataset.path,
@@ -290,6 +348,8 @@ def _summary(dataset: Dataset) -> Prepared:
         dropped_names=summary["droppedNames"],
         duplicates=summary["duplicates"],
         train_tokens=summary["tokens"]["train"],
+        held_out=compared["compared"],
+        similar=compared["similar"],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
@@ -11,6 +11,7 @@ from aurl_trainer.data import events, raster, remi
 from aurl_trainer.data.config import EncodingName
 from aurl_trainer.data.music import Ints, Music
 from aurl_trainer.data.notes import Encoded
+from aurl_trainer.data.shards import Split
 from aurl_trainer.data.vocabulary import BAR, KIND, Vocabulary
 
 _ENCODE: Final[dict[EncodingName, Callable[[Music, Vocabulary], Encoded]]] = {
@@ -36,6 +37,15 @@ def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
     A step is a whole number of ticks, about 480 per quarter note.
     """
     return _DECODE[vocabulary.config.encoding](tokens, vocabulary)
+
+
+def decode_pieces(split: Split, vocabulary: Vocabulary, most: int | None = None) -> Iterator[Music]:
+    """Yield the pieces of a split, or at most `most` of them, spread evenly over it."""
+    count = len(split.offsets) - 1
+    for piece in np.unique(np.linspace(0, count - 1, min(count, most or count)).astype(np.int64)).tolist():
+        begin, end = split.offsets[piece : piece + 2].tolist()
+        split.count_reads(1, end - begin)
+        yield decode(split.tokens[begin:end].astype(np.int64), vocabulary)
 
 
 def count_notes(tokens: Ints, vocabulary: Vocabulary) -> int:

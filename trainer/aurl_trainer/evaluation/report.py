@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Final
@@ -12,12 +11,12 @@ import torch
 
 from aurl_trainer.data.grammar import first_fault
 from aurl_trainer.data.loader import Loader
-from aurl_trainer.data.music import Music
+from aurl_trainer.data.ngrams import NgramIndex
 from aurl_trainer.data.shards import Dataset, Split, SplitName
-from aurl_trainer.data.tokenizer import decode
+from aurl_trainer.data.tokenizer import decode, decode_pieces
 from aurl_trainer.data.vocabulary import PAD, Vocabulary
 from aurl_trainer.distributed.runtime import Distributed, Layout
-from aurl_trainer.evaluation.distance import NgramIndex, compared
+from aurl_trainer.evaluation.distance import compared
 from aurl_trainer.evaluation.likelihood import likelihood, seconds_of
 from aurl_trainer.evaluation.ngram import ngram_nats
 from aurl_trainer.model.transformer import Transformer
@@ -55,7 +54,7 @@ def evaluate(
     if isinstance(model, VAE):
         latents = _latents(model, loader, context_length)
         found = replace(found, nats=latents.pop("loss") * found.tokens)
-    music = list(_pieces(held_out, vocabulary))
+    music = list(decode_pieces(held_out, vocabulary))
     report: dict[str, Any] = {
         "split": split,
         "pieces": len(music),
@@ -79,7 +78,7 @@ def evaluate(
 
 def training_ngrams(train: Split, vocabulary: Vocabulary) -> NgramIndex:
     """Return the 12-grams of the whole training split: about a second per million tokens."""
-    return NgramIndex(_pieces(train, vocabulary))
+    return NgramIndex(decode_pieces(train, vocabulary))
 
 
 def evaluate_samples(
@@ -95,15 +94,15 @@ def evaluate_samples(
 
     `ngrams` are those of the whole training split, in which copies are looked up.
     """
-    corpus = list(_pieces(train, vocabulary, MOST_PIECES))
-    unseen = list(_pieces(held_out, vocabulary, MOST_PIECES))
+    corpus = list(decode_pieces(train, vocabulary, MOST_PIECES))
+    unseen = list(decode_pieces(held_out, vocabulary, MOST_PIECES))
     samples = [decode(piece, vocabulary) for piece in generate(model, vocabulary, sampling, context_length)]
     return {
         "pieces": len(samples),
         "notes": sum(piece.notes for piece in samples),
         "distributions": compared(samples, corpus),
-        "memorised": ngrams.memorised(samples),
-        "memorisedFloor": ngrams.memorised(unseen),
+        "memorised": ngrams.share(samples),
+        "memorisedFloor": ngrams.share(unseen),
         "grammar": grammar_validity(model, vocabulary, sampling, context_length),
     }
 
@@ -132,15 +131,6 @@ def _latents(model: VAE, loader: Loader, context_length: int) -> dict[str, float
         for inputs, targets in loader.validation_batches(context_length, BATCH_SIZE)
     )
     return evaluate_latents(model, batches, Distributed(Layout(), device), nullcontext(), seed=0)
-
-
-def _pieces(split: Split, vocabulary: Vocabulary, most: int | None = None) -> Iterator[Music]:
-    """Yield the pieces of a split, or at most `most` of them, spread evenly over it."""
-    count = len(split.offsets) - 1
-    for piece in np.unique(np.linspace(0, count - 1, min(count, most or count)).astype(np.int64)).tolist():
-        begin, end = split.offsets[piece : piece + 2].tolist()
-        split.count_reads(1, end - begin)
-        yield decode(split.tokens[begin:end].astype(np.int64), vocabulary)
 
 
 def table(report: dict[str, Any]) -> str:

@@ -57,6 +57,8 @@ class PreparationReporter:
             of = f"{prepared.dropped} of {prepared.files + prepared.dropped + prepared.duplicates} files"
             message = f"{of} could not be used: {names}"[:MAX_MESSAGE]
             self.snapshot.events.append(JobEvent(time.time(), "FilesDropped", None, message))
+        if prepared.leak:
+            self.snapshot.events.append(JobEvent(time.time(), "SplitLeak", None, prepared.leak[:MAX_MESSAGE]))
         self.snapshot.dataset = {
             DatasetKey.FINGERPRINT: prepared.fingerprint,
             DatasetKey.PATH: path.as_posix(),

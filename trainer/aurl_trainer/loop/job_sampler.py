@@ -18,9 +18,9 @@ from pydantic.alias_generators import to_snake
 from torch import Tensor, nn
 
 from aurl_trainer.config import JobFile
+from aurl_trainer.data.ngrams import NgramIndex
 from aurl_trainer.distributed.runtime import Distributed
 from aurl_trainer.distributed.sharding import gather_into
-from aurl_trainer.evaluation.distance import NgramIndex
 from aurl_trainer.evaluation.report import evaluate_samples, training_ngrams
 from aurl_trainer.loop.training_data import TrainingData
 from aurl_trainer.model.transformer import Transformer
