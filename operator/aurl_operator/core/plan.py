@@ -298,7 +298,7 @@ def maintain_placeholders(builder: PlanBuilder, spec: JobSpec, gang: Gang) -> Pl
     wanted, wake = elastic.placeholders(spec, builder.status, gang, builder.now)
     builder.wake(wake)
     builder.delete_pods(pod for pod in gang.placeholders if pod.index not in wanted)
-    existing = {pod.index for pod in gang.placeholders}
+    existing = {p.index for p in builder.pods if (p.role, p.attempt) == ("placeholder", gang.attempt)}
     missing = [index for index in wanted if index not in existing]
     return create_pods(builder, spec, gang, "placeholder", missing)
 

@@ -152,3 +152,18 @@ def test_an_init_container_that_takes_long_is_named() -> None:
     world.settle()
     assert world.condition("Stalled") == ("True", "InitContainerNotDone")
     assert "init container istio-proxy" in world.message("Stalled")
+
+
+def test_a_placeholder_whose_sidecar_still_runs_is_not_created_twice() -> None:
+    elastic = {"minNodes": 1, "maxNodes": 3, "growIntervalSeconds": 0}
+    world = running(make_job(numNodes=2, elastic=elastic), sidecars=True)
+    world.job["spec"]["numNodes"] = 3
+    world.settle()
+    world.run("bach-0-2")
+    world.fail("bach-0-2", 1)
+    world.settle()
+    assert leaving(world) == {"bach-0-2"}
+    world.all_pods_end()
+    world.settle()
+    assert leaving(world) == set()
+    assert "bach-0-2" in world.pods
