@@ -147,16 +147,16 @@ class RestartLimits(Model):
     hang: NonNegativeInt | None = None
     """Gang restarts after training hung. Unset: only backoffLimit applies."""
     infrastructure: Annotated[int, Field(ge=0, le=1000)] = 20
-    """Consecutive node, volume and network failures to tolerate. A new checkpoint or ten minutes of training
-    resets the count. Preemptions are tolerated without limit."""
+    """Consecutive failures of nodes, GPUs, volumes and the network to tolerate. A new checkpoint or ten
+    minutes of training resets the count. Preemptions are tolerated without limit."""
 
 
 class NodeAvoidance(Model):
     """When the next attempts avoid a node on which the job has failed repeatedly."""
 
     after_failures: NonNegativeInt = 3
-    """Failures on a node, each within `seconds` of the last, after which pods avoid it. Deleted and preempted
-    pods do not count. 0: never avoid a node."""
+    """Failures on a node, each within `seconds` of the last, after which pods avoid it. One failure of class
+    Hardware is enough; deleted and preempted pods do not count. 0: never avoid a node."""
     seconds: PositiveSeconds = 3600
     """Seconds after its last failure until a node is used again."""
     max_nodes: Annotated[int, Field(ge=1, le=100)] = 3

@@ -144,8 +144,8 @@ class Failure(Model):
     failure_class: FailureClass = Field(
         validation_alias=AliasChoices("class", "failure_class"), serialization_alias="class"
     )
-    """Failure class, which decides about a restart: UserError fails the job immediately, Infrastructure has
-    its own limit, Preemption has none, the others count toward backoffLimit."""
+    """Failure class, which decides about a restart: UserError fails the job immediately, Infrastructure and
+    Hardware share a limit, Preemption has none, the others count toward backoffLimit."""
     reason: str = ""
     """Machine-readable reason in CamelCase."""
     message: str = ""

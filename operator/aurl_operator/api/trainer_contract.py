@@ -70,7 +70,9 @@ SUCCEEDED: Final[EndState] = "Succeeded"
 FAILED: Final[EndState] = "Failed"
 INTERRUPTED: Final[EndState] = "Interrupted"
 
-ReportedClass = Literal["UserError", "OutOfMemory", "Divergence", "Hang", "Infrastructure", "Unknown"]
+ReportedClass = Literal[
+    "UserError", "OutOfMemory", "Divergence", "Hang", "Hardware", "Infrastructure", "Unknown"
+]
 """`class` of the termination message of a failure; the operator adds classes that only it can see."""
 
 EXIT_CODES: Final[Mapping[ReportedClass, int]] = MappingProxyType(

@@ -17,7 +17,7 @@ from aurl_operator.core.podview import PodView
 REUSE_SECONDS: Final = 30.0
 #: Deliberate actions of people and controllers say nothing about the node.
 _BLAMELESS: Final = frozenset({"PodDeleted", "Interrupted"})
-_BLAMED: Final = frozenset({"Infrastructure", "Hang", "Unknown"})
+_BLAMED: Final = frozenset({"Hardware", "Infrastructure", "Hang", "Unknown"})
 _REMEMBERED: Final = 20
 
 
@@ -36,13 +36,15 @@ def record(
 
 
 def avoided(known: Sequence[NodeFailure], policy: NodeAvoidance, now: datetime) -> tuple[str, ...]:
-    """Return the sorted names of the nodes that new pods must not use."""
+    """Return the sorted names of the nodes that new pods must not use; one hardware failure is enough."""
     if policy.after_failures == 0:
         return ()
     bad = [
         entry
         for entry in known
-        if entry.failures >= policy.after_failures and not entry.reused and not _expired(entry, policy, now)
+        if (entry.failures >= policy.after_failures or entry.reason == "Hardware")
+        and not entry.reused
+        and not _expired(entry, policy, now)
     ]
     bad.sort(key=lambda entry: (entry.last_time or now, entry.node))
     return tuple(sorted(entry.node for entry in bad[-policy.max_nodes :]))

@@ -17,7 +17,7 @@ from aurl_operator.api.spec import RunPolicy
 from aurl_operator.api.status import Failure, JobStatus, Restarts
 
 #: Classes that do not consume runPolicy.backoffLimit, because they are not the training's fault.
-FREE: Final = frozenset({"Infrastructure", "Preemption"})
+FREE: Final = frozenset({"Infrastructure", "Hardware", "Preemption"})
 #: An attempt that ran for this many seconds ends a row of failures, even without a checkpoint.
 LONG_RUN_SECONDS: Final = 600.0
 #: An attempt that ran for this many seconds and saved a new checkpoint renews the limits.
@@ -50,7 +50,7 @@ def decide(status: JobStatus, failure: Failure, policy: RunPolicy, now: datetime
     kept = before.model_copy(update={"consecutive": row, "forgiven": forgiven})
     if failure.failure_class == "UserError":
         return Decision(kept, "UserError", failure.message)
-    if failure.failure_class == "Infrastructure":
+    if failure.failure_class in ("Infrastructure", "Hardware"):
         if row > limits.infrastructure:
             text = f"{row} infrastructure failures in a row without a checkpoint; the last: {failure.message}"
             return Decision(kept, "InfrastructureUnstable", text)

@@ -27,7 +27,7 @@ from aurl_operator.core.parsers import integer, text
 from aurl_operator.core.podview import CONTAINER, PodView, Terminated
 
 CLASSES: Final[tuple[FailureClass, ...]] = get_args(FailureClass)
-DEFINITE: Final = frozenset({"UserError", "OutOfMemory", "Divergence"})
+DEFINITE: Final = frozenset({"UserError", "OutOfMemory", "Divergence", "Hardware"})
 
 #: Seconds to wait for a better cause while only consequences are known and some members still run.
 SETTLE_SECONDS = 2.0

@@ -18,6 +18,13 @@ from aurl_trainer.monitor.snapshot import PHASES, RankSnapshot, rank_file, read_
 from aurl_trainer.stability.anomaly import Action, Anomaly
 from metric_records import step_metrics
 
+GLOO = "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] "
+NCCL = (
+    "NCCL error in: ../torch/csrc/distributed/c10d/NCCLUtils.hpp:275, remote process exited or there was a "
+    "network error, NCCL version 2.21.5\nncclRemoteError: A call failed possibly due to a network error or a "
+    "remote process exiting prematurely.\n"
+)
+
 
 def reporter(tmp_path: Path, rank: int = 0) -> RankReporter:
     return RankReporter.from_environment(
@@ -146,18 +153,28 @@ class OutOfMemoryError(RuntimeError):
         (OSError(errno.ESTALE, "Stale file handle"), "Infrastructure", False),
         (TimeoutError("timed out waiting for rank 1"), "Hang", False),
         (ValueError("x"), "Unknown", False),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "Hardware", False),
+        (
+            RuntimeError("CUDA error: uncorrectable NVLink error detected during the execution"),
+            "Hardware",
+            False,
+        ),
+        (RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"), "Hardware", False),
+        (
+            RuntimeError(f"{NCCL}Last error:\nCuda failure 'uncorrectable ECC error encountered'"),
+            "Hardware",
+            False,
+        ),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "Unknown", False),
+        (
+            RuntimeError("CUDA error: CUDA driver version is insufficient for CUDA runtime version"),
+            "Unknown",
+            False,
+        ),
     ],
 )
 def test_classes_of_exceptions(exception: BaseException, failure_class: str, peer_lost: bool) -> None:
     assert classify(exception) == (failure_class, peer_lost)
-
-
-GLOO = "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] "
-NCCL = (
-    "NCCL error in: ../torch/csrc/distributed/c10d/NCCLUtils.hpp:275, remote process exited or there was a "
-    "network error, NCCL version 2.21.5\nncclRemoteError: A call failed possibly due to a network error or a "
-    "remote process exiting prematurely.\n"
-)
 
 
 @pytest.mark.parametrize(

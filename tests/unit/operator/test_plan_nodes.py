@@ -55,6 +55,20 @@ def test_a_node_that_failed_the_job_three_times_is_avoided() -> None:
     assert world.status["lastFailure"]["signal"] == 9
 
 
+def test_one_hardware_failure_avoids_the_node_and_consumes_no_retry() -> None:
+    world = running(make_job(runPolicy={"backoffLimit": 0, "restartLimits": {"infrastructure": 1}}))
+    broken = {"state": "Failed", "class": "Hardware", "rank": 1, "message": "uncorrectable ECC error"}
+    lost = {"state": "Failed", "class": "Infrastructure", "rank": 0, "peerLost": True, "message": "Lost."}
+    world.fail("bach-0-0", 1, lost)
+    fail_on(world, "bad", 1, broken, 1)
+    assert excluded(world.pods["bach-1-0"]) == [["bad"]]
+    assert world.status["restarts"]["byClass"] == {"Hardware": 1}
+    assert world.status["lastFailure"]["rank"] == 1
+    world.fail("bach-1-1", 1, broken)
+    world.settle()
+    assert world.condition("Failed") == ("True", "InfrastructureUnstable")
+
+
 @pytest.mark.parametrize(
     ("message", "code"),
     [

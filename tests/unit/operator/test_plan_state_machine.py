@@ -21,6 +21,7 @@ FAILURES: list[tuple[int, dict[str, Any] | None]] = [
     (3, {"state": "Failed", "class": "Divergence", "lastCheckpoint": {"step": 7}}),
     (137, {"state": "Failed", "class": "OutOfMemory"}),
     (124, {"state": "Failed", "class": "Hang"}),
+    (1, {"state": "Failed", "class": "Hardware"}),
     (1, {"state": "Failed", "class": "Infrastructure"}),
     (1, {"state": "Failed", "class": "Infrastructure", "peerLost": True}),
 ]

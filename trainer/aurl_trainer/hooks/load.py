@@ -30,7 +30,7 @@ class Hook:
         try:
             yield
         except Exception as error:  # user code may raise anything
-            if isinstance(error, AurlError) or classify(error)[0] == "OutOfMemory":
+            if isinstance(error, AurlError) or classify(error)[0] in ("OutOfMemory", "Hardware"):
                 raise
             raise UserError(
                 f"The {self.label} raised {type(error).__name__}: {error}; fix it or remove it from "

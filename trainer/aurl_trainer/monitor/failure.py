@@ -38,6 +38,19 @@ _PEER_LOST = (
     "remote process exited",
     "the client socket has failed to connect",
 )
+#: What CUDA and NVML say of a broken GPU or fabric, or of a device that its node cannot provide.
+_HARDWARE = (
+    "uncorrectable ecc error",
+    "uncorrectable nvlink error",
+    "hardware stack error",
+    "fallen off the bus",
+    "unable to determine the device handle for gpu",
+    "cuda-capable device(s) is/are busy or unavailable",
+    "no cuda-capable device is detected",
+    "system not yet initialized",
+)
+#: Infiniband's account of a broken link, and CUDA's of a peer's memory that is gone: mostly the peer's end.
+_FABRIC = ("ibv_wc_retry_exc_err", "async event : port error", "invalid access of peer gpu memory")
 _SOURCE_LINE = re.compile(r"^\[[^]]*\.(cc|cpp|cu|h|hpp):\d+\] ")
 _LOST_STORAGE = (errno.EIO, errno.ESTALE, errno.ENXIO, errno.EREMOTEIO, errno.ETIMEDOUT, errno.EHOSTDOWN)
 
@@ -110,6 +123,8 @@ def classify(exception: BaseException) -> tuple[ReportedClass, bool]:
         or any(part in text for part in _OUT_OF_MEMORY)
     ):
         return "OutOfMemory", False
+    if isinstance(exception, RuntimeError) and any(part in text for part in _HARDWARE):
+        return "Hardware", False
     torch = sys.modules.get("torch")
     if name == "ValidationError" and type(exception).__module__.startswith("pydantic"):
         return "UserError", False
@@ -118,7 +133,7 @@ def classify(exception: BaseException) -> tuple[ReportedClass, bool]:
     if isinstance(exception, OSError) and not isinstance(exception, TimeoutError):
         return _classify_os_error(exception), False
     if isinstance(exception, TimeoutError) or (torch is not None and isinstance(exception, RuntimeError)):
-        if any(part in text for part in _PEER_LOST):
+        if any(part in text for part in _PEER_LOST + _FABRIC):
             return "Infrastructure", True
         if isinstance(exception, TimeoutError) or any(part in text for part in _HANG):
             return "Hang", False
