@@ -19,7 +19,7 @@ from aurl_operator.core.actions import (
     Refusal,
 )
 from aurl_operator.core.names import JobRef, owner_reference, owner_uid
-from aurl_operator.core.parsers import dig
+from aurl_operator.core.parsers import dig, items, mapping
 from aurl_operator.kube.client import ApiError, Client, NotLeading, Unreachable
 from aurl_operator.kube.store import Store
 
@@ -96,6 +96,8 @@ class Applier:
             case Delete():
                 await self._delete(job, action)
             case DeleteJob():
+                if action.kept_claim is not None:
+                    await self._disown_claim(job, action.kept_claim)
                 body = {"preconditions": {"uid": action.uid}, "propagationPolicy": "Background"}
                 await self._delete_tolerantly(job, action, body)
                 log.info("job deleted after ttlSecondsAfterFinished", extra=_about(job))
@@ -133,6 +135,21 @@ class Applier:
             self._store.drop_child(gone)
         elif dig(answer, "metadata", "uid") == action.uid and dig(answer, "metadata", "deletionTimestamp"):
             self._store.put_child(action.kind, answer)
+
+    async def _disown_claim(self, job: JobRef, name: str) -> None:
+        """Remove the job from the owners of a claim, so that the garbage collector leaves it alone."""
+        try:
+            claim = await self._client.request("GET", "PersistentVolumeClaim", job.namespace, name)
+        except ApiError as error:
+            if error.code == 404:
+                return
+            raise
+        metadata = mapping(claim.get("metadata"))
+        owners = [owner for owner in items(metadata.get("ownerReferences")) if owner.get("uid") != job.uid]
+        patch = {"resourceVersion": metadata.get("resourceVersion"), "ownerReferences": owners}
+        await self._client.request(
+            "PATCH", "PersistentVolumeClaim", job.namespace, name, body={"metadata": patch}
+        )
 
     async def _delete_tolerantly(
         self, job: JobRef, action: Delete | DeleteJob, body: Mapping[str, Any]

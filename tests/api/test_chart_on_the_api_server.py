@@ -38,7 +38,7 @@ NEEDED: dict[tuple[str, str], set[str]] = {
     ("", "pods"): {*READ, "create", "delete"},
     ("", "services"): {*READ, "create", "delete"},
     ("", "configmaps"): {*READ, "create", "patch"},
-    ("", "persistentvolumeclaims"): {*READ, "create"},
+    ("", "persistentvolumeclaims"): {*READ, "create", "patch"},
     ("networking.k8s.io", "networkpolicies"): {*READ, "create"},
     ("scheduling.volcano.sh", "podgroups"): {"get", "create", "delete"},
     ("scheduling.x-k8s.io", "podgroups"): {"get", "create", "delete"},

@@ -119,12 +119,21 @@ def test_the_only_worker_vanishes_repeatedly(ns: JobNamespace) -> None:
 
 
 def test_time_to_live(ns: JobNamespace) -> None:
-    ns.create_job("brief", runPolicy__ttlSecondsAfterFinished=1, numNodes=1)
-    ns.prepare("brief")
-    ns.train("brief", nodes=1)
-    ns.succeed("brief-0-0", TRAINED)
+    policies = {"brief": {}, "spent": {"cleanClaimPolicy": "Delete"}}
+    for job, policy in policies.items():
+        ns.create_job(job, runPolicy={"ttlSecondsAfterFinished": 1, **policy}, numNodes=1)
+        ns.prepare(job)
+        ns.train(job, nodes=1)
+        ns.succeed(f"{job}-0-0", TRAINED)
     jobs = f"/apis/aurl.ai/v1alpha1/namespaces/{ns.namespace}/aurltrainingjobs"
-    wait_for("the job to be deleted", lambda: ns.api.status(f"{jobs}/brief") == 404)
+    wait_for("the jobs to go", lambda: {ns.api.status(f"{jobs}/{job}") for job in policies} == {404})
+    # The garbage collector discovers new kinds every 30 s.
+    wait_for("the other objects to go", lambda: ns.children("spent") == [], 90)
+    wait_for("all but the claim to go", lambda: len(ns.children("brief")) == 1, 90)
+    (claim,) = ns.objects("persistentvolumeclaims")
+    assert claim["metadata"]["name"] == "brief-data"
+    assert "ownerReferences" not in claim["metadata"]
+    assert "deletionTimestamp" not in claim["metadata"]
 
 
 def test_a_lost_claim_is_reported_and_never_silently_recreated(ns: JobNamespace) -> None:

@@ -132,7 +132,8 @@ class Storage(Model):
     claim_name: ObjectName | None = None
     """An existing PersistentVolumeClaim in the job's namespace. It outlives the job."""
     claim_template: ClaimTemplate | None = None
-    """Create a claim named <job>-data, owned by the job and deleted with it."""
+    """Create a claim named <job>-data, owned by the job and deleted with it (except by
+    runPolicy.ttlSecondsAfterFinished, see cleanClaimPolicy)."""
 
 
 class RestartLimits(Model):
@@ -184,10 +185,14 @@ class RunPolicy(Model):
     """A rank is listed in status.stragglers when its compute time per step reaches this multiple of the
     median of its peers."""
     ttl_seconds_after_finished: NonNegativeInt | None = None
-    """Seconds after status.completionTime at which the job is deleted. Unset: never."""
+    """Seconds after status.completionTime at which the job is deleted, but not its claim (see
+    cleanClaimPolicy). Unset: never."""
     clean_pod_policy: Literal["None", "Running", "All"] = "Running"
     """Pods to delete once the job has finished: None, those still Running, or All. After a missed deadline,
     running pods are deleted even with None."""
+    clean_claim_policy: Literal["Retain", "Delete"] = "Retain"
+    """What happens to the claim of storage.claimTemplate, with the trained model, when
+    ttlSecondsAfterFinished deletes the job: Retain or Delete."""
     termination_grace_period_seconds: Annotated[int, Field(ge=1, le=86400)] = 60
     """Seconds between SIGTERM and SIGKILL; must be enough to save a checkpoint."""
     restart_limits: RestartLimits = Field(default_factory=RestartLimits)

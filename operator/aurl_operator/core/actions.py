@@ -69,10 +69,14 @@ class Delete:
 
 @dataclass(frozen=True)
 class DeleteJob:
-    """Delete the job itself if it still has this UID (ttlSecondsAfterFinished)."""
+    """Delete the job itself if it still has this UID (ttlSecondsAfterFinished).
+
+    kept_claim: a claim that must outlive it, and therefore stops being owned by it first.
+    """
 
     name: str
     uid: str
+    kept_claim: str | None = None
     kind: ClassVar[Literal["Job"]] = "Job"
 
     @property

@@ -568,7 +568,9 @@ def clean_up_finished_job(observed: Observed) -> Plan:
     clean_up(builder, failed.reason if failed and failed.status == "True" else "")
     completed = job.status.completion_time
     if builder.passed(completed, builder.policy.ttl_seconds_after_finished):
-        builder.act(DeleteJob(job.ref.name, job.ref.uid))
+        claim = builder.children.claim
+        kept = claim.name if claim and builder.policy.clean_claim_policy == "Retain" else None
+        builder.act(DeleteJob(job.ref.name, job.ref.uid, kept))
     builder.update(observed_generation=job.generation)
     return builder.build()
 

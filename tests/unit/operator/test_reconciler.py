@@ -20,7 +20,7 @@ from aurl_operator.kube.progress_poller import ProgressPoller
 from aurl_operator.kube.store import Store
 from aurl_operator.reconciler import Reconciler
 from aurl_operator.serve.metrics import Metrics
-from unit.operator.builders import OPTIONS, Object, World, make_job, running
+from unit.operator.builders import OPTIONS, TRAINED, UID, Object, World, after, make_job, running
 
 
 async def _no_fault(method: str, kind: str) -> None:
@@ -36,6 +36,7 @@ class Server:
         self.events: list[str] = []
         self.fault: Callable[[str, str], Awaitable[None]] = _no_fault
         self.pods: dict[str, Object] = {}
+        self.claim_owners: list[Object] | None = None
         self._version = 100
 
     def clock_skew(self) -> timedelta:
@@ -63,7 +64,15 @@ class Server:
             self.made.append(made["metadata"]["name"])
             return made
         if (method, kind) == ("GET", "PersistentVolumeClaim"):
-            return {"metadata": {"name": name, "uid": "claim"}, "status": {"phase": "Bound"}}
+            owners = [{"uid": UID}, {"uid": "another"}]
+            metadata = {"name": name, "uid": "claim", "resourceVersion": "7", "ownerReferences": owners}
+            return {"metadata": metadata, "status": {"phase": "Bound"}}
+        if (method, kind) == ("PATCH", "PersistentVolumeClaim"):
+            assert body["metadata"]["resourceVersion"] == "7"
+            self.claim_owners = body["metadata"]["ownerReferences"]
+            return {}
+        if (method, kind) == ("DELETE", "Job"):
+            return {}
         if (method, kind) == ("GET", "Pod") and name in self.pods:
             return copy.deepcopy(self.pods[name])
         raise ApiError(404, f"{method} {kind} {name}")
@@ -190,3 +199,39 @@ def test_a_conflict_hides_only_a_pod_that_is_gone(uid: str | None) -> None:
         assert world.condition("Stalled") == ("True", "DeleteFailed")
     else:
         assert server.made == ["bach-1-0", "bach-1-1"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "refused", "requests"),
+    [
+        (
+            "Retain",
+            False,
+            [("GET", "PersistentVolumeClaim"), ("PATCH", "PersistentVolumeClaim"), ("DELETE", "Job")],
+        ),
+        ("Retain", True, [("GET", "PersistentVolumeClaim"), ("PATCH", "PersistentVolumeClaim")]),
+        ("Delete", False, [("DELETE", "Job")]),
+    ],
+)
+def test_a_job_that_expires_leaves_its_claim(policy: str, refused: bool, requests: list[Any]) -> None:
+    world = running(make_job(runPolicy={"ttlSecondsAfterFinished": 60, "cleanClaimPolicy": policy}))
+    for name in list(world.pods):
+        if "-prepare-" not in name:
+            world.succeed(name, TRAINED)
+    world.settle()
+    world.now = after(61)
+    server = Server(world.job)
+    seen: list[tuple[str, str]] = []
+
+    async def record(method: str, kind: str) -> None:
+        seen.append((method, kind))
+        if refused and (method, kind) == ("PATCH", "PersistentVolumeClaim"):
+            raise ApiError(403, "cannot patch resource")
+
+    server.fault = record
+    wake = reconcile(world, server)
+    assert seen == requests
+    if refused:
+        assert wake is not None and wake > 0
+    else:
+        assert server.claim_owners == ([{"uid": "another"}] if policy == "Retain" else None)
