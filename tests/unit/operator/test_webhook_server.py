@@ -71,7 +71,9 @@ def test_reviews_are_judged_one_at_a_time_and_off_the_event_loop() -> None:
         runner = await serve_webhook(
             0, cast(ServerCertificate, NoCertificate()), cast(Admission, slow), Metrics()
         )
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}{PATH}"
+        # IPv4 and IPv6 each have a free port of their own.
+        port = next(address[1] for address in runner.addresses if ":" not in address[0])
+        url = f"http://127.0.0.1:{port}{PATH}"
 
         async def post(raw: bytes) -> tuple[int, str]:
             async with session.post(url, data=raw) as response:
