@@ -57,11 +57,15 @@ _CERTAIN, _VANISHED, _STANDSTILL, _REPORTED, _GUESSED, _SYMPTOM = range(6)
 
 @dataclass(frozen=True)
 class Cause:
-    """A candidate for the root cause; the lowest `strength` wins, then the earliest `time`."""
+    """A candidate for the root cause; the lowest `strength` wins, then the earliest `time`.
+
+    timed: False if `time` is only when the operator looked: nothing can be waited for from there.
+    """
 
     failure: Failure
     strength: int
     time: datetime
+    timed: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,8 @@ def judge(
         return None
     root = min(causes, key=lambda cause: (cause.strength, cause.time, cause.failure.pod or ""))
     alive = any(not pod.ended and not pod.terminating for pod in pods)
-    waited = (now - root.time).total_seconds()
-    return Verdict(root.failure, settled=root.strength <= _VANISHED or not alive or waited >= SETTLE_SECONDS)
+    waited = not root.timed or (now - root.time).total_seconds() >= SETTLE_SECONDS
+    return Verdict(root.failure, settled=root.strength <= _VANISHED or not alive or waited)
 
 
 def _cause(pod: PodView, now: datetime) -> Cause | None:
@@ -94,7 +98,8 @@ def _cause(pod: PodView, now: datetime) -> Cause | None:
     ended = pod.terminated
     if pod.succeeded or not (pod.terminating or pod.failed):
         return None
-    at = (ended.finished_at if ended else None) or pod.deletion_requested or now
+    known = (ended.finished_at if ended else None) or pod.deletion_requested or pod.unready_since
+    at, timed = known or now, known is not None
     taken_at = pod.deletion_requested or at
 
     def infrastructure(reason: str, message: str, time: datetime) -> Cause:
@@ -107,10 +112,10 @@ def _cause(pod: PodView, now: datetime) -> Cause | None:
     if ended is not None and ended.report.get(TerminationKey.STATE) == FAILED:
         failure = _reported(pod, ended, now)
         if ended.report.get(TerminationKey.PEER_LOST) is True and failure.failure_class not in DEFINITE:
-            return Cause(failure, _SYMPTOM, at)
+            return Cause(failure, _SYMPTOM, at, timed)
         # Where hanging ranks are killed, their peers on other nodes lose their connections.
         weaker = _STANDSTILL if failure.failure_class == "Hang" else _REPORTED
-        return Cause(failure, _CERTAIN if failure.failure_class in DEFINITE else weaker, at)
+        return Cause(failure, _CERTAIN if failure.failure_class in DEFINITE else weaker, at, timed)
     if pod.disruption or pod.reason:
         reason = pod.disruption or pod.reason
         preempted = reason in _PREEMPTED
@@ -133,7 +138,7 @@ def _cause(pod: PodView, now: datetime) -> Cause | None:
         message = f"Pod {pod.name} failed before its container started: {pod.message or 'no reason given'}"
         return infrastructure("PodFailed", message, at)
     failure = _from_exit(pod, ended, now)
-    return Cause(failure, _CERTAIN if failure.failure_class in DEFINITE else _GUESSED, at)
+    return Cause(failure, _CERTAIN if failure.failure_class in DEFINITE else _GUESSED, at, timed)
 
 
 def _exceeded_limit(pod: PodView) -> str:

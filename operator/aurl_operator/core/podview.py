@@ -63,6 +63,7 @@ class PodView:
     node: str
     ip: str
     ready: bool
+    unready_since: datetime | None
     node_silent: bool
     created: datetime | None
     delete_by: datetime | None
@@ -160,6 +161,7 @@ def pod_view(pod: Mapping[str, Any]) -> PodView | None:
         ip=text(status.get("podIP")),
         ready=dig(conditions.get("Ready"), "status") != "False"
         or (container.get("ready") is True and not silent),
+        unready_since=_unready_since(conditions),
         node_silent=silent,
         created=parse_time(dig(pod, "metadata", "creationTimestamp")),
         delete_by=delete_by,
@@ -211,6 +213,11 @@ def _init_failure(init_containers: Sequence[Mapping[str, Any]]) -> str:
             detail = f": {last_line[0][:512]}" if last_line else ""
             return f"init container {text(each.get('name'))} exited with code {ended.exit_code}{detail}"
     return ""
+
+
+def _unready_since(conditions: Mapping[str, Mapping[str, Any]]) -> datetime | None:
+    ready = conditions.get("Ready", {})
+    return parse_time(ready.get("lastTransitionTime")) if ready.get("status") == "False" else None
 
 
 def _node_silent(

@@ -331,6 +331,21 @@ def test_a_vanished_pod_explains_lost_connections_but_no_definite_cause(
     assert failure["pod"] == ("bach-0-1" if expected == "Infrastructure" else "bach-0-0")
 
 
+@pytest.mark.parametrize("since", [None, 0])
+def test_a_failure_without_a_time_does_not_wait_for_ever(since: float | None) -> None:
+    """After a reboot of its node, the kubelet knows neither how nor when a container ended."""
+    world = running()
+    world.fail("bach-0-1", 137, reason="ContainerStatusUnknown", finishedAt=None)
+    if since is not None:
+        ready = {"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T12:00:00Z"}
+        world.pods["bach-0-1"]["status"]["conditions"] = [ready]
+        assert world.look().restarted_now is None
+        world.now = after(2)
+    world.settle()
+    assert world.status["lastFailure"]["pod"] == "bach-0-1"
+    assert world.status["attempt"] == 1
+
+
 def test_a_lost_connection_without_another_account_is_believed_after_a_while() -> None:
     world = running()
     world.fail("bach-0-1", 1, LOST_PEER)
