@@ -11,6 +11,8 @@ from pydantic import ValidationError
 
 from aurl_trainer.data.config import DatasetConfig, EncodingName, TokenizerConfig
 from aurl_trainer.data.errors import DatasetError
+from aurl_trainer.data.music import DRUMS, Music
+from aurl_trainer.data.tokenizer import decode, encode
 from aurl_trainer.data.vocabulary import BOS, EOS, KINDS, PAD, Vocabulary
 from aurl_trainer.schema import explain
 
@@ -106,3 +108,44 @@ def test_the_schema_has_no_unions_as_kubernetes_requires() -> None:
     text = json.dumps(DatasetConfig.model_json_schema())
     assert "anyOf" not in text
     assert "null" not in text
+
+
+def test_the_drum_settings_leave_existing_vocabularies_as_they_are() -> None:
+    fingerprint = "d205173690b2866422780b421c17918503c1572e169c462bf33f9d76b215a1ea"
+    assert Vocabulary(TokenizerConfig()).fingerprint == fingerprint
+    others = [TokenizerConfig(lowest_drum=22), TokenizerConfig.model_validate({"drumMap": [HI_HAT]})]
+    assert len({fingerprint, *(Vocabulary(config).fingerprint for config in others)}) == 3
+
+
+HI_HAT = {"pitch": 22, "to": 42}
+
+
+@pytest.mark.parametrize("encoding", ["remi", "events"])
+def test_drums_outside_general_midi_are_kept_or_mapped(encoding: EncodingName) -> None:
+    rows = [(480 * beat, 480 * beat + 240, pitch, 80, 0) for beat, pitch in enumerate((22, 26, 36, 22))]
+    music = Music.from_rows(480, rows, [DRUMS], [], [])
+
+    def kept(**settings: object) -> tuple[list[int], int]:
+        vocabulary = Vocabulary(TokenizerConfig.model_validate({"encoding": encoding} | settings))
+        encoded = encode(music, vocabulary)
+        return decode(encoded.tokens, vocabulary).pitch.tolist(), encoded.left_out["pitch out of range"]
+
+    assert kept() == ([36], 3)
+    assert kept(lowestDrum=22) == ([22, 26, 36, 22], 0)
+    assert kept(drumMap=[HI_HAT]) == ([42, 36, 42], 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"drums": False, "lowestDrum": 22}, "lowestDrum has no effect with drums: false"),
+        ({"encoding": "raster", "drumMap": [HI_HAT]}, "drumMap has no effect with encoding: raster"),
+        ({"lowestDrum": 60, "highestDrum": 50}, "lowestDrum 60 is above highestDrum 50; swap them"),
+        ({"drumMap": [{"pitch": 30, "to": 22}]}, "drumMap maps 30 to 22, outside 27 to 87"),
+        ({"drumMap": [HI_HAT, HI_HAT]}, "drumMap maps a pitch twice"),
+    ],
+)
+def test_contradictory_drum_settings_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TokenizerConfig.model_validate(settings)
+    assert message in explain(caught.value, "")

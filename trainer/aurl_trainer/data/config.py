@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from aurl_trainer.schema import Config, Fraction, Seed
+from aurl_trainer.schema import Config, Fraction, Seed, is_default
 
 SLOWEST_TEMPO, FASTEST_TEMPO = 20, 300  # quarters per minute
 EncodingName = Literal["remi", "events", "raster"]
@@ -98,6 +98,15 @@ class SourceConfig(Config):
             yield f"set exactly one of {known}"
 
 
+class DrumMappingConfig(Config):
+    """A drum sound to write as another one."""
+
+    pitch: MidiValue
+    """MIDI pitch in the file."""
+    to: MidiValue
+    """MIDI pitch to use instead."""
+
+
 class TokenizerConfig(Config):
     """Encoding of music as tokens, and the resolution of time, tracks, pitch and loudness."""
 
@@ -122,13 +131,43 @@ class TokenizerConfig(Config):
     """Lowest MIDI pitch to keep (21: lowest key of a piano)."""
     highest_pitch: MidiValue = 108
     """Highest MIDI pitch to keep (108: highest key of a piano)."""
+    lowest_drum: MidiValue = 27
+    """Lowest drum sound to keep, as a MIDI pitch. 27 to 87 is the percussion map of General MIDI level 2."""
+    highest_drum: MidiValue = 87
+    """Highest drum sound to keep, as a MIDI pitch."""
+    drum_map: Annotated[tuple[DrumMappingConfig, ...], Field(max_length=128)] = ()
+    """Drum sounds to write as others, before the range applies: `{pitch: 22, to: 42}` keeps the edge of an
+    electronic hi-hat as a closed one."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that define the tokens, for fingerprints.
+
+        Fields that did not exist from the beginning are left out at their defaults, so that datasets and
+        models from before keep their fingerprints.
+        """
+        later = ("lowest_drum", "highest_drum", "drum_map")
+        unset = {name for name in later if is_default(self, name)}
+        return self.model_dump(mode="json", by_alias=True, exclude=unset)
 
     def _faults(self) -> Iterator[str]:
         if self.encoding == "raster":
             because = "encoding: raster, which holds pitches alone"
             yield from self.unused(because, "programs", "drums", "velocity_bins", "tempo_bins")
+        if self.encoding == "raster" or not self.drums:
+            because = "drums: false" if not self.drums else "encoding: raster"
+            yield from self.unused(because, "lowest_drum", "highest_drum", "drum_map")
         if self.lowest_pitch > self.highest_pitch:
             yield f"lowestPitch {self.lowest_pitch} is above highestPitch {self.highest_pitch}; swap them"
+        if self.lowest_drum > self.highest_drum:
+            yield f"lowestDrum {self.lowest_drum} is above highestDrum {self.highest_drum}; swap them"
+        for entry in self.drum_map:
+            if not self.lowest_drum <= entry.to <= self.highest_drum:
+                yield (
+                    f"drumMap maps {entry.pitch} to {entry.to}, outside {self.lowest_drum} to "
+                    f"{self.highest_drum}: change it, lowestDrum or highestDrum"
+                )
+        if len({entry.pitch for entry in self.drum_map}) < len(self.drum_map):
+            yield "drumMap maps a pitch twice: remove one of the entries"
 
 
 class SplitTableConfig(Config):
@@ -140,9 +179,11 @@ class SplitTableConfig(Config):
     """Column with the file's path below the source's directory, such as midi_filename. Every file needs a
     row."""
     split_column: ColumnName | None = None
-    """Column with the file's split: train, validation (or valid, val, dev) or test, instead of fractions."""
+    """Column with the file's split: train, validation (or valid, val, dev) or test. Unset: by the
+    fractions."""
     group_column: ColumnName | None = None
-    """Column with the file's group, such as the composition: a group is never divided between splits."""
+    """Column with the file's group, such as the composition, which is never divided between splits.
+    Unset: no groups."""
 
     def _faults(self) -> Iterator[str]:
         if (self.split_column is None) == (self.group_column is None):
@@ -161,7 +202,7 @@ class SplitConfig(Config):
     group_pattern: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     """Keep files in one split if this Python regular expression finds the same text in their paths below the
     source's directory: its first group, or the whole match. `.*/` groups by folder. A file without a match is
-    a group of its own."""
+    a group of its own. Unset: each file is."""
     table: SplitTableConfig | None = None
     """Splits or groups from a CSV file, such as those published with MAESTRO and Groove."""
 

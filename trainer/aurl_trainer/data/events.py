@@ -23,7 +23,7 @@ import numpy as np
 
 from aurl_trainer.data.music import Bools, Ints, Music
 from aurl_trainer.data.notes import DecodedPiece, Encoded, grid_notes, header, regular_notes, tempo_levels
-from aurl_trainer.data.vocabulary import EOS, KINDS, LOWEST_DRUM, PLAIN_VELOCITY, Vocabulary
+from aurl_trainer.data.vocabulary import EOS, KINDS, PLAIN_VELOCITY, Vocabulary
 
 LONGEST_GAP_QUARTERS = 64
 """At least the longest possible note."""
@@ -44,7 +44,7 @@ def encode(music: Music, vocabulary: Vocabulary) -> Encoded:
     tempo_time, tempo = _tempo_changes(music, vocabulary, int(start[0]), last)
 
     first, lowest = vocabulary.first, config.lowest_pitch
-    on = np.where(drum, first["Drum"] + pitch - LOWEST_DRUM, first["On"] + pitch - lowest)
+    on = np.where(drum, first["Drum"] + pitch - config.lowest_drum, first["On"] + pitch - lowest)
     off = (first["Off"] + pitch - lowest)[~drum]
     sizes = len(tempo), len(end), len(start)
     time = np.concatenate([tempo_time, end, start])
@@ -141,7 +141,7 @@ def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
             if name == "On" and loudness >= 0:
                 sounding[key] = time, loudness
         elif name == "Drum" and piece.on_drums and loudness >= 0:
-            piece.notes.append((time, time + 1, value + LOWEST_DRUM, loudness, piece.track))
+            piece.notes.append((time, time + 1, value + config.lowest_drum, loudness, piece.track))
     time += 1  # so that notes that begin last have a length
     for track, pitch in list(sounding):
         end_note(track, pitch)

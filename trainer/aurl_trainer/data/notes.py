@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aurl_trainer.data.music import DEFAULT_TEMPO, DRUMS, Ints, Music
-from aurl_trainer.data.vocabulary import BOS, HIGHEST_DRUM, LOWEST_DRUM, Vocabulary
+from aurl_trainer.data.vocabulary import BOS, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,10 @@ def grid_notes(music: Music, vocabulary: Vocabulary) -> GridNotes:
     """Select the notes that the tokenizer keeps and quantise their times; keeps the order of the file."""
     config = vocabulary.config
     is_drum = music.programs[music.track] == DRUMS
-    low = np.where(is_drum, LOWEST_DRUM, config.lowest_pitch)
-    high = np.where(is_drum, HIGHEST_DRUM, config.highest_pitch)
-    in_range = (music.pitch >= low) & (music.pitch <= high)
+    pitch = np.where(is_drum, vocabulary.drum_pitch[music.pitch], music.pitch)
+    low = np.where(is_drum, config.lowest_drum, config.lowest_pitch)
+    high = np.where(is_drum, config.highest_drum, config.highest_pitch)
+    in_range = (pitch >= low) & (pitch <= high)
     unwanted = is_drum & (not vocabulary.count["Drum"])
     rows = np.flatnonzero(in_range & ~unwanted)
     left_out = {"pitch out of range": int((~in_range & ~unwanted).sum()), "drums": int(unwanted.sum())}
@@ -58,7 +59,7 @@ def grid_notes(music: Music, vocabulary: Vocabulary) -> GridNotes:
         start=steps(music.start[rows], ticks, resolution),
         end=steps(music.end[rows], ticks, resolution),
         slot=slot,
-        pitch=music.pitch[rows],
+        pitch=pitch[rows],
         velocity=music.velocity[rows],
         programs=programs,
         left_out=left_out,

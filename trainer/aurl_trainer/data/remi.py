@@ -41,7 +41,6 @@ from aurl_trainer.data.vocabulary import (
     EOS,
     FALLBACK_METER,
     KINDS,
-    LOWEST_DRUM,
     PLAIN_VELOCITY,
     Vocabulary,
 )
@@ -198,7 +197,9 @@ def _assemble(
     drum = slot == config.tracks
     out[note_at[new_track]] = np.where(drum, first["Drums"], first["Track"] + slot)[new_track]
     pitch_at = note_at + new_track
-    out[pitch_at] = np.where(drum, first["Drum"] - LOWEST_DRUM, first["Pitch"] - config.lowest_pitch) + pitch
+    out[pitch_at] = (
+        np.where(drum, first["Drum"] - config.lowest_drum, first["Pitch"] - config.lowest_pitch) + pitch
+    )
     if config.velocity_bins:
         out[pitch_at + 1] = first["Velocity"] + velocity
     out[note_at + note_size - 1] = first["Duration"] + duration
@@ -232,7 +233,7 @@ def decode(tokens: Ints, vocabulary: Vocabulary) -> Music:
         elif name == "Program":
             piece.set_program(value)
         elif name in ("Pitch", "Drum"):
-            pitch = value + (config.lowest_pitch if name == "Pitch" else LOWEST_DRUM)
+            pitch = value + (config.lowest_pitch if name == "Pitch" else config.lowest_drum)
             fits = piece.track >= 0 and piece.on_drums == (name == "Drum")
             pitch, loudness = (pitch if fits else -1), (-1 if config.velocity_bins else PLAIN_VELOCITY)
         elif name == "Velocity":

@@ -44,7 +44,6 @@ METERS: Final = (
     *((n, 16) for n in (3, 5, 6, 7, 9, 12)),
 )
 FALLBACK_METER: Final = (4, 4)
-LOWEST_DRUM, HIGHEST_DRUM = 27, 87  # the percussion map of General MIDI level 2
 COMMON = 120  # the most common tempo, in quarters per minute
 PLAIN_VELOCITY = 80
 
@@ -77,7 +76,9 @@ class Vocabulary:
             "Drums": [""] if config.drums else [],
             "Program": [str(program) for program in range(128)] if config.programs else [],
             "Pitch": pitches,
-            "Drum": [str(drum) for drum in range(LOWEST_DRUM, HIGHEST_DRUM + 1)] if config.drums else [],
+            "Drum": [str(drum) for drum in range(config.lowest_drum, config.highest_drum + 1)]
+            if config.drums
+            else [],
             "Velocity": [str(velocity) for velocity in self.velocities.tolist()],
             "Duration": [str(duration) for duration in self.durations.tolist()],
             "On": pitches,
@@ -115,6 +116,14 @@ class Vocabulary:
     def meter_index(self) -> dict[tuple[int, int], int]:
         """(numerator, denominator) → number of the metre."""
         return {meter: index for index, meter in enumerate(self.meters)}
+
+    @cached_property
+    def drum_pitch(self) -> Ints:
+        """(128,) MIDI pitch of a drum → pitch to write it as."""
+        pitches = np.arange(128)
+        for entry in self.config.drum_map:
+            pitches[entry.pitch] = entry.to
+        return pitches
 
     @cached_property
     def nearest_duration(self) -> Ints:
@@ -166,7 +175,7 @@ class Vocabulary:
     def _content(self) -> dict[str, Any]:
         return {
             "encoding": ENCODING_VERSION,
-            "tokenizer": self.config.model_dump(mode="json", by_alias=True),
+            "tokenizer": self.config.identity(),
             "tokens": self.tokens,
         }
 
