@@ -176,7 +176,12 @@ class Reconciler:
             return False
         applied = await self._applier.apply(job, decided.actions, known)
         before = self._refusals.pop(job, {})
-        refusals = {key: refusal for key, refusal in before.items() if key not in applied.done}
+        # The server works again: what it failed to do is retried immediately.
+        refusals = {
+            key: refusal
+            for key, refusal in before.items()
+            if key not in applied.done and not (applied.done and refusal.server_fault)
+        }
         if refusals | applied.refused:
             self._refusals[job] = refusals | applied.refused
         return applied.changed > 0 or bool(applied.refused)

@@ -33,6 +33,7 @@ class PlanBuilder:
         self.dataset = Aspect("Unknown", "NotPrepared", "The dataset has not been prepared yet.")
         self.status_first = False
         self._wakes: list[float] = []
+        self._probing = False
 
     def update(self, **changes: Any) -> None:
         """Change fields of the new status."""
@@ -59,7 +60,10 @@ class PlanBuilder:
         return left <= 0
 
     def act(self, action: Action) -> None:
-        """Take an action once, but retry one that the API server refused only after its back-off."""
+        """Take an action once, but retry one that the API server refused only after its back-off.
+
+        After a fault of the server a single action is retried; once it succeeds, all are.
+        """
         refusal = self.observed.refusals.get(action.key)
         if refusal is not None:
             self.block(refusal_blocker(action, refusal))
@@ -67,6 +71,9 @@ class PlanBuilder:
             if wait > 0:
                 self.wake(wait)
                 return
+            if refusal.server_fault and self._probing:
+                return
+            self._probing = self._probing or refusal.server_fault
         if action not in self.actions:
             self.actions.append(action)
 

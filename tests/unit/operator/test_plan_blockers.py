@@ -172,6 +172,17 @@ def test_pods_that_may_not_be_deleted_are_reported_and_retried(code: int) -> Non
     assert "deletionTimestamp" in pod["metadata"]
 
 
+@pytest.mark.parametrize(("code", "retried"), [(500, ["bach-0-0"]), (403, ["bach-0-0", "bach-0-1"])])
+def test_after_a_fault_of_the_server_one_request_is_tried(code: int, retried: list[str]) -> None:
+    world = prepared()
+    world.pods = {name: pod for name, pod in world.pods.items() if name not in NODES}
+    world.job["status"]["launch"].pop("createdTime")
+    for name in NODES:
+        world.refusals[name] = Refusal(code, "the webhook is down", NOW)
+    world.now = after(2.1)
+    assert [a.name for a in world.look().actions if isinstance(a, Create)] == retried
+
+
 def test_the_api_server_chooses_the_pause() -> None:
     world = World()
     world.step()

@@ -235,3 +235,21 @@ def test_a_job_that_expires_leaves_its_claim(policy: str, refused: bool, request
         assert wake is not None and wake > 0
     else:
         assert server.claim_owners == ([{"uid": "another"}] if policy == "Retain" else None)
+
+
+def test_a_recovered_server_gets_all_requests_in_one_reconciliation() -> None:
+    world = running(make_job(numNodes=4))
+    for index in range(4):
+        del world.pods[f"bach-0-{index}"]
+    server = Server(world.job)
+    failures = [ApiError(500, "webhook")] * 4
+
+    async def fail_at_first(method: str, kind: str) -> None:
+        if (method, kind) == ("POST", "Pod") and failures:
+            if len(failures) == 1:
+                world.now += timedelta(seconds=1.1)  # the back-off of all has passed
+            raise failures.pop()
+
+    server.fault = fail_at_first
+    reconcile(world, server)
+    assert sorted(server.made) == [f"bach-1-{index}" for index in range(4)]
