@@ -24,17 +24,6 @@ CEL_END: Final = "# end: Kubernetes 1.25"
 
 
 @dataclass(frozen=True)
-class ExactlyOne:
-    """Exactly one of several keys of the object at `path` must be set.
-
-    `[]` in the path stands for the elements of a list. An empty `keys` means all keys of the object.
-    """
-
-    path: str
-    keys: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class CelRule:
     """A CEL rule for the object at `path` (Kubernetes 1.25 and later)."""
 
@@ -43,11 +32,13 @@ class CelRule:
     message: str
 
 
-EXACTLY_ONE: Final = (
-    ExactlyOne("spec.storage", ("claimName", "claimTemplate")),
-    ExactlyOne("spec.dataset.source"),
-    ExactlyOne("spec.podTemplate.volumes[]", ("emptyDir", "configMap", "persistentVolumeClaim")),
-)
+# Exactly one of these keys of the object at the path must be set; none are named: one of all its keys.
+# `[]` in a path stands for the elements of a list.
+EXACTLY_ONE: Final[dict[str, tuple[str, ...]]] = {
+    "spec.storage": ("claimName", "claimTemplate"),
+    "spec.dataset.source": (),
+    "spec.podTemplate.volumes[]": ("emptyDir", "configMap", "persistentVolumeClaim"),
+}
 # core/validation.py makes the same checks for older servers, with longer messages.
 _NODES: Final = "(has(self.numNodes) ? self.numNodes : 1)"
 _PROVIDER_IS_PLAIN: Final = (
@@ -101,10 +92,9 @@ def tree(job: Mapping[str, JsonSchema]) -> Tree:
     spec = read(api.JobSpec.model_json_schema(), "spec")
     typed = {name: read(schema, f"spec.{name}") for name, schema in job.items()}
     spec = replace(spec, properties={name: typed.get(name, field) for name, field in spec.properties.items()})
-    for choice in EXACTLY_ONE:
-        if choice.keys:
-            sentence = f"Exactly one of {', '.join(choice.keys)} must be set."
-            spec = _append(spec, choice.path.split(".")[1:], sentence)
+    for path, keys in EXACTLY_ONE.items():
+        if keys:
+            spec = _append(spec, path.split(".")[1:], f"Exactly one of {', '.join(keys)} must be set.")
     return Tree(spec=spec, status=read(api.JobStatus.model_json_schema(), "status"))
 
 
@@ -137,9 +127,9 @@ def crd(roots: Tree) -> dict[str, Any]:
             "status": structural(roots.status),
         },
     }
-    for choice in EXACTLY_ONE:
-        chosen = _at(schema, choice.path)
-        chosen["oneOf"] = [{"required": [key]} for key in choice.keys or chosen["properties"]]
+    for path, keys in EXACTLY_ONE.items():
+        chosen = _at(schema, path)
+        chosen["oneOf"] = [{"required": [key]} for key in keys or chosen["properties"]]
     for cel in CEL_RULES:
         rules = _at(schema, cel.path).setdefault("x-kubernetes-validations", [])
         rules.append({"rule": cel.rule, "message": cel.message})
@@ -196,22 +186,8 @@ def _column(name: str, path: str, kind: str, priority: int) -> dict[str, Any]:
 def to_yaml(manifest: Mapping[str, Any]) -> str:
     """Return the CRD as YAML, with the CEL rules between `CEL_BEGIN` and `CEL_END` lines."""
     text = yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
-    lines: list[str] = []
-    indent: int | None = None
-    for line in text.splitlines():
-        depth = len(line) - len(line.lstrip())
-        if indent is not None and (
-            depth < indent or (depth == indent and not line.lstrip().startswith("- "))
-        ):
-            lines.append(f"{' ' * indent}{CEL_END}")
-            indent = None
-        if line.strip() == "x-kubernetes-validations:":
-            indent = depth
-            lines.append(f"{' ' * indent}{CEL_BEGIN}")
-        lines.append(line)
-    if indent is not None:
-        lines.append(f"{' ' * indent}{CEL_END}")
-    return "\n".join(lines) + "\n"
+    rules = r"(?m)^( *)x-kubernetes-validations:\n(?:\1[- ] .*\n)+"
+    return re.sub(rules, rf"\1{CEL_BEGIN}\n\g<0>\1{CEL_END}\n", text)
 
 
 def without_cel(text: str) -> str:
