@@ -33,13 +33,15 @@ MUTABLE_FIELDS = frozenset({"suspend", "managed_by", "run_policy"})
 _NOT_REMEMBERED = {"suspend", "managed_by"}
 
 
-def _metadata(job: JobRef, name: str) -> dict[str, Any]:
-    return {
+def manifest(job: JobRef, api_version: str, kind: str, name: str, **content: Any) -> dict[str, Any]:
+    """Return an object that belongs to a job; `content` holds its remaining fields."""
+    metadata = {
         "name": name,
         "namespace": job.namespace,
         "labels": common_labels(job),
         "ownerReferences": [owner_reference(job)],
     }
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **content}
 
 
 def build_claim(job: JobRef, template: ClaimTemplate, nodes: int) -> dict[str, Any]:
@@ -51,35 +53,22 @@ def build_claim(job: JobRef, template: ClaimTemplate, nodes: int) -> dict[str, A
     }
     if template.storage_class_name is not None:
         spec["storageClassName"] = template.storage_class_name
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": _metadata(job, claim_name(job.name)),
-        "spec": spec,
-    }
+    return manifest(job, "v1", "PersistentVolumeClaim", claim_name(job.name), spec=spec)
 
 
 def build_service(job: JobRef) -> dict[str, Any]:
     """Return the rendezvous Service: its address exists before any pod and needs no DNS."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": _metadata(job, service_name(job.name)),
-        "spec": {
-            "type": "ClusterIP",
-            "publishNotReadyAddresses": True,
-            "selector": {LABEL_JOB_UID: job.uid, LABEL_ROLE: "worker", LABEL_INDEX: "0"},
-            "ports": [
-                {
-                    "name": "rendezvous",
-                    "port": RENDEZVOUS_PORT,
-                    "targetPort": RENDEZVOUS_PORT,
-                    "protocol": "TCP",
-                },
-                {"name": "http", "port": HTTP_PORT, "targetPort": HTTP_PORT, "protocol": "TCP"},
-            ],
-        },
+    ports = {"rendezvous": RENDEZVOUS_PORT, "http": HTTP_PORT}
+    spec = {
+        "type": "ClusterIP",
+        "publishNotReadyAddresses": True,
+        "selector": {LABEL_JOB_UID: job.uid, LABEL_ROLE: "worker", LABEL_INDEX: "0"},
+        "ports": [
+            {"name": name, "port": port, "targetPort": port, "protocol": "TCP"}
+            for name, port in ports.items()
+        ],
     }
+    return manifest(job, "v1", "Service", service_name(job.name), spec=spec)
 
 
 def build_network_policy(job: JobRef) -> dict[str, Any]:
@@ -88,29 +77,21 @@ def build_network_policy(job: JobRef) -> dict[str, Any]:
     Rendezvous and collectives have no authentication, and collectives listen on random ports.
     """
     selector = {"matchLabels": {LABEL_JOB_UID: job.uid}}
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": _metadata(job, network_policy_name(job.name)),
-        "spec": {
-            "podSelector": selector,
-            "policyTypes": ["Ingress"],
-            "ingress": [
-                {"from": [{"podSelector": selector}]},
-                {"ports": [{"port": HTTP_PORT, "protocol": "TCP"}]},
-            ],
-        },
+    spec = {
+        "podSelector": selector,
+        "policyTypes": ["Ingress"],
+        "ingress": [
+            {"from": [{"podSelector": selector}]},
+            {"ports": [{"port": HTTP_PORT, "protocol": "TCP"}]},
+        ],
     }
+    name = network_policy_name(job.name)
+    return manifest(job, "networking.k8s.io/v1", "NetworkPolicy", name, spec=spec)
 
 
 def build_config_map(job: JobRef, spec: JobSpec) -> dict[str, Any]:
     """Return the ConfigMap with the trainer's configuration and the accepted spec."""
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": _metadata(job, config_map_name(job.name)),
-        "data": config_data(spec),
-    }
+    return manifest(job, "v1", "ConfigMap", config_map_name(job.name), data=config_data(spec))
 
 
 def config_data(spec: JobSpec) -> dict[str, str]:

@@ -8,7 +8,8 @@ from typing import Any, Final
 from aurl_operator.api.spec import JobSpec
 from aurl_operator.api.status import Role
 from aurl_operator.core.actions import Kind
-from aurl_operator.core.names import JobRef, common_labels, owner_reference
+from aurl_operator.core.names import JobRef
+from aurl_operator.core.objects import manifest
 
 VOLCANO: Final[Kind] = "PodGroup.scheduling.volcano.sh"
 SCHEDULER_PLUGINS: Final[Kind] = "PodGroup.scheduling.x-k8s.io"
@@ -71,14 +72,5 @@ def pod_group(job: JobRef, spec: JobSpec, attempt: int, size: int) -> tuple[Kind
         body["scheduleTimeoutSeconds"] = gangs.schedule_timeout_seconds
     else:
         return None
-    return kind, {
-        "apiVersion": _API_VERSIONS[kind],
-        "kind": "PodGroup",
-        "metadata": {
-            "name": group_name(job.name, attempt),
-            "namespace": job.namespace,
-            "labels": common_labels(job),
-            "ownerReferences": [owner_reference(job)],
-        },
-        "spec": body,
-    }
+    name = group_name(job.name, attempt)
+    return kind, manifest(job, _API_VERSIONS[kind], "PodGroup", name, spec=body)
