@@ -29,10 +29,6 @@ LARGEST_BODY: Final = 64 * 1024
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=3, connect=2)
 
 
-class TooLarge(Exception):
-    """An answer has more than LARGEST_BODY bytes."""
-
-
 @dataclass(frozen=True)
 class Target:
     """The launcher to poll."""
@@ -84,15 +80,14 @@ class ProgressPoller:
             await asyncio.sleep(pause * random.uniform(0.9, 1.1))
             async with self._suspect_slots if timeouts else self._slots:
                 try:
-                    body, problem = await self._ask(target), ""
-                except TooLarge:
-                    body, problem = {}, f"is larger than {LARGEST_BODY // 1024} KiB"
+                    answer = await self._ask(target)
                 except TimeoutError:
                     timeouts += 1
                     continue
             timeouts = 0
-            if body is None:
+            if answer is None:
                 continue
+            body, problem = answer
             delay = self._interval
             before = self._reports.get(key)
             share = len(self._tasks) / WRITES_PER_SECOND
@@ -100,10 +95,10 @@ class ProgressPoller:
             if before is None or (before.body, before.problem) != (body, problem):
                 self._on_report(key)
 
-    async def _ask(self, target: Target) -> Mapping[str, Any] | None:
-        """Send one request; None unless the answer is a JSON object about this attempt.
+    async def _ask(self, target: Target) -> tuple[Mapping[str, Any], str] | None:
+        """Send one request; return the answer and, if it is too large to read, what is wrong with it.
 
-        Raises TooLarge, and TimeoutError if nobody answers in time.
+        None unless it is a JSON object about this attempt. Raises TimeoutError if nobody answers in time.
         """
         if self._session is None:
             # A session of its own: the API server's credentials must never reach a pod.
@@ -121,7 +116,7 @@ class ProgressPoller:
                 async for chunk in response.content.iter_chunked(LARGEST_BODY):
                     raw += chunk
                     if len(raw) > LARGEST_BODY:
-                        raise TooLarge
+                        return {}, f"is larger than {LARGEST_BODY // 1024} KiB"
                 body = json.loads(raw)
         except TimeoutError:
             raise
@@ -129,4 +124,4 @@ class ProgressPoller:
             return None
         if not isinstance(body, dict) or body.get(ProgressKey.ATTEMPT, target.attempt) != target.attempt:
             return None
-        return body
+        return body, ""

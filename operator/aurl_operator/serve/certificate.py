@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import ssl
 from pathlib import Path
 from typing import Final
@@ -38,25 +37,21 @@ class ServerCertificate:
     def refresh(self) -> None:
         """Load the pair if its files have changed since the last check."""
         try:
-            seen = [(found.st_ino, found.st_mtime_ns, found.st_size) for found in self._stats()]
+            stats = [path.stat() for path in (self._certificate, self._key)]
+            seen = [(found.st_ino, found.st_mtime_ns, found.st_size) for found in stats]
             if seen == self._seen:
                 return
             # A failed load leaves a context without a matching key, so try it on another context first.
             for context in (_new_context(), self.context):
                 context.load_cert_chain(self._certificate, self._key, password=_no_password)
         except (OSError, ValueError) as error:
-            self._warn_once(f"cannot read the webhook's certificate in {self._directory}: {error}")
+            warning = f"cannot read the webhook's certificate in {self._directory}: {error}"
+            if warning != self._warned:
+                log.warning("%s", warning)
+            self._warned = warning
             return
         log.info("loaded the webhook's certificate in %s", self._directory)
         self._seen, self._warned = seen, ""
-
-    def _stats(self) -> list[os.stat_result]:
-        return [path.stat() for path in (self._certificate, self._key)]
-
-    def _warn_once(self, text: str) -> None:
-        if text != self._warned:
-            log.warning("%s", text)
-        self._warned = text
 
 
 def _new_context() -> ssl.SSLContext:
