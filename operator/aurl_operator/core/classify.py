@@ -110,12 +110,13 @@ def _cause(pod: PodView, now: datetime) -> Cause | None:
         message = f"Pod {pod.name} was evicted for exceeding its own limit: {pod.message.strip(' .')}; {cure}"
         return Cause(_failure(pod, now, "UserError", "StorageLimitExceeded", message), _CERTAIN, taken_at)
     if ended is not None and ended.report.get(TerminationKey.STATE) == FAILED:
-        failure = _reported(pod, ended, now)
-        if ended.report.get(TerminationKey.PEER_LOST) is True and failure.failure_class not in DEFINITE:
-            return Cause(failure, _SYMPTOM, at, timed)
+        reported = _reported(pod, ended, now)
+        if reported.failure_class in DEFINITE:
+            return Cause(reported, _CERTAIN, at)
+        if ended.report.get(TerminationKey.PEER_LOST) is True:
+            return Cause(reported, _SYMPTOM, at, timed)
         # Where hanging ranks are killed, their peers on other nodes lose their connections.
-        weaker = _STANDSTILL if failure.failure_class == "Hang" else _REPORTED
-        return Cause(failure, _CERTAIN if failure.failure_class in DEFINITE else weaker, at, timed)
+        return Cause(reported, _STANDSTILL if reported.failure_class == "Hang" else _REPORTED, at, timed)
     if pod.disruption or pod.reason:
         reason = pod.disruption or pod.reason
         preempted = reason in _PREEMPTED
@@ -130,15 +131,17 @@ def _cause(pod: PodView, now: datetime) -> Cause | None:
         # Before Kubernetes 1.26 the eviction from a lost node looks like any other deletion.
         message = f"Node {pod.node or '(unknown)'} of pod {pod.name} no longer reports"
         return infrastructure("NodeLost", message, taken_at)
+    failure = _from_exit(pod, ended, now) if ended is not None else None
+    if failure is not None and failure.failure_class in DEFINITE:
+        return Cause(failure, _CERTAIN, at)
     if pod.terminating:
         return infrastructure("PodDeleted", f"Pod {pod.name} was deleted while it was needed", taken_at)
-    if ended is None:
+    if failure is None:
         if pod.init_failure:
             return infrastructure("InitContainerFailed", f"Pod {pod.name} failed: {pod.init_failure}", at)
         message = f"Pod {pod.name} failed before its container started: {pod.message or 'no reason given'}"
         return infrastructure("PodFailed", message, at)
-    failure = _from_exit(pod, ended, now)
-    return Cause(failure, _CERTAIN if failure.failure_class in DEFINITE else _GUESSED, at, timed)
+    return Cause(failure, _GUESSED, at, timed)
 
 
 def _exceeded_limit(pod: PodView) -> str:

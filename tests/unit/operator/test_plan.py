@@ -331,6 +331,20 @@ def test_a_vanished_pod_explains_lost_connections_but_no_definite_cause(
     assert failure["pod"] == ("bach-0-1" if expected == "Infrastructure" else "bach-0-0")
 
 
+@pytest.mark.parametrize("sidecars", [False, True])
+def test_the_deletion_of_a_pod_does_not_hide_that_it_ran_out_of_memory(sidecars: bool) -> None:
+    world = running(sidecars=sidecars)
+    world.fail("bach-0-1", 137, reason="OOMKilled")
+    world.ask_to_leave("bach-0-1")
+    world.settle()
+    assert world.status["lastFailure"]["reason"] == "OOMKilled"
+    other = running(sidecars=sidecars)
+    other.fail("bach-0-1", 143)
+    other.ask_to_leave("bach-0-1")
+    other.settle()
+    assert other.status["lastFailure"]["reason"] == "PodDeleted"
+
+
 @pytest.mark.parametrize("since", [None, 0])
 def test_a_failure_without_a_time_does_not_wait_for_ever(since: float | None) -> None:
     """After a reboot of its node, the kubelet knows neither how nor when a container ended."""
