@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aurl_trainer.data import workers
 from aurl_trainer.data.config import DatasetConfig, TokenizerConfig
-from aurl_trainer.data.errors import DatasetError
+from aurl_trainer.data.errors import DatasetError, PreparationError
 from aurl_trainer.data.midi import read_midi
 from aurl_trainer.data.prepare import Prepared, prepare
 from aurl_trainer.data.shards import SPLITS, Dataset
@@ -211,6 +212,24 @@ def test_a_file_that_kills_its_reader_is_reported_and_the_others_are_read(volume
     assert list(outcomes) == [file.name for file in files]
     assert outcomes["lethal.mid"].reason == "it crashes the reader"
     assert all(outcome.tokens for name, outcome in outcomes.items() if name != "lethal.mid")
+
+
+@pytest.mark.parametrize("fault", ["initializer", "death"])
+def test_workers_that_cannot_start_are_not_blamed_on_the_files(
+    volume: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_initialise", {"initializer": _fail, "death": _die}[fault])
+    files = [SourceFile(f"{n}.mid", volume / f"music/deep/{n}.mid", "midi") for n in range(10)]
+    with pytest.raises(PreparationError, match=r"^The processes that read the music cannot be started \("):
+        list(tokenize_files(files, TokenizerConfig(), 2))
+
+
+def _fail(config: TokenizerConfig) -> None:
+    raise OSError("Resource temporarily unavailable")
+
+
+def _die(config: TokenizerConfig) -> None:
+    os._exit(9)
 
 
 def test_the_chorales_of_music21_become_a_dataset_of_four_voices(tmp_path: Path) -> None:

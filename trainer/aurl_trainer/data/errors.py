@@ -15,6 +15,12 @@ class DownloadError(AurlError):
     failure_class = "Infrastructure"
 
 
+class PreparationError(AurlError):
+    """The processes that prepare the dataset cannot be started; says nothing about its files."""
+
+    failure_class = "Infrastructure"
+
+
 class BadMidiError(AurlError):
     """A file is not readable music; the preparation reports it and continues.
 

@@ -14,7 +14,7 @@ from multiprocessing.context import ForkServerContext
 from typing import Final
 
 from aurl_trainer.data.config import TokenizerConfig
-from aurl_trainer.data.errors import BadMidiError
+from aurl_trainer.data.errors import BadMidiError, PreparationError
 from aurl_trainer.data.shards import TOKEN_TYPE
 from aurl_trainer.data.source_file import SourceFile
 from aurl_trainer.data.vocabulary import Vocabulary
@@ -47,7 +47,10 @@ def start_fork_server() -> None:
 def tokenize_files(
     files: Sequence[SourceFile], config: TokenizerConfig, workers: int
 ) -> Iterator[tuple[SourceFile, TokenizedFile]]:
-    """Yield each of `files` with its result, in order, holding only a few in memory."""
+    """Yield each of `files` with its result, in order, holding only a few in memory.
+
+    Raises PreparationError if no worker can be started.
+    """
     done, size = 0, min(LARGEST_CHUNK, max(CHUNK, len(files) // (SHARES * workers)))
     while done < len(files):
         pool = _pool(config, min(workers, -(-(len(files) - done) // size)))
@@ -55,8 +58,8 @@ def tokenize_files(
             for chunk, outcomes in _in_order(pool, files, done, size, AHEAD * workers):
                 yield from zip(chunk, outcomes, strict=True)
                 done += len(chunk)
-        except BrokenProcessPool:
-            # A process died; reading the files one by one shows which of them killed it.
+        except (BrokenProcessPool, EOFError, ConnectionError):
+            # A process died, or the server that forks them; reading the files one by one shows why.
             chunk = files[done : done + size]
             yield from _one_by_one(chunk, config)
             done += len(chunk)
@@ -85,12 +88,28 @@ def _one_by_one(
     rest = deque(files)
     while rest:
         with _pool(config, 1) as pool:
+            _ensure_started(pool)
             try:
                 while rest:
                     yield rest[0], pool.submit(_tokenize, [rest[0]]).result()[0]
                     rest.popleft()
             except BrokenProcessPool:
                 yield rest.popleft(), TokenizedFile(reason="it crashes the reader")
+
+
+def _ensure_started(pool: ProcessPoolExecutor) -> None:
+    """Raise PreparationError if the pool has no live worker, which is not the fault of a file."""
+    try:
+        pool.submit(_do_nothing).result()
+    except (BrokenProcessPool, OSError, EOFError) as error:
+        raise PreparationError(
+            f"The processes that read the music cannot be started ({error}); the log has their output. Give "
+            "the pod more memory or processes, or set a lower dataset.workers."
+        ) from error
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _pool(config: TokenizerConfig, workers: int) -> ProcessPoolExecutor:
