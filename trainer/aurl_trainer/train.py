@@ -29,7 +29,7 @@ from aurl_trainer import logs
 from aurl_trainer.build import Run, build
 from aurl_trainer.checkpoint.writer import give_shards
 from aurl_trainer.config import JobFile
-from aurl_trainer.contract import Variable
+from aurl_trainer.contract import FINISHED, INTERRUPTED, Variable
 from aurl_trainer.data.prepare import prepare
 from aurl_trainer.distributed.runtime import Distributed, Layout
 from aurl_trainer.distributed.sharding import local_gradients
@@ -53,8 +53,6 @@ log = logging.getLogger("aurl_trainer.train")
 
 COLLECT_EVERY = 500
 """Optimizer steps between two runs of the garbage collector, which is off otherwise: ranks pause together."""
-
-FINISHED, INTERRUPTED = "Finished", "Interrupted"
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def train(run: Run, stop: StopRequest) -> Ending:
         step = run.progress.step + 1
         last = step == config.steps
         with reporter.phase("step"):
-            result = train_step(run, step, stop.made)
+            result = train_step(run, step, stop)
         if result is None:
             continue  # out of memory: the same step again, in smaller micro-batches
 
@@ -142,7 +140,7 @@ def train(run: Run, stop: StopRequest) -> Ending:
     return finish(run, interrupted)
 
 
-def train_step(run: Run, step: int, stop: bool) -> StepResult | None:
+def train_step(run: Run, step: int, stop: StopRequest) -> StepResult | None:
     """Run one optimizer step on all ranks; None if one of them ran out of memory and nothing was applied."""
     config, distributed, profile = run.config, run.distributed, run.profile
     with run.reporter.phase("data_wait"):
@@ -158,7 +156,7 @@ def train_step(run: Run, step: int, stop: bool) -> StepResult | None:
     if failed:
         release(distributed.device)
         distributed.complete_exchange(run.network, exchanged)
-    valid, interrupted, failures = distributed.vote(valid_here, stop, failed)
+    valid, interrupted, failures = distributed.vote(valid_here, stop.made, failed)
     if failures:
         retry_smaller(run, step, failures)
         return None
