@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
+from aurl_operator.api.training_schema import load_schema
 from aurl_operator.crd import reference, resource
-
-
-def render(job_schema: str) -> tuple[str, dict[str, str]]:
-    """Return the CRD (YAML) and the pages of the job reference (Markdown) for a job schema (JSON)."""
-    roots = resource.tree(json.loads(job_schema))
-    return resource.to_yaml(resource.crd(roots)), reference.pages(roots.spec, roots.status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the generated files. With `--check`, write nothing and return 1 if one of them is stale."""
     parser = argparse.ArgumentParser(prog="aurl_operator.crd", description=__doc__)
-    parser.add_argument(
-        "--job-schema", type=Path, help="schema of dataset and training (default: the packaged one)"
-    )
     parser.add_argument("--output-crd", type=Path, default=Path("charts/aurl-operator/files/crd.yaml"))
     parser.add_argument("--output-docs", type=Path, default=Path("docs"), help="directory of the reference")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is stale")
     options = parser.parse_args(arguments)
-    source = options.job_schema or resources.files("aurl_operator") / "schema" / "job.json"
-    crd, pages = render(source.read_text(encoding="utf-8"))
-    files = {options.output_crd: crd} | {options.output_docs / name: text for name, text in pages.items()}
+    roots = resource.tree(load_schema())
+    files = {options.output_crd: resource.to_yaml(resource.crd(roots))}
+    pages = reference.pages(roots.spec, roots.status)
+    files |= {options.output_docs / name: text for name, text in pages.items()}
     stale = False
     for path, text in files.items():
         if path.is_file() and path.read_text(encoding="utf-8") == text:

@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import yaml
 
-from aurl_operator import api
+from aurl_operator.api import base
+from aurl_operator.api.spec import JobSpec
+from aurl_operator.api.status import PRINTER_COLUMNS, JobStatus
 from aurl_operator.crd.fields import Field, JsonSchema, Kind, read
 from aurl_operator.crd.structural import structural
 
@@ -89,13 +91,13 @@ def tree(job: Mapping[str, JsonSchema]) -> Tree:
 
     `job` holds the trainer's schemas of `dataset` and `training`; they replace the operator's untyped fields.
     """
-    spec = read(api.JobSpec.model_json_schema(), "spec")
+    spec = read(JobSpec.model_json_schema(), "spec")
     typed = {name: read(schema, f"spec.{name}") for name, schema in job.items()}
     spec = replace(spec, properties={name: typed.get(name, field) for name, field in spec.properties.items()})
     for path, keys in EXACTLY_ONE.items():
         if keys:
             spec = _append(spec, path.split(".")[1:], f"Exactly one of {', '.join(keys)} must be set.")
-    return Tree(spec=spec, status=read(api.JobStatus.model_json_schema(), "status"))
+    return Tree(spec=spec, status=read(JobStatus.model_json_schema(), "status"))
 
 
 def _append(field: Field, path: list[str], sentence: str) -> Field:
@@ -136,21 +138,21 @@ def crd(roots: Tree) -> dict[str, Any]:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{api.PLURAL}.{api.GROUP}"},
+        "metadata": {"name": f"{base.PLURAL}.{base.GROUP}"},
         "spec": {
-            "group": api.GROUP,
+            "group": base.GROUP,
             "names": {
-                "kind": api.KIND,
-                "listKind": f"{api.KIND}List",
-                "plural": api.PLURAL,
-                "singular": api.SINGULAR,
-                "shortNames": list(api.SHORT_NAMES),
-                "categories": list(api.CATEGORIES),
+                "kind": base.KIND,
+                "listKind": f"{base.KIND}List",
+                "plural": base.PLURAL,
+                "singular": base.SINGULAR,
+                "shortNames": list(base.SHORT_NAMES),
+                "categories": list(base.CATEGORIES),
             },
             "scope": "Namespaced",
             "versions": [
                 {
-                    "name": api.VERSION,
+                    "name": base.VERSION,
                     "served": True,
                     "storage": True,
                     "subresources": {
@@ -161,7 +163,7 @@ def crd(roots: Tree) -> dict[str, Any]:
                             "labelSelectorPath": ".status.selector",
                         },
                     },
-                    "additionalPrinterColumns": [_column(*each) for each in api.PRINTER_COLUMNS],
+                    "additionalPrinterColumns": [_column(*each) for each in PRINTER_COLUMNS],
                     "schema": {"openAPIV3Schema": schema},
                 }
             ],

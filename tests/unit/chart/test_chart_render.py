@@ -14,7 +14,7 @@ import yaml
 from helm_python import Chart, HelmError, lint
 
 from aurl_dev.cluster.paths import CHART
-from aurl_operator import api
+from aurl_operator.api import base as api
 from aurl_operator.settings import Settings, read_settings
 from unit.chart.rendering import Object, render
 

@@ -25,7 +25,7 @@ DOCS = ROOT / "docs"
 
 
 def _arguments(crd: Path, docs: Path) -> list[str]:
-    return ["--job-schema", str(JOB_SCHEMA), "--output-crd", str(crd), "--output-docs", str(docs)]
+    return ["--output-crd", str(crd), "--output-docs", str(docs)]
 
 
 def test_generated_files_are_fresh() -> None:
