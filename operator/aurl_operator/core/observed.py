@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from aurl_operator.core.actions import Refusal
 from aurl_operator.core.podview import PodView
 from aurl_operator.core.progress import ProgressReport
-from aurl_operator.core.validation import ConfigCheck, Problem
+from aurl_operator.core.validation import ConfigCheck
 from aurl_operator.core.views import JobView, ObjectView
 
 
@@ -27,10 +26,6 @@ class Children:
     named_claim: ObjectView | None = None
 
 
-def _no_problems(dataset: Mapping[str, Any], training: Mapping[str, Any]) -> tuple[Problem, ...]:
-    return ()
-
-
 @dataclass(frozen=True)
 class Options:
     """The administrator's settings for all jobs.
@@ -39,10 +34,10 @@ class Options:
     """
 
     image: str
+    check_config: ConfigCheck
     image_pull_policy: str = "IfNotPresent"
     progress_interval: float = 5.0
     network_policy: bool = True
-    check_config: ConfigCheck = _no_problems
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from aurl_operator.kube.store import Store
 
 Object = dict[str, Any]
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
-OPTIONS = Options(image="trainer:test")
+OPTIONS = Options(image="trainer:test", check_config=lambda dataset, training: ())
 UID = "11111111-2222-3333-4444-555555555555"
 SPEC: Object = {
     "numNodes": 2,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from aurl_operator.core.actions import Create, Delete, Refusal
@@ -147,7 +149,7 @@ def test_a_claim_that_another_storage_replaced_is_not_missed() -> None:
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_pods_wait_for_their_network_policy(wanted: bool) -> None:
-    world = World(options=OPTIONS.__class__(image="x", network_policy=wanted))
+    world = World(options=replace(OPTIONS, network_policy=wanted))
     world.refusals["bach-pods"] = Refusal(403, 'admission webhook "x" denied the request', NOW)
     world.settle()
     assert world.network_policy is None
