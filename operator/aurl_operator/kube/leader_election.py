@@ -57,15 +57,9 @@ class LeaseLock:
         """Read the Lease."""
         return self._record(await self._client.request("GET", "Lease", self._namespace, self.name))
 
-    async def create(self, record: LeaderElectionRecord) -> LeaderElectionRecord:
-        """Create the Lease; 409 if another replica was faster."""
-        return await self._write("POST", "", record)
-
-    async def update(self, record: LeaderElectionRecord) -> LeaderElectionRecord:
-        """Replace the Lease; 409 if its version is no longer the record's."""
-        return await self._write("PUT", self.name, record)
-
-    async def _write(self, method: str, name: str, record: LeaderElectionRecord) -> LeaderElectionRecord:
+    async def write(self, record: LeaderElectionRecord) -> LeaderElectionRecord:
+        """Create the Lease, or replace the version in the record; 409 if another replica was faster."""
+        method, name = ("PUT", self.name) if record.version else ("POST", "")
         metadata = {"name": self.name, "namespace": self._namespace}
         if record.version:
             metadata["resourceVersion"] = record.version
@@ -178,7 +172,7 @@ class LeaderElector:
         sent_at = clock()
         record = self._own_record()
         try:
-            record = await (self._lock.update(record) if record.version else self._lock.create(record))
+            record = await self._lock.write(record)
         except ApiError as error:
             if error.code != 409:
                 raise
@@ -242,7 +236,7 @@ class LeaderElector:
                     free = replace(
                         record, holder="", seconds=self._lock.seconds, acquire_time="", renew_time=""
                     )
-                    self._observe(await self._lock.update(free))
+                    self._observe(await self._lock.write(free))
         except (ApiError, Unreachable, TimeoutError) as error:
             log.warning("lease %s not released, it will expire: %s", self._lock.name, error)
         else:
