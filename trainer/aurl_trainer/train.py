@@ -377,7 +377,7 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         job_dir = Path(environment.get(Variable.JOB_DIR) or volume.joinpath(*identity))
         hooks = load_hooks(job.training.hooks, volume)
         device = choose_device(job.training.device, layout.local_rank, layout.world_size)
-        # The launcher has prepared the dataset; this checks it once for all ranks.
+        # The launcher has prepared the dataset; this finds it, without reading it, for all ranks.
         found = prepare(job.dataset, job_dir, volume, _silent).fingerprint if layout.rank == 0 else ""
         distributed = Distributed(layout, device, job.training.distribution)
         dataset = job_dir / "dataset" / distributed.gather_text(found)[0]

@@ -111,6 +111,34 @@ def test_a_prepared_dataset_is_reused_until_the_content_changes(volume: Path) ->
     assert len(fingerprints) == 3
 
 
+def test_a_restart_reads_neither_source_nor_dataset_unless_a_file_has_changed(
+    volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _prepare(volume)
+    read: list[Path] = []
+    original_open = Path.open
+
+    def watched(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self.suffix in (".mid", ".bin"):
+            read.append(self)
+        return original_open(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", watched)
+    assert _prepare(volume) == first
+    assert read == []
+    # Touched, moved or damaged: hashed again, and the content decides.
+    os.utime(volume / "music/deep/0.mid")
+    assert _prepare(volume) == first
+    assert volume / "music/deep/0.mid" in read and first.path / "train.bin" in read
+    read.clear()
+    assert _prepare(volume) == first
+    assert read == []
+    (volume / "music/deep/0.mid").rename(volume / "music/deep/other.mid")
+    assert _prepare(volume).fingerprint != first.fingerprint
+    (first.path / "receipt.json").write_text("{")
+    assert _prepare(volume).fingerprint != first.fingerprint
+
+
 @pytest.mark.parametrize("harm", ["marker", "bit", "cut", "manifest"])
 def test_a_damaged_dataset_is_prepared_again(volume: Path, harm: str) -> None:
     prepared = _prepare(volume)

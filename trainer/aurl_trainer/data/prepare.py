@@ -1,7 +1,8 @@
 """Prepare a dataset once: read all files in worker processes, drop broken ones and duplicates, split, commit.
 
 The name of a dataset is a hash of everything it is made from: the content of the files, the tokenizer, the
-split and the version of the encoding. A job that finds it complete on the volume uses it as it is. It is
+split and the version of the encoding. A job that finds it complete on the volume uses it as it is; while no
+file has another size or modification time, without hashing them again (see receipt.py). It is
 written to `.tmp-…`, flushed, renamed and marked last, so a directory with a marker is complete even if a
 writer dies at any point.
 """
@@ -30,6 +31,7 @@ from aurl_trainer.data.errors import DatasetError
 from aurl_trainer.data.music import Ints
 from aurl_trainer.data.ngrams import SIMILAR, NgramIndex
 from aurl_trainer.data.pieces import Pieces
+from aurl_trainer.data.receipt import find_unchanged, write_receipt
 from aurl_trainer.data.shards import (
     FORMAT,
     MANIFEST,
@@ -108,16 +110,18 @@ def prepare(config: DatasetConfig, job_dir: Path, volume: Path, progress: Progre
     progress(0, total, 0)
     workers = config.workers or _cpus()
     root = job_dir / "dataset"
+    listing = _fingerprint(config, source, assign, vocabulary, source.stamps())
+    found = find_unchanged(root, listing)
+    if found is not None:
+        return _reused(found, total, progress)
     if not any(root.glob(f"*/{MARKER}")):
         start_fork_server()  # in parallel with hashing the files
-    fingerprint = _fingerprint(config, source, assign, vocabulary, workers)
+    fingerprint = _fingerprint(config, source, assign, vocabulary, source.digests(workers))
     target = root / fingerprint
     found = _open_verified(target)
     if found is not None:
-        prepared = _summary(found)
-        progress(total, total, prepared.dropped)
-        log.info("dataset is already prepared", extra={"fingerprint": fingerprint})
-        return prepared
+        write_receipt(found, listing)
+        return _reused(found, total, progress)
 
     root.mkdir(parents=True, exist_ok=True)
     _sweep(root)
@@ -130,7 +134,9 @@ def prepare(config: DatasetConfig, job_dir: Path, volume: Path, progress: Progre
         _commit(temporary, target)
     finally:
         remove_tree(temporary)
-    prepared = _summary(Dataset.open(target))
+    dataset = Dataset.open(target)
+    write_receipt(dataset, listing)
+    prepared = _summary(dataset)
     if prepared.leak:
         log.warning("held-out pieces resemble training pieces", extra={"reason": prepared.leak})
     log.info(
@@ -146,13 +152,25 @@ def prepare(config: DatasetConfig, job_dir: Path, volume: Path, progress: Progre
     return prepared
 
 
+def _reused(dataset: Dataset, total: int, progress: ProgressCallback) -> Prepared:
+    prepared = _summary(dataset)
+    progress(total, total, prepared.dropped)
+    log.info("dataset is already prepared", extra={"fingerprint": dataset.fingerprint})
+    return prepared
+
+
 def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _fingerprint(
-    config: DatasetConfig, source: Source, assign: Assign, vocabulary: Vocabulary, threads: int
+    config: DatasetConfig,
+    source: Source,
+    assign: Assign,
+    vocabulary: Vocabulary,
+    files: Iterable[tuple[str, str]],
 ) -> str:
+    """Return a hash of everything the dataset is made from; `files` are name and state of each."""
     digest = hashlib.sha256()
     head = {
         "format": FORMAT,
@@ -162,7 +180,7 @@ def _fingerprint(
         "split": config.split.model_dump(mode="json", by_alias=True, exclude_none=True),
     }
     digest.update(json.dumps(head, sort_keys=True).encode())
-    for name, content in source.digests(threads):
+    for name, content in files:
         digest.update(f"{name}\0{content}\n".encode())
         if config.split.table is not None:
             digest.update(f"{assign(name)}\n".encode())

@@ -15,7 +15,8 @@ from aurl_trainer.data.archive import unpacked_archive
 from aurl_trainer.data.config import ArchiveConfig, DirectoryConfig, Music21CorpusConfig, SourceConfig
 from aurl_trainer.data.errors import DatasetError
 from aurl_trainer.data.pretokenized import raster_pieces, token_pieces
-from aurl_trainer.data.source_file import SourceFile, SourceFiles
+from aurl_trainer.data.receipt import stamp
+from aurl_trainer.data.source_file import UNREADABLE, SourceFile, SourceFiles
 from aurl_trainer.data.vocabulary import Vocabulary
 
 DIGESTS_AT_ONCE: Final = 1024
@@ -59,6 +60,14 @@ class Source:
                 files = self.files[start : start + DIGESTS_AT_ONCE]
                 digests = pool.map(SourceFile.digest, files)
                 yield from zip((file.name for file in files), digests, strict=True)
+
+    def stamps(self) -> Iterator[tuple[str, str]]:
+        """Yield name, size and modification time of each file, without reading it."""
+        for file in self.files:
+            try:
+                yield file.name, stamp(file.path)
+            except OSError:
+                yield file.name, UNREADABLE
 
 
 def open_source(config: SourceConfig, volume: Path, job_dir: Path, vocabulary: Vocabulary) -> Source:
