@@ -65,8 +65,9 @@ def test_tempo_and_metre_are_read() -> None:
         (tune(60, 62, 64)[:-9], "damaged"),
         (_file(1, CONDUCTOR), "no notes"),
         (_file(0, RUNNING_STATUS, division=0xE728), "damaged"),
+        (_file(2, RUNNING_STATUS, DRUM_LINE), "of type 2, with 2 separate pieces; save each as a file"),
     ],
-    ids=["empty", "no header", "truncated", "no notes", "SMPTE time"],
+    ids=["empty", "no header", "truncated", "no notes", "SMPTE time", "type 2"],
 )
 def test_a_bad_file_is_named_with_its_reason(data: bytes, reason: str) -> None:
     with pytest.raises(BadMidiError, match=reason) as caught:
@@ -93,6 +94,37 @@ def test_damaged_bytes_give_music_or_a_named_error(data: bytes, changes: list[tu
     assert music.notes > 0
     assert int(music.start.min()) >= 0
     assert bool((music.end >= music.start).all())
+
+
+def test_a_type_2_file_of_one_track_is_a_piece() -> None:
+    assert read_midi(_file(2, RUNNING_STATUS), "file").pitch.tolist() == [60, 62]
+
+
+@pytest.mark.parametrize(
+    ("programs", "places"),
+    [
+        ([0] * 3 + [DRUMS], 4),
+        ([*list(range(15)), DRUMS], 16),
+        ([5, 7] * 10, 2),
+        ([*list(range(15)), DRUMS, 3, 3], 16),
+        (list(range(40)), 40),
+    ],
+)
+def test_tracks_share_a_channel_only_with_the_same_program(programs: list[int], places: int) -> None:
+    rows = [(0, 480, 40 + track, 80, track) for track in range(len(programs))]
+    data = write_midi(Music.from_rows(480, rows, programs, [], []))
+    used: dict[tuple[int, int], set[int]] = {}
+    for chunk in mido.MidiFile(file=io.BytesIO(data)).tracks[1:]:
+        port = next((message.port for message in chunk if message.type == "midi_port"), 0)
+        for message in chunk:
+            if message.type == "program_change":
+                used.setdefault((port, message.channel), set()).add(message.program)
+    assert len(used) == places
+    assert all(len(found) == 1 for found in used.values())
+    for read in (read_with_symusic, read_with_mido):
+        back = read(data, "back")
+        assert back.programs[back.track].tolist() == programs
+        assert back.pitch.tolist() == [40 + track for track in range(len(programs))]
 
 
 def test_a_written_file_ends_every_note_before_an_equal_one_begins() -> None:

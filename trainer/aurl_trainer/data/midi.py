@@ -15,6 +15,7 @@ from aurl_trainer.data.errors import BadMidiError
 from aurl_trainer.data.music import DRUMS, Ints, Music
 
 DRUM_CHANNEL = 9
+MELODIC_CHANNELS = tuple(channel for channel in range(16) if channel != DRUM_CHANNEL)
 MAX_FILE_BYTES = 64 * 2**20
 # mido needs about 500 bytes of memory per byte of file; symusic about 10.
 MAX_MIDO_BYTES = 4 * 2**20
@@ -23,9 +24,15 @@ MAX_TICK = 2**40
 
 
 def read_midi(data: bytes, name: str) -> Music:
-    """Read the bytes of a MIDI file of type 0, 1 or 2, called `name` in errors. Raises BadMidiError."""
+    """Read the bytes of a MIDI file, called `name` in errors. Raises BadMidiError.
+
+    Type 2 files with several tracks are refused: their tracks are separate pieces, not played together.
+    """
     if len(data) > MAX_FILE_BYTES:
         raise BadMidiError(name, f"it is larger than the limit of {MAX_FILE_BYTES // 2**20} MiB")
+    kind, tracks = int.from_bytes(data[8:10]), int.from_bytes(data[10:12])
+    if data[:4] == b"MThd" and kind == 2 and tracks > 1:
+        raise BadMidiError(name, f"it is of type 2, with {tracks} separate pieces; save each as a file")
     try:
         return read_with_symusic(data, name)
     except BadMidiError as fast:
@@ -159,20 +166,35 @@ def write_midi(music: Music, texts: Iterable[str] = ()) -> bytes:
         )
     ]
     file.tracks.append(_chunk(conductor))
-    melodic = 0
-    for track, program in enumerate(music.programs.tolist()):
-        if program == DRUMS:
-            channel = DRUM_CHANNEL
-        else:
-            channel = [c for c in range(16) if c != DRUM_CHANNEL][melodic % 15]
-            melodic += 1
-        events = _note_events(music, track, channel)
+    for track, (program, (port, channel)) in enumerate(
+        zip(music.programs.tolist(), _channels(music.programs.tolist()), strict=True)
+    ):
         instrument = 0 if program == DRUMS else program
-        events.insert(0, (0, mido.Message("program_change", channel=channel, program=instrument)))
+        events: list[tuple[int, mido.Message | mido.MetaMessage]] = [
+            *([(0, mido.MetaMessage("midi_port", port=port))] if port else []),
+            (0, mido.Message("program_change", channel=channel, program=instrument)),
+            *_note_events(music, track, channel),
+        ]
         file.tracks.append(_chunk(events))
     out = io.BytesIO()
     file.save(file=out)
     return out.getvalue()
+
+
+def _channels(programs: list[int]) -> list[tuple[int, int]]:
+    """Return port and channel of each track.
+
+    Up to 15 melodic tracks have a channel each. Of more, those of one program share a channel; programs after
+    the fifteenth use further ports.
+    """
+    melodic = [program for program in programs if program != DRUMS]
+    owners: list[int] = list(range(len(melodic)))
+    if len(melodic) > len(MELODIC_CHANNELS):
+        distinct = list(dict.fromkeys(melodic))
+        owners = [distinct.index(program) for program in melodic]
+    places = (divmod(owner, len(MELODIC_CHANNELS)) for owner in owners)
+    melodic_places = ((port, MELODIC_CHANNELS[number]) for port, number in places)
+    return [(0, DRUM_CHANNEL) if program == DRUMS else next(melodic_places) for program in programs]
 
 
 def _note_events(music: Music, track: int, channel: int) -> list[tuple[int, mido.Message]]:
@@ -198,7 +220,7 @@ def _note_events(music: Music, track: int, channel: int) -> list[tuple[int, mido
     return [(time, message) for time, _, _, message in events]
 
 
-def _chunk(events: list[tuple[int, mido.Message]]) -> mido.MidiTrack:
+def _chunk(events: list[tuple[int, mido.Message | mido.MetaMessage]]) -> mido.MidiTrack:
     chunk, now = mido.MidiTrack(), 0
     for time, message in sorted(events, key=lambda event: event[0]):
         chunk.append(message.copy(time=time - now))
