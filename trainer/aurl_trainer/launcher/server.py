@@ -39,18 +39,21 @@ Folder = Callable[[str], tuple[str, bytes] | None]
 """Returns type and body for a path below a prefix, or None if there is nothing."""
 
 
-class LauncherServer:
+class LauncherServer(ThreadingHTTPServer):
     """Serves routes, and folders by prefix, independently of the ranks."""
+
+    daemon_threads = True
+    block_on_close = False
+    # A pod may have IPv4, IPv6 or both; one dual-stack socket serves them all.
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
 
     def __init__(self, port: int, routes: dict[str, Route], folders: dict[str, Folder] | None = None) -> None:
         """Bind `port` on all addresses (0: any free port); raises OSError if it is taken."""
-        self._server = _Server(port, routes, folders or {})
-        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
-
-    @property
-    def port(self) -> int:
-        """The port that is bound."""
-        return int(self._server.server_address[1])
+        self.routes, self.folders = routes, folders or {}
+        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        super().__init__(("", port), _Handler)
+        self.port = int(self.server_address[1])
+        self._thread = threading.Thread(target=self.serve_forever, name="http", daemon=True)
 
     def start(self) -> None:
         """Start answering."""
@@ -58,29 +61,19 @@ class LauncherServer:
 
     def close(self) -> None:
         """Stop answering and free the port."""
-        self._server.shutdown()
-        self._server.server_close()
+        self.shutdown()
+        self.server_close()
         self._thread.join()
 
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    # A pod may have IPv4, IPv6 or both; one dual-stack socket serves them all.
-    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-
-    def __init__(self, port: int, routes: dict[str, Route], folders: dict[str, Folder]) -> None:
-        self.routes, self.folders = routes, folders
-        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        super().__init__(("", port), _Handler)
-
     def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, or close the connection if too many are open."""
         if self._free.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, and give the connection's place to another."""
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -97,20 +90,21 @@ class _Server(ThreadingHTTPServer):
         return None
 
     def server_bind(self) -> None:
+        """Bind as HTTPServer does, but without looking up the host's name, which can hang without DNS."""
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # HTTPServer.server_bind would look up the host's name, which can hang without DNS.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = "launcher", self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients may leave at any time."""
         log.debug("connection lost", exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
+    server: LauncherServer
     timeout = REQUEST_TIMEOUT
     server_version = "aurl-launcher"
     sys_version = ""
