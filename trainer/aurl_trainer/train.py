@@ -35,8 +35,7 @@ from aurl_trainer.distributed.runtime import Distributed, Layout
 from aurl_trainer.distributed.sharding import local_gradients
 from aurl_trainer.errors import UserError
 from aurl_trainer.hooks.interface import Evaluation
-from aurl_trainer.hooks.load import load_hooks
-from aurl_trainer.hooks.metrics import measure
+from aurl_trainer.hooks.load import load_hooks, measure
 from aurl_trainer.loop.batches import evaluation_batches
 from aurl_trainer.loop.recovery import collect_frozen, release, shrink_micro_batches
 from aurl_trainer.loop.training_data import TrainingData

@@ -17,10 +17,9 @@ from aurl_trainer.data.vocabulary import Vocabulary
 from aurl_trainer.errors import UserError
 from aurl_trainer.hooks import Evaluation, LossInputs
 from aurl_trainer.hooks.config import HooksConfig
-from aurl_trainer.hooks.load import Hook, load_hooks
-from aurl_trainer.hooks.metrics import measure
+from aurl_trainer.hooks.load import Hook, load_hooks, measure
 from aurl_trainer.model.transformer import token_loss_sum
-from aurl_trainer.objective.extra_losses import ExtraLossesObjective
+from aurl_trainer.objective.language import ExtraLossesObjective
 from aurl_trainer.objective.objective import Losses
 
 CPU = torch.device("cpu")

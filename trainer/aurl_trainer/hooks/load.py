@@ -1,18 +1,22 @@
-"""Imports hooks, and turns what they raise into one sentence that names them."""
+"""Imports hooks, runs the metrics, and turns what hooks raise into one sentence that names them."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from aurl_trainer.errors import AurlError, UserError
 from aurl_trainer.hooks.config import HooksConfig, LossHook, MetricHook
+from aurl_trainer.hooks.interface import Evaluation
 from aurl_trainer.monitor.failure import classify
+from aurl_trainer.system.randomness import random_state, restore_random_state
 
 
 @dataclass(frozen=True)
@@ -73,3 +77,28 @@ def _load(hook: LossHook | MetricHook, kind: str, weight: float) -> Hook:
     if not callable(function):
         raise UserError(f"The {label} is not a function but {type(function).__name__}; see training.hooks.")
     return Hook(hook.name, label, function, weight)
+
+
+@torch.no_grad()
+def measure(hooks: Sequence[Hook], evaluation: Evaluation) -> dict[str, float]:
+    """Return each metric by name, leaving the random generators as they were.
+
+    Raises UserError naming a hook that raises or does not return a number.
+    """
+    if not hooks:
+        return {}
+    before = random_state(evaluation.device)
+    evaluation.model.eval()
+    values = {}
+    for hook in hooks:
+        with hook.blamed():
+            value = hook.function(evaluation)
+        try:
+            values[hook.name] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise UserError(
+                f"The {hook.label} must return one number and returned {type(value).__name__}."
+            ) from None
+    evaluation.model.train()
+    restore_random_state(before, evaluation.device)
+    return values

@@ -21,8 +21,7 @@ from aurl_trainer.model.transformer import Transformer
 from aurl_trainer.model.vae import VAE
 from aurl_trainer.objective.adversary import Adversary
 from aurl_trainer.objective.autoencoder import AutoencoderObjective
-from aurl_trainer.objective.extra_losses import ExtraLossesObjective
-from aurl_trainer.objective.language import LanguageObjective, LanguageTermsObjective
+from aurl_trainer.objective.language import ExtraLossesObjective, LanguageObjective, LanguageTermsObjective
 from aurl_trainer.objective.objective import Objective
 
 
