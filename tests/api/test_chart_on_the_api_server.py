@@ -117,7 +117,7 @@ def admin(api_server: ApiServer) -> Iterator[Kube]:
 
 
 def _install(api_server: ApiServer, values: helm.Values) -> None:
-    helm.install(api_server.kubeconfig, "aurl", CHART, NAMESPACE, {**HELD, **values}, wait_seconds=60)
+    helm.install(api_server.kubeconfig, "aurl", CHART, NAMESPACE, {**HELD, **values})
 
 
 def _allowed(admin: Kube, user: str, namespace: str, group: str, resource: str, named: str = "") -> set[str]:
@@ -199,7 +199,7 @@ def test_install_upgrade_uninstall(admin: Kube, api_server: ApiServer) -> None:
     admin.request("POST", jobs, {**job, "metadata": {"name": "unseen"}})
     admin.request("DELETE", f"{jobs}/unseen")
 
-    helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
+    helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE)
     assert admin.status(path) == 404
     assert not admin.items(HOOKS)
     assert admin.status(crd.PATH) == 200
@@ -207,7 +207,7 @@ def test_install_upgrade_uninstall(admin: Kube, api_server: ApiServer) -> None:
 
     # A new release of the same name adopts the kept CRD.
     _install(api_server, {})
-    helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
+    helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE)
     admin.request("DELETE", f"{jobs}/survivor")
 
 
@@ -219,7 +219,7 @@ def test_the_operator_has_the_rights_it_needs_and_no_others(admin: Kube, api_ser
         _check_matrix(admin, "", NEEDED)
         _check_lease(admin)
     finally:
-        helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
+        helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE)
 
 
 def test_namespaced_mode_gives_rights_in_the_named_namespaces_only(
@@ -234,7 +234,7 @@ def test_namespaced_mode_gives_rights_in_the_named_namespaces_only(
             _check_matrix(admin, elsewhere, {})
         _check_lease(admin)
     finally:
-        helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
+        helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE)
 
 
 def test_user_facing_roles_include_jobs(admin: Kube, api_server: ApiServer) -> None:
@@ -261,7 +261,7 @@ def test_user_facing_roles_include_jobs(admin: Kube, api_server: ApiServer) -> N
     finally:
         for role in PEOPLE:
             admin.delete(f"{bindings}/{role}")
-        helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE, wait_seconds=60)
+        helm.uninstall(api_server.kubeconfig, "aurl", NAMESPACE)
 
 
 def test_the_server_accepts_every_switch(

@@ -42,7 +42,7 @@ def ns(api_server: ApiServer) -> Iterator[JobNamespace]:
     for name in (NAMESPACE, TENANT):
         api.ensure_namespace(name)
     yield JobNamespace(api, TENANT)
-    helm.uninstall(api_server.kubeconfig, RELEASE, NAMESPACE, wait_seconds=60)
+    helm.uninstall(api_server.kubeconfig, RELEASE, NAMESPACE)
     api.delete(crd.PATH)
     for name in (NAMESPACE, TENANT):
         api.delete(f"/api/v1/namespaces/{name}")
@@ -82,7 +82,7 @@ def test_upgrade_rollback_and_reinstall_do_not_affect_jobs(
     ns: JobNamespace, api_server: ApiServer, tmp_path: Path
 ) -> None:
     kubeconfig = api_server.kubeconfig
-    helm.install(kubeconfig, RELEASE, PREVIOUS, NAMESPACE, HELD, wait_seconds=60)
+    helm.install(kubeconfig, RELEASE, PREVIOUS, NAMESPACE, HELD)
     assert chart_of(ns.api) == {"aurl-operator-0.1.0"}
     before = deployed(ns.api)
     rights = write_kubeconfig(kubeconfig, NAMESPACE, NAME, tmp_path / "kubeconfig")
@@ -116,7 +116,7 @@ def test_upgrade_rollback_and_reinstall_do_not_affect_jobs(
             assert operator.metric("aurl_operator_reconciles_total", result="error") == 0
 
         # Upgrade: Deployment and CRD change under a running operator.
-        helm.install(kubeconfig, RELEASE, CHART, NAMESPACE, HELD, wait_seconds=60)
+        helm.install(kubeconfig, RELEASE, CHART, NAMESPACE, HELD)
         assert chart_of(ns.api) == {f"aurl-operator-{CURRENT_VERSION}"}
         after = deployed(ns.api)
         assert after[0] != before[0]
@@ -125,19 +125,19 @@ def test_upgrade_rollback_and_reinstall_do_not_affect_jobs(
         goes_on("new")
 
         # Rollback: every field is what it was.
-        helm.rollback(kubeconfig, RELEASE, NAMESPACE, revision=1, wait_seconds=60)
+        helm.rollback(kubeconfig, RELEASE, NAMESPACE, revision=1)
         assert chart_of(ns.api) == {"aurl-operator-0.1.0"}
         assert deployed(ns.api) == before
         goes_on("old")
 
         # Uninstall: the operator's rights are gone; jobs, their pods and the CRD stay.
         assert operator.stop() == 0
-        helm.uninstall(kubeconfig, RELEASE, NAMESPACE, wait_seconds=60)
+        helm.uninstall(kubeconfig, RELEASE, NAMESPACE)
         assert ns.api.status(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{NAME}") == 404
         assert undisturbed(ns) == held
 
         # Reinstalled, it adopts the CRD and finishes the jobs.
-        helm.install(kubeconfig, RELEASE, CHART, NAMESPACE, HELD, wait_seconds=60)
+        helm.install(kubeconfig, RELEASE, CHART, NAMESPACE, HELD)
         write_kubeconfig(kubeconfig, NAMESPACE, NAME, tmp_path / "kubeconfig")
         operator.start()
         wait_for("the operator to lead", operator.is_leader)

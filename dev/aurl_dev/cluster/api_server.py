@@ -18,20 +18,13 @@ from aurl_dev.ports import free_ports
 
 
 class ApiServer:
-    """A real API server with etcd (and controller-manager) on free loopback ports, as a context manager.
+    """A real API server with etcd and controller-manager on free loopback ports, as a context manager.
 
     Without kubelet and scheduler: tests play both by patching the status of pods.
     """
 
-    def __init__(
-        self,
-        *,
-        with_controller_manager: bool = True,
-        controller_flags: Sequence[str] = (),
-        echo: Echo = print,
-    ) -> None:
-        self._with_controller_manager, self._controller_flags = with_controller_manager, controller_flags
-        self._echo = echo
+    def __init__(self, *, controller_flags: Sequence[str] = (), echo: Echo = print) -> None:
+        self._controller_flags, self._echo = controller_flags, echo
         self._plane: ControlPlane | None = None
 
     def __enter__(self) -> ApiServer:
@@ -53,7 +46,6 @@ class ApiServer:
                 binaries=built,
                 pki=keys,
                 ports=Ports(api=api, etcd=etcd, etcd_peer=peer),
-                with_controller_manager=self._with_controller_manager,
                 controller_flags=self._controller_flags,
             )
             try:

@@ -58,7 +58,6 @@ class ControlPlane:
     cgroup: Path | None = None
     # Whether there is a kubelet, which needs the scheduler and the node controllers.
     with_nodes: bool = False
-    with_controller_manager: bool = True
     # Extra flags of the controller-manager; a benchmark lifts its rate limits.
     controller_flags: Sequence[str] = ()
 
@@ -74,12 +73,8 @@ class ControlPlane:
 
     def names(self) -> list[str]:
         """Return the daemons in start order."""
-        names = ["etcd", "kube-apiserver"]
-        if self.with_controller_manager:
-            names.append("kube-controller-manager")
-        if self.with_nodes:
-            names.append("kube-scheduler")
-        return names
+        names = ["etcd", "kube-apiserver", "kube-controller-manager"]
+        return [*names, "kube-scheduler"] if self.with_nodes else names
 
     def start(self, echo: Echo) -> None:
         """Start daemons that do not run, and wait until all are usable."""
@@ -99,8 +94,7 @@ class ControlPlane:
 
     def start_controllers(self) -> None:
         """Start the controllers and the scheduler, which need an API server that is ready."""
-        if self.with_controller_manager:
-            self._start("kube-controller-manager", self._controller_manager())
+        self._start("kube-controller-manager", self._controller_manager())
         if self.with_nodes:
             self._start("kube-scheduler", self._scheduler())
 
@@ -129,15 +123,14 @@ class ControlPlane:
 
     def wait_for_accounts(self, echo: Echo) -> None:
         """Wait until the controllers have made the default service account; pods are refused without it."""
-        if self.with_controller_manager:
-            account = "/api/v1/namespaces/default/serviceaccounts/default"
-            self.processes.wait(
-                "kube-controller-manager",
-                lambda: self._ask(account) == 200,
-                "has made no service account",
-                seconds=60,
-                echo=echo,
-            )
+        account = "/api/v1/namespaces/default/serviceaccounts/default"
+        self.processes.wait(
+            "kube-controller-manager",
+            lambda: self._ask(account) == 200,
+            "has made no service account",
+            seconds=60,
+            echo=echo,
+        )
 
     def _ask(self, path: str) -> int:
         return self._kube.status(path)
@@ -166,7 +159,6 @@ class ControlPlane:
 
     def _apiserver(self) -> list[str | Path]:
         keys = self.pki
-        disabled = [] if self.with_controller_manager else ["--disable-admission-plugins=ServiceAccount"]
         return [
             self.binaries / "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self.ports.etcd}",
@@ -177,7 +169,6 @@ class ControlPlane:
             "--authorization-mode=Node,RBAC",
             "--allow-privileged=true",
             "--enable-admission-plugins=NodeRestriction",
-            *disabled,
             f"--client-ca-file={keys.ca}",
             f"--tls-cert-file={keys.certificate('apiserver')}",
             f"--tls-private-key-file={keys.key('apiserver')}",

@@ -17,6 +17,8 @@ from aurl_dev.cluster.paths import CHECKOUT
 from aurl_dev.errors import ClusterError
 
 Values = dict[str, Any]
+#: Seconds that an action may wait for workloads to become ready, or to be gone.
+WAIT_SECONDS = 120
 
 
 class HelmError(ClusterError):
@@ -27,32 +29,27 @@ class HelmError(ClusterError):
 
 
 def install(
-    kubeconfig: Path,
-    release: str,
-    chart: Path,
-    namespace: str,
-    values: Values | None = None,
-    wait_seconds: int = 120,
+    kubeconfig: Path, release: str, chart: Path, namespace: str, values: Values | None = None
 ) -> None:
     """Install a release, or upgrade it if it exists; waits until its workloads are ready."""
     place = {"kubeconfig": kubeconfig, "namespace": namespace}
-    _call("install", release, wait_seconds, chart=chart, values=values or {}, **place)
+    _call("install", release, chart=chart, values=values or {}, **place)
 
 
-def uninstall(kubeconfig: Path, release: str, namespace: str, wait_seconds: int = 120) -> None:
+def uninstall(kubeconfig: Path, release: str, namespace: str) -> None:
     """Uninstall a release unless it is gone."""
-    _call("uninstall", release, wait_seconds, kubeconfig=kubeconfig, namespace=namespace)
+    _call("uninstall", release, kubeconfig=kubeconfig, namespace=namespace)
 
 
-def rollback(kubeconfig: Path, release: str, namespace: str, revision: int, wait_seconds: int = 120) -> None:
+def rollback(kubeconfig: Path, release: str, namespace: str, revision: int) -> None:
     """Roll a release back to an earlier revision; waits until its workloads are ready."""
     place = {"kubeconfig": kubeconfig, "namespace": namespace}
-    _call("rollback", release, wait_seconds, revision=revision, **place)
+    _call("rollback", release, revision=revision, **place)
 
 
-def test(kubeconfig: Path, release: str, namespace: str, wait_seconds: int = 120) -> str:
+def test(kubeconfig: Path, release: str, namespace: str) -> str:
     """Run the release's own tests and return the logs of their pods; raises when one fails."""
-    return str(_call("test", release, wait_seconds, kubeconfig=kubeconfig, namespace=namespace))
+    return str(_call("test", release, kubeconfig=kubeconfig, namespace=namespace))
 
 
 def would_install(kubeconfig: Path, chart: Path, namespace: str, many: dict[str, Values]) -> dict[str, str]:
@@ -61,7 +58,7 @@ def would_install(kubeconfig: Path, chart: Path, namespace: str, many: dict[str,
     Unlike `render`, this asks the cluster for its version and for the kinds it knows.
     """
     place = {"kubeconfig": kubeconfig, "namespace": namespace}
-    return dict(_call("would_install", str(chart), 120, chart=chart, many=many, **place))
+    return dict(_call("would_install", str(chart), chart=chart, many=many, **place))
 
 
 def lint(chart: Path, values: Values | None = None) -> None:
@@ -77,10 +74,10 @@ def render(
     return str(_call("render", str(chart), chart=chart, values=given, release=release, namespace=namespace))
 
 
-def _call(action: str, subject: str, wait_seconds: int = 60, **arguments: Any) -> Any:
+def _call(action: str, subject: str, **arguments: Any) -> Any:
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "dev")}
-    timeout = wait_seconds + 60
-    arguments = {"release": subject, "wait_seconds": wait_seconds, **arguments}
+    timeout = WAIT_SECONDS + 60
+    arguments = {"release": subject, **arguments}
     try:
         done = subprocess.run(
             [sys.executable, "-m", "aurl_dev.cluster.helm", action],
@@ -114,7 +111,7 @@ def _install(arguments: Values) -> None:
 
     config = _config(arguments)
     release, chart, values = arguments["release"], arguments["chart"], arguments["values"]
-    options = {"namespace": arguments["namespace"], "timeout": arguments["wait_seconds"], "wait": "legacy"}
+    options = {"namespace": arguments["namespace"], "timeout": WAIT_SECONDS, "wait": "legacy"}
     try:
         state = _state(config.status(release))
     except HelmNotFoundError:
@@ -125,7 +122,7 @@ def _install(arguments: Values) -> None:
         state = None
     elif state is not None and state.startswith("pending"):
         # An interrupted upgrade holds Helm's lock; a rollback releases it.
-        config.rollback(release, timeout=arguments["wait_seconds"])
+        config.rollback(release, timeout=WAIT_SECONDS)
     if state is None:
         config.install(chart, release, values, create_namespace=True, **options)
     else:
@@ -143,19 +140,17 @@ def _ever_deployed(history: list[Values]) -> bool:
 
 def _uninstall(arguments: Values) -> None:
     config = _config(arguments)
-    timeout = arguments["wait_seconds"]
-    config.uninstall(arguments["release"], ignore_not_found=True, wait="legacy", timeout=timeout)
+    config.uninstall(arguments["release"], ignore_not_found=True, wait="legacy", timeout=WAIT_SECONDS)
 
 
 def _rollback(arguments: Values) -> None:
     config = _config(arguments)
-    timeout = arguments["wait_seconds"]
-    config.rollback(arguments["release"], version=arguments["revision"], timeout=timeout, wait="legacy")
+    config.rollback(arguments["release"], version=arguments["revision"], timeout=WAIT_SECONDS, wait="legacy")
 
 
 def _test(arguments: Values) -> str:
     config = _config(arguments)
-    done = config.test(arguments["release"], timeout=arguments["wait_seconds"], logs=True)
+    done = config.test(arguments["release"], timeout=WAIT_SECONDS, logs=True)
     return str(done["logs"])
 
 

@@ -88,14 +88,14 @@ def _build(name: str, echo: Echo) -> Image:
     return image
 
 
-def digest_when_rebuilt(name: str, echo: Echo = print) -> tuple[str, str]:
+def digest_when_rebuilt(name: str) -> tuple[str, str]:
     """Build an image again without cached layers; return both digests."""
-    first = build([name], echo)[name]
+    first = build([name])[name]
     second = f"localhost/aurl-{name}:again"
-    base, wheelhouse = base_image.ensure(echo), wheels.ensure(name, echo)
-    with lock(folder() / f"{name}.lock", f"image {name}", echo):
+    base, wheelhouse = base_image.ensure(print), wheels.ensure(name, print)
+    with lock(folder() / f"{name}.lock", f"image {name}", print):
         try:
-            _bud(name, wheelhouse, base, second, content_hash(name), echo, layers=False)
+            _bud(name, wheelhouse, base, second, content_hash(name), print, layers=False)
             return _digest(first.reference), _digest(second)
         finally:
             succeeds([*buildah(), "rmi", second])
@@ -136,10 +136,10 @@ def _bud(
         shutil.rmtree(context, ignore_errors=True)
 
 
-def _forget_old(name: str, keep: Path, count: int = 2) -> None:
-    """Delete the archives and tags of older builds."""
+def _forget_old(name: str, keep: Path) -> None:
+    """Delete the archives and tags of all builds but the two newest."""
     archives = sorted(folder().glob(f"{name}-*.tar"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in archives[count:]:
+    for old in archives[2:]:
         if old != keep:
             old.unlink(missing_ok=True)
             tag = old.stem.removeprefix(f"{name}-")

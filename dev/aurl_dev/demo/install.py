@@ -22,5 +22,5 @@ def install(cluster: Cluster, echo: Echo) -> dict[str, images.Image]:
     """Build the images, load them, and install or upgrade the chart; returns the images."""
     loaded = images.load(cluster, images.build(echo=echo), echo)
     echo(f"Helm: installing {RELEASE} into namespace {NAMESPACE}")
-    helm.install(cluster.kubeconfig, RELEASE, CHART, NAMESPACE, values(loaded), wait_seconds=120)
+    helm.install(cluster.kubeconfig, RELEASE, CHART, NAMESPACE, values(loaded))
     return loaded
