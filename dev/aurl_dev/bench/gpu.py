@@ -65,22 +65,29 @@ def measure(root: Path, shapes: dict[str, GpuShape]) -> dict[str, Any]:
     return {name: _train(root / name, root, shape) for name, shape in shapes.items()}
 
 
+def train_as_rank(
+    job: Path, volume: Path, namespace: str, name: str, run: Path
+) -> subprocess.CompletedProcess[str]:
+    """Train a job file in a separate process, as a rank with its run directory in `run`."""
+    environment = {
+        "PYTHONPATH": str(CHECKOUT / "trainer"),
+        "AURL_CONFIG": str(job),
+        "AURL_VOLUME": str(volume),
+        "AURL_JOB_NAMESPACE": namespace,
+        "AURL_JOB_NAME": name,
+        "AURL_RUN_DIR": str(run),
+        "AURL_LOG_FORMAT": "json",
+    }
+    command = [sys.executable, "-m", "aurl_trainer.train"]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+
+
 def _train(place: Path, volume: Path, shape: GpuShape) -> dict[str, Any]:
     training = shape.training()
     run = place / "run"
     run.mkdir(parents=True)
     (place / "job.yaml").write_text(yaml.safe_dump({"dataset": DATASET, "training": training}))
-    environment = {
-        "PYTHONPATH": str(CHECKOUT / "trainer"),
-        "AURL_CONFIG": str(place / "job.yaml"),
-        "AURL_VOLUME": str(volume),
-        "AURL_JOB_NAMESPACE": "bench",
-        "AURL_JOB_NAME": place.name,
-        "AURL_RUN_DIR": str(run),
-        "AURL_LOG_FORMAT": "json",
-    }
-    command = [sys.executable, "-m", "aurl_trainer.train"]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    done = train_as_rank(place / "job.yaml", volume, "bench", place.name, run)
     if done.returncode:
         return {"error": done.stderr[-2000:]}
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]

@@ -11,10 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +23,6 @@ import yaml
 from aurl_dev.bench import checkpoint, gpu, result
 from aurl_dev.bench.checkpoint import measure_checkpoint
 from aurl_dev.bench.plain import PlainLoop
-from aurl_dev.cluster.paths import CHECKOUT
 from aurl_dev.melodies import write_music
 from aurl_trainer import logs
 from aurl_trainer.build import build
@@ -111,16 +107,7 @@ class Trainer:
         """Train the job in a separate process, as a rank, and return its peak memory."""
         run = self.root / "run"
         run.mkdir()
-        environment = {
-            "PYTHONPATH": str(CHECKOUT / "trainer"),
-            "AURL_CONFIG": str(self.root / "job.yaml"),
-            "AURL_VOLUME": str(self.root),
-            "AURL_JOB_NAMESPACE": "space",
-            "AURL_JOB_NAME": "job",
-            "AURL_RUN_DIR": str(run),
-        }
-        command = [sys.executable, "-m", "aurl_trainer.train"]
-        subprocess.run(command, env=os.environ | environment, check=True, capture_output=True)
+        gpu.train_as_rank(self.root / "job.yaml", self.root, "space", "job", run).check_returncode()
         snapshot = json.loads((run / "rank-0.json").read_text())
         return float(snapshot["memory"]["rss_peak"]) / 2**20
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from aurl_dev.bench.apiclient import ApiClient, PodWatch, until
 from aurl_dev.kube import GROUP, VERSION, Object, jobs_path
 from aurl_dev.operator_process import OperatorProcess
+from aurl_operator.api.base import format_time
 from aurl_operator.core.objects import dataset_hash
 from aurl_operator.core.validation import parse_spec
 
@@ -76,7 +77,7 @@ class Workload:
             "status": "True",
             "reason": "Prepared",
             "message": "12 files.",
-            "lastTransitionTime": _now(),
+            "lastTransitionTime": format_time(datetime.now(UTC)),
         }
         others = [one for one in conditions if one["type"] != ready["type"]]
         body = {"status": {"dataset": dataset, "conditions": [*others, ready]}}
@@ -110,7 +111,7 @@ class Workload:
             "imageID": "x",
             "ready": True,
             "restartCount": 0,
-            "state": {"running": {"startedAt": _now()}},
+            "state": {"running": {"startedAt": format_time(datetime.now(UTC))}},
         }
         status = {
             "phase": "Running",
@@ -138,7 +139,3 @@ class Workload:
 def _job(name: str, **spec: Any) -> Object:
     kind = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "AurlTrainingJob"}
     return {**kind, "metadata": {"name": name}, "spec": SPEC | spec}
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
