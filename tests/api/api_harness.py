@@ -188,19 +188,24 @@ class JobNamespace:
         running = {"startedAt": _now()}
         self._status(pod, "Running", {"running": running}, podIP=ip, podIPs=[{"ip": ip}])
 
-    def succeed(self, pod: str, report: Mapping[str, Any]) -> None:
-        """Report a container that succeeded with a termination message."""
+    def succeed(self, pod: str, report: Mapping[str, Any], sidecar: bool = False) -> None:
+        """Report a trainer that succeeded with a termination message; a sidecar may keep its pod running."""
         ended = {"exitCode": 0, "reason": "Completed", "finishedAt": _now(), "message": json.dumps(report)}
-        self._status(pod, "Succeeded", {"terminated": ended})
+        self._status(pod, "Succeeded", {"terminated": ended}, sidecar)
 
     def fail(
-        self, pod: str, exit_code: int, report: Mapping[str, Any] | None = None, reason: str = "Error"
+        self,
+        pod: str,
+        exit_code: int,
+        report: Mapping[str, Any] | None = None,
+        reason: str = "Error",
+        sidecar: bool = False,
     ) -> None:
-        """Report a container that failed."""
+        """Report a trainer that failed; a sidecar may keep its pod running."""
         ended: Object = {"exitCode": exit_code, "reason": reason, "finishedAt": _now()}
         if report is not None:
             ended["message"] = json.dumps(report)
-        self._status(pod, "Failed", {"terminated": ended})
+        self._status(pod, "Failed", {"terminated": ended}, sidecar)
 
     def cannot_start(self, pod: str, reason: str, message: str) -> None:
         """Report a waiting container with its reason."""
@@ -223,7 +228,7 @@ class JobNamespace:
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
         self.api.request("DELETE", f"{self._core}/pods/{pod}", body)
 
-    def _status(self, pod: str, phase: str, state: Object, **more: Any) -> None:
+    def _status(self, pod: str, phase: str, state: Object, sidecar: bool = False, **more: Any) -> None:
         container = {
             "name": "trainer",
             "image": "x",
@@ -233,6 +238,9 @@ class JobNamespace:
             "state": state,
         }
         status = {"phase": phase, "containerStatuses": [container], **more}
+        if sidecar:
+            proxy = {**container, "name": "proxy", "ready": True, "state": {"running": {"startedAt": _now()}}}
+            status |= {"phase": "Running", "containerStatuses": [proxy, container]}
         try:
             self.api.request("PATCH", f"{self._core}/pods/{pod}/status", {"status": status})
         except ApiError as error:

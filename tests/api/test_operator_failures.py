@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.api_harness import JobNamespace, environment
+from api.api_harness import PREPARED, JobNamespace, environment
 from api.launcher import launcher
 from aurl_dev import crd
 from aurl_dev.kube import Object
@@ -89,6 +89,29 @@ def test_every_failure_of_a_worker_has_a_class_a_node_and_a_message(ns: JobNames
     memory = environment(ns.pods("memory")["memory-1-0"])
     assert memory["AURL_OUT_OF_MEMORY_RESTARTS"] == "1"
     assert environment(ns.pods("hang")["hang-1-0"])["AURL_OUT_OF_MEMORY_RESTARTS"] == "0"
+
+
+def test_a_sidecar_neither_hides_the_end_of_its_trainer_nor_outlives_it(ns: JobNamespace) -> None:
+    def leave(pod: str) -> None:
+        wait_for(f"{pod} to be deleted", lambda: "deletionTimestamp" in ns.pods("meshed")[pod]["metadata"])
+        ns.confirm_gone(pod)
+
+    ns.create_job("meshed", numNodes=1, runPolicy={"cleanPodPolicy": "None"})
+    ns.wait_pods("meshed", "meshed-prepare-0")
+    ns.bind("meshed-prepare-0")
+    ns.succeed("meshed-prepare-0", PREPARED, sidecar=True)
+    leave("meshed-prepare-0")
+    ns.wait_pods("meshed", "meshed-0-0")
+    ns.bind("meshed-0-0")
+    ns.train("meshed", nodes=1)
+    ns.fail("meshed-0-0", 3, sidecar=True)
+    leave("meshed-0-0")
+    ns.wait_pods("meshed", "meshed-1-0")
+    ns.bind("meshed-1-0")
+    ns.train("meshed", attempt=1, nodes=1)
+    ns.succeed("meshed-1-0", {"state": "Succeeded"}, sidecar=True)
+    assert ns.state("meshed", "Succeeded")["restarts"]["byClass"] == {"Divergence": 1}
+    leave("meshed-1-0")
 
 
 def test_a_node_that_failed_a_job_repeatedly_is_avoided(ns: JobNamespace) -> None:
