@@ -121,9 +121,10 @@ def test_blocked_connections_are_survived(
     ns.prepare("blocked")
     workers = ("blocked-0-0", "blocked-0-1")
     ns.wait_pods("blocked", *workers)
-    # Its status must be written: a blocked request takes 20 s, and a second one in a row would be too much.
     ns.state("blocked", "Starting")
-    rule = proxy.add("hang", containing="/namespaces/", times=3)
+    # A blocked request takes 20 s: of the status writes, which follow each other, only one is blocked.
+    rule = proxy.add("hang", "PATCH", containing="/blocked/status", times=1)
+    proxy.add("hang", "POST", containing=f"/{ns.namespace}/events", times=2)
     assert proxy.deafen("") > 0
     for name in workers:
         ns.run(name)
