@@ -11,9 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aurl_trainer.data.config import TokenizerConfig
 from aurl_trainer.data.errors import BadMidiError
 from aurl_trainer.data.midi import read_midi, read_with_mido, read_with_symusic, write_midi
 from aurl_trainer.data.music import DRUMS, Music
+from aurl_trainer.data.notes import grid_notes
+from aurl_trainer.data.tokenizer import decode, encode
+from aurl_trainer.data.vocabulary import Vocabulary
 from unit.data.wild_midi import midi_files, tune
 
 
@@ -154,3 +158,56 @@ def test_a_written_file_ends_every_note_before_an_equal_one_begins() -> None:
         (0, 240, 60),
         (240, 480, 60),
     ]
+
+
+def _performance() -> bytes:
+    """Return a file with the pedal down from 96 to 288 and from 400 on, at 96 ticks per quarter note."""
+    file = mido.MidiFile(ticks_per_beat=96)
+    timed = [
+        (0, mido.Message("note_on", note=60, velocity=64)),
+        (48, mido.Message("note_off", note=60)),  # before the pedal
+        (96, mido.Message("control_change", control=64, value=64)),
+        (100, mido.Message("note_on", note=62, velocity=64)),
+        (120, mido.Message("note_off", note=62)),
+        (130, mido.Message("control_change", control=64, value=127)),
+        (140, mido.Message("control_change", control=1, value=0)),  # another controller
+        (192, mido.Message("note_on", note=62, velocity=64)),
+        (200, mido.Message("note_off", note=62)),
+        (240, mido.Message("note_on", note=64, velocity=64)),
+        (288, mido.Message("control_change", control=64, value=63)),
+        (336, mido.Message("note_off", note=64)),  # after the release
+        (400, mido.Message("control_change", control=64, value=100)),
+        (400, mido.Message("note_on", note=65, velocity=64)),
+        (410, mido.Message("note_off", note=65)),
+        (480, mido.Message("note_on", note=67, velocity=64)),
+        (576, mido.Message("note_off", note=67)),
+    ]
+    now, track = 0, mido.MidiTrack()
+    for time, message in timed:
+        track.append(message.copy(time=time - now))
+        now = time
+    file.tracks.append(track)
+    out = io.BytesIO()
+    file.save(file=out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("read", [read_with_symusic, read_with_mido])
+def test_the_sustain_pedal_holds_notes_if_the_tokenizer_wants_it(read: object) -> None:
+    assert callable(read)
+    music = read(_performance(), "file")
+
+    def lengths(*, sustain: bool) -> list[tuple[int, int]]:
+        config = TokenizerConfig(positions_per_quarter=96, sustain_pedal=sustain)
+        notes = grid_notes(music, Vocabulary(config))
+        return sorted(zip(notes.start.tolist(), notes.end.tolist(), strict=True))
+
+    assert lengths(sustain=False) == [(0, 48), (100, 120), (192, 200), (240, 336), (400, 410), (480, 576)]
+    held = [(0, 48), (100, 288), (192, 288), (240, 336), (400, 576), (480, 576)]
+    assert lengths(sustain=True) == held
+    # The encoding ends the first D where the second begins.
+    vocabulary = Vocabulary(TokenizerConfig(positions_per_quarter=96, sustain_pedal=True))
+    back = decode(encode(music, vocabulary).tokens, vocabulary)
+    scale = back.ticks_per_quarter // 96
+    ends = dict(zip((back.start // scale).tolist(), (back.end // scale).tolist(), strict=True))
+    assert (ends[100], ends[192]) == (192, 288)

@@ -139,13 +139,17 @@ class TokenizerConfig(Config):
     """Drum sounds to write as others, before the range applies: `{pitch: 22, to: 42}` keeps the edge of an
     electronic hi-hat as a closed one."""
 
+    sustain_pedal: bool = False
+    """Extend notes that end while the sustain pedal is down until it is released, or the same note sounds
+    again. For piano performances, in which lengths otherwise end with the key."""
+
     def identity(self) -> dict[str, Any]:
         """Return the settings that define the tokens, for fingerprints.
 
         Fields that did not exist from the beginning are left out at their defaults, so that datasets and
         models from before keep their fingerprints.
         """
-        later = ("lowest_drum", "highest_drum", "drum_map")
+        later = ("lowest_drum", "highest_drum", "drum_map", "sustain_pedal")
         unset = {name for name in later if is_default(self, name)}
         return self.model_dump(mode="json", by_alias=True, exclude=unset)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import defaultdict, deque
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import mido
@@ -15,6 +16,7 @@ from aurl_trainer.data.errors import BadMidiError
 from aurl_trainer.data.music import DRUMS, Ints, Music
 
 DRUM_CHANNEL = 9
+SUSTAIN_PEDAL, PEDAL_DOWN = 64, 64  # number of the controller, and its lowest value that means down
 MELODIC_CHANNELS = tuple(channel for channel in range(16) if channel != DRUM_CHANNEL)
 MAX_FILE_BYTES = 64 * 2**20
 # mido needs about 500 bytes of memory per byte of file; symusic about 10.
@@ -51,11 +53,18 @@ def read_with_symusic(data: bytes, name: str) -> Music:
         score: Any = symusic.Score.from_midi(data)
     except Exception as error:  # the parser raises many types
         raise BadMidiError(name, _phrase(error)) from error
-    notes, programs = [], []
+    notes: list[dict[str, Ints]] = []
+    programs: list[int] = []
+    pedals: list[tuple[Ints, Ints, Ints]] = []
     for track in score.tracks:
         arrays = track.notes.numpy()
         if len(arrays["time"]):
             notes.append({key: value.astype(np.int64) for key, value in arrays.items()})
+            controls = track.controls.numpy()
+            pedal = controls["number"] == SUSTAIN_PEDAL
+            if pedal.any():
+                time, down = controls["time"][pedal].astype(np.int64), controls["value"][pedal] >= PEDAL_DOWN
+                pedals.append((time, down.astype(np.int64), np.full(len(time), len(programs))))
             programs.append(DRUMS if track.is_drum else int(track.program))
     tempi, meters = score.tempos.numpy(), score.time_signatures.numpy()
 
@@ -63,23 +72,29 @@ def read_with_symusic(data: bytes, name: str) -> Music:
         return np.concatenate([part[key] for part in notes]) if notes else np.zeros(0, np.int64)
 
     start = joined("time")
-    return _checked(
-        Music(
-            ticks_per_quarter=int(score.ticks_per_quarter),
-            start=start,
-            end=start + joined("duration"),
-            pitch=joined("pitch"),
-            velocity=joined("velocity"),
-            track=np.repeat(np.arange(len(notes)), [len(part["time"]) for part in notes]),
-            programs=np.array(programs, np.int64),
-            tempo_time=tempi["time"].astype(np.int64),
-            tempo=tempi["mspq"].astype(np.int64),
-            meter_time=meters["time"].astype(np.int64),
-            meter_numerator=meters["numerator"].astype(np.int64),
-            meter_denominator=meters["denominator"].astype(np.int64),
-        ),
-        name,
+    music = Music(
+        ticks_per_quarter=int(score.ticks_per_quarter),
+        start=start,
+        end=start + joined("duration"),
+        pitch=joined("pitch"),
+        velocity=joined("velocity"),
+        track=np.repeat(np.arange(len(notes)), [len(part["time"]) for part in notes]),
+        programs=np.array(programs, np.int64),
+        tempo_time=tempi["time"].astype(np.int64),
+        tempo=tempi["mspq"].astype(np.int64),
+        meter_time=meters["time"].astype(np.int64),
+        meter_numerator=meters["numerator"].astype(np.int64),
+        meter_denominator=meters["denominator"].astype(np.int64),
     )
+    return _checked(_with_pedals(music, pedals), name)
+
+
+def _with_pedals(music: Music, pedals: list[tuple[Ints, Ints, Ints]]) -> Music:
+    """Return the music with pedal events, given as (time, down, track) of each track that has some."""
+    if not pedals:
+        return music
+    time, down, track = (np.concatenate(column) for column in zip(*pedals, strict=True))
+    return replace(music, pedal_time=time, pedal_down=down, pedal_track=track)
 
 
 def read_with_mido(data: bytes, name: str) -> Music:
@@ -92,12 +107,14 @@ def read_with_mido(data: bytes, name: str) -> Music:
     meters: list[tuple[int, int, int]] = []
     notes: list[tuple[int, int, int, int, int]] = []
     programs: list[int] = []
+    pedals: list[tuple[Ints, Ints, Ints]] = []
     for chunk in file.tracks:
         time = 0
         program: dict[int, int] = defaultdict(int)
         sounding: dict[tuple[int, int], deque[tuple[int, int, int]]] = defaultdict(deque)
         # (is drum, channel, program) → notes; sorted by this key, tracks are in the order of symusic.
         chunk_notes: dict[tuple[bool, int, int], list[tuple[int, int, int, int]]] = defaultdict(list)
+        chunk_pedals: dict[tuple[bool, int, int], list[tuple[int, int]]] = defaultdict(list)
         for message in chunk:
             time += message.time
             if message.type == "set_tempo":
@@ -106,6 +123,9 @@ def read_with_mido(data: bytes, name: str) -> Music:
                 meters.append((time, message.numerator, min(message.denominator, 2**15)))
             elif message.type == "program_change":
                 program[message.channel] = message.program
+            elif message.type == "control_change" and message.control == SUSTAIN_PEDAL:
+                key = (message.channel == DRUM_CHANNEL, message.channel, program[message.channel])
+                chunk_pedals[key].append((time, int(message.value >= PEDAL_DOWN)))
             elif message.type == "note_on" and message.velocity > 0:
                 opened = (time, message.velocity, program[message.channel])
                 sounding[message.channel, message.note].append(opened)
@@ -115,8 +135,12 @@ def read_with_mido(data: bytes, name: str) -> Music:
                 chunk_notes[key].append((start, time, message.note, velocity))
         for key in sorted(chunk_notes):
             notes += [(*note, len(programs)) for note in chunk_notes[key]]
+            if chunk_pedals[key]:
+                times, down = np.array(chunk_pedals[key], np.int64).T
+                pedals.append((times, down, np.full(len(times), len(programs))))
             programs.append(DRUMS if key[0] else key[2])
-    return _checked(Music.from_rows(int(file.ticks_per_beat), notes, programs, tempi, meters), name)
+    music = Music.from_rows(int(file.ticks_per_beat), notes, programs, tempi, meters)
+    return _checked(_with_pedals(music, pedals), name)
 
 
 def _checked(music: Music, name: str) -> Music:
@@ -131,6 +155,7 @@ def _checked(music: Music, name: str) -> Music:
         ("pitch", music.pitch, 0, 127),
         ("velocity", music.velocity, 1, 127),
         ("tempo time", music.tempo_time, 0, MAX_TICK),
+        ("pedal time", music.pedal_time, 0, MAX_TICK),
         ("metre time", music.meter_time, 0, MAX_TICK),
     ):
         if len(values) and (int(values.min()) < low or int(values.max()) > high):

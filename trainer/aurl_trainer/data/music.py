@@ -43,6 +43,12 @@ class Music:
     meter_time: Ints = field(default_factory=_none)
     meter_numerator: Ints = field(default_factory=_none)
     meter_denominator: Ints = field(default_factory=_none)
+    pedal_time: Ints = field(default_factory=_none)
+    """(E,) times of the sustain pedal's events (controller 64), sorted by time within a track."""
+    pedal_down: Ints = field(default_factory=_none)
+    """(E,) 1 if the pedal is down from then on, 0 if it is up."""
+    pedal_track: Ints = field(default_factory=_none)
+    """(E,) index of the event's track."""
 
     @classmethod
     def from_rows(

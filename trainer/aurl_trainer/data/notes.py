@@ -53,17 +53,33 @@ def grid_notes(music: Music, vocabulary: Vocabulary) -> GridNotes:
     unwanted = is_drum & (not vocabulary.count["Drum"])
     rows = np.flatnonzero(in_range & ~unwanted)
     left_out = {"pitch out of range": int((~in_range & ~unwanted).sum()), "drums": int(unwanted.sum())}
+    end = _sustained(music) if config.sustain_pedal else music.end
     slot, programs = _slots(music, rows, config.tracks)
     resolution, ticks = config.positions_per_quarter, music.ticks_per_quarter
     return GridNotes(
         start=steps(music.start[rows], ticks, resolution),
-        end=steps(music.end[rows], ticks, resolution),
+        end=steps(end[rows], ticks, resolution),
         slot=slot,
         pitch=pitch[rows],
         velocity=music.velocity[rows],
         programs=programs,
         left_out=left_out,
     )
+
+
+def _sustained(music: Music) -> Ints:
+    """Return (N,) the ends of the notes; those that end while the pedal is down end when it is released."""
+    end = music.end.copy()
+    last = int(end.max(initial=0))
+    for track in np.unique(music.pedal_track).tolist():
+        rows = np.flatnonzero(music.track == track)
+        events = music.pedal_track == track
+        time, down = music.pedal_time[events], music.pedal_down[events]
+        state = np.append(0, down)[np.searchsorted(time, end[rows], side="right")]
+        releases = np.append(time[down == 0], last)
+        release = releases[np.minimum(np.searchsorted(releases[:-1], end[rows], "right"), len(releases) - 1)]
+        end[rows] = np.where(state == 1, np.maximum(end[rows], release), end[rows])
+    return end
 
 
 def _slots(music: Music, rows: Ints, tracks: int) -> tuple[Ints, list[int]]:
