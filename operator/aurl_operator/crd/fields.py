@@ -67,20 +67,22 @@ class Field:
     extensions: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read(schema: JsonSchema, path: str = "") -> Field:
+def read(schema: JsonSchema, path: str = "", remarks: Mapping[str, str] | None = None) -> Field:
     """Return the field tree of a JSON schema (draft 2020-12, as pydantic writes it).
 
-    `path` is the name of the root in messages, such as `spec`. Raises UnrepresentableSchemaError for
-    recursion and for every construct that the models do not use; nothing is dropped silently.
+    `path` is the name of the root in messages, such as `spec`. `remarks` are appended to the descriptions at
+    their paths, where `[]` stands for the elements of a list. Raises UnrepresentableSchemaError for recursion
+    and for every construct that the models do not use; nothing is dropped silently.
     """
-    return _Reader(schema.get("$defs", {})).read(schema, path, ())
+    return _Reader(schema.get("$defs", {}), remarks or {}).read(schema, path, ())
 
 
+@dataclass(frozen=True)
 class _Reader:
     """Reads schemas, resolving `$ref` to the definitions it holds."""
 
-    def __init__(self, definitions: Mapping[str, JsonSchema]) -> None:
-        self._definitions = definitions
+    definitions: Mapping[str, JsonSchema]
+    remarks: Mapping[str, str]
 
     def read(self, schema: JsonSchema, path: str, above: tuple[str, ...]) -> Field:
         while "$ref" in schema:  # keys next to the reference win
@@ -88,7 +90,7 @@ class _Reader:
             if name in above:
                 raise UnrepresentableSchemaError(path, f"{name} contains itself; a CRD cannot be recursive.")
             beside = {key: value for key, value in schema.items() if key != "$ref"}
-            schema, above = {**self._definitions[name], **beside}, (*above, name)
+            schema, above = {**self.definitions[name], **beside}, (*above, name)
         extensions = {key: value for key, value in schema.items() if key.startswith("x-")}
         unknown = sorted(schema.keys() - _SUPPORTED - extensions.keys())
         if unknown:
@@ -99,7 +101,7 @@ class _Reader:
         text = schema.get("description")
         return replace(
             found,
-            description=_flow(text) if text else found.description,
+            description=f"{_flow(text)} {self.remarks.get(path, '')}".rstrip() if text else found.description,
             default=schema.get("default", found.default),
             extensions={**found.extensions, **extensions},
         )
@@ -112,7 +114,7 @@ class _Reader:
             return self._object(schema, path, above)
         bounds = _bounds(schema, path)
         if kind == "array":
-            return Field(Kind.ARRAY, bounds=bounds, items=self.read(schema["items"], f"{path}[*]", above))
+            return Field(Kind.ARRAY, bounds=bounds, items=self.read(schema["items"], f"{path}[]", above))
         if kind not in _SCALARS:
             raise UnrepresentableSchemaError(path, f"type {kind!r} has no counterpart in a CRD.")
         return Field(_SCALARS[kind], choices=tuple(schema.get("enum", ())), bounds=bounds, format=form)

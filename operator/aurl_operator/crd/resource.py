@@ -91,27 +91,13 @@ def tree(job: Mapping[str, JsonSchema]) -> Tree:
 
     `job` holds the trainer's schemas of `dataset` and `training`; they replace the operator's untyped fields.
     """
-    spec = read(JobSpec.model_json_schema(), "spec")
+    remarks = {
+        path: f"Exactly one of {', '.join(keys)} must be set." for path, keys in EXACTLY_ONE.items() if keys
+    }
+    spec = read(JobSpec.model_json_schema(), "spec", remarks)
     typed = {name: read(schema, f"spec.{name}") for name, schema in job.items()}
     spec = replace(spec, properties={name: typed.get(name, field) for name, field in spec.properties.items()})
-    for path, keys in EXACTLY_ONE.items():
-        if keys:
-            spec = _append(spec, path.split(".")[1:], f"Exactly one of {', '.join(keys)} must be set.")
     return Tree(spec=spec, status=read(JobStatus.model_json_schema(), "status"))
-
-
-def _append(field: Field, path: list[str], sentence: str) -> Field:
-    """Return the field with a sentence appended to the description at `path` below it."""
-    if not path:
-        return replace(field, description=f"{field.description} {sentence}".lstrip())
-    name = path[0].removesuffix("[]")
-    child = field.properties[name]
-    if path[0].endswith("[]"):
-        assert child.items is not None
-        child = replace(child, items=_append(child.items, path[1:], sentence))
-    else:
-        child = _append(child, path[1:], sentence)
-    return replace(field, properties={**field.properties, name: child})
 
 
 def crd(roots: Tree) -> dict[str, Any]:
