@@ -46,7 +46,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Shown:
-    """The places that show a value; None: not shown there."""
+    """The places that show a value; None: not shown there. Declare just a `Gauge` if there is no other."""
 
     scalar: str | None = None
     """TensorBoard tag; what follows its slash is the key in the log line. A mapping appends its own keys."""
@@ -116,11 +116,11 @@ class StepMetrics:
         ),
     ]
     step_seconds: Annotated[
-        float, Shown(gauge=Gauge("step_seconds", "Mean duration of a step over the last log interval."))
+        float, Gauge("step_seconds", "Mean duration of a step over the last log interval.")
     ]
     sequence_length: Annotated[int, Shown("curriculum/sequence_length", gauge=SEQUENCE_LENGTH)]
     """Tokens per sample in the last step."""
-    batch_size: Annotated[int, Shown(gauge=BATCH_SIZE)]
+    batch_size: Annotated[int, BATCH_SIZE]
     tokens: int = 0
     """Tokens that the whole job trained on in the interval."""
     samples: int = 0
@@ -185,10 +185,10 @@ def declared(kind: type[Any]) -> dict[str, Shown]:
     if kind not in _DECLARED:
         hints = get_type_hints(kind, include_extras=True)
         _DECLARED[kind] = {
-            entry.name: place
+            entry.name: Shown(gauge=place) if isinstance(place, Gauge) else place
             for entry in fields(kind)
             for place in getattr(hints[entry.name], "__metadata__", ())
-            if isinstance(place, Shown)
+            if isinstance(place, Shown | Gauge)
         }
     return _DECLARED[kind]
 

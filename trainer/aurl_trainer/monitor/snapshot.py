@@ -66,11 +66,9 @@ class JobEvent:
 class CheckpointRecord:
     """The newest committed checkpoint; `path` is relative to the volume."""
 
-    step: Annotated[int, Shown(gauge=Gauge("checkpoint_step", "Step of the newest checkpoint."))]
+    step: Annotated[int, Gauge("checkpoint_step", "Step of the newest checkpoint.")]
     path: str
-    time: Annotated[
-        float, Shown(gauge=Gauge("checkpoint_timestamp_seconds", "Commit time of the newest checkpoint."))
-    ]
+    time: Annotated[float, Gauge("checkpoint_timestamp_seconds", "Commit time of the newest checkpoint.")]
 
 
 @dataclass
@@ -102,12 +100,8 @@ class JobSnapshot:
             gauge=Gauge("evaluation", "Evaluation metric, including those of user hooks.", "metric"),
         ),
     ] = field(default_factory=dict)
-    tokens: Annotated[
-        int, Shown(gauge=Counter("tokens", "Tokens trained on by this attempt, whole job."))
-    ] = 0
-    samples: Annotated[
-        int, Shown(gauge=Counter("samples", "Samples trained on by this attempt, whole job."))
-    ] = 0
+    tokens: Annotated[int, Counter("tokens", "Tokens trained on by this attempt, whole job.")] = 0
+    samples: Annotated[int, Counter("samples", "Samples trained on by this attempt, whole job.")] = 0
     tokens_before: int = 0
     compute_seconds: Annotated[
         list[float],
@@ -121,16 +115,15 @@ class JobSnapshot:
         ),
     ] = field(default_factory=list)
     """By rank; empty for a single rank."""
-    sequence_length: Annotated[int | None, Shown(gauge=SEQUENCE_LENGTH)] = None
-    batch_size: Annotated[int | None, Shown(gauge=BATCH_SIZE)] = None
+    sequence_length: Annotated[int | None, SEQUENCE_LENGTH] = None
+    batch_size: Annotated[int | None, BATCH_SIZE] = None
     micro_batch_size: Annotated[
-        int | None,
-        Shown(gauge=Gauge("micro_batch_size_samples", "Largest number of samples in one pass of a rank.")),
+        int | None, Gauge("micro_batch_size_samples", "Largest number of samples in one pass of a rank.")
     ] = None
     first_step_at: float | None = None
     last_checkpoint: CheckpointRecord | None = None
     checkpoint_seconds: Annotated[
-        float | None, Shown(gauge=Gauge("checkpoint_save_seconds", "Duration of the newest save."))
+        float | None, Gauge("checkpoint_save_seconds", "Duration of the newest save.")
     ] = None
     goodput_ratio: Annotated[
         float | None,
@@ -140,30 +133,20 @@ class JobSnapshot:
         ),
     ] = None
     goodput_seconds: Annotated[
-        float,
-        Shown(gauge=Gauge("goodput_seconds", "Training time of all attempts, without steps that were lost.")),
+        float, Gauge("goodput_seconds", "Training time of all attempts, without steps that were lost.")
     ] = 0.0
     badput_seconds: Annotated[
         dict[str, float],
-        Shown(
-            gauge=Gauge(
-                "badput_seconds", "Wall-clock time of all attempts that was not training, by cause.", "cause"
-            )
-        ),
+        Gauge("badput_seconds", "Wall-clock time of all attempts that was not training, by cause.", "cause"),
     ] = field(default_factory=lambda: dict.fromkeys(BADPUT_CAUSES, 0.0))
-    checkpoints: Annotated[
-        dict[str, int], Shown(gauge=Counter("checkpoints", "Checkpoints by result.", "result"))
-    ] = field(default_factory=lambda: dict.fromkeys(CHECKPOINT_RESULTS, 0))
+    checkpoints: Annotated[dict[str, int], Counter("checkpoints", "Checkpoints by result.", "result")] = (
+        field(default_factory=lambda: dict.fromkeys(CHECKPOINT_RESULTS, 0))
+    )
     skipped_steps: Annotated[
-        dict[str, int],
-        Shown(gauge=Counter("skipped_steps", "Steps whose update was skipped, by reason.", "reason")),
+        dict[str, int], Counter("skipped_steps", "Steps whose update was skipped, by reason.", "reason")
     ] = field(default_factory=lambda: dict.fromkeys(map(str, SKIP_REASONS), 0))
-    rollbacks: Annotated[
-        int, Shown(gauge=Counter("rollbacks", "Returns to the last healthy checkpoint."))
-    ] = 0
-    lost_steps: Annotated[
-        int, Shown(gauge=Counter("lost_steps", "Optimizer steps discarded by roll-backs."))
-    ] = 0
+    rollbacks: Annotated[int, Counter("rollbacks", "Returns to the last healthy checkpoint.")] = 0
+    lost_steps: Annotated[int, Counter("lost_steps", "Optimizer steps discarded by roll-backs.")] = 0
     stop_reason: Annotated[str | None, Shown(progress=ProgressKey.STOP_REASON)] = None
     """Why training ended before its last step."""
     anomalies: dict[str, dict[str, int]] = field(
