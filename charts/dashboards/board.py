@@ -93,14 +93,6 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A heading with panels."""
-
-    title: str
-    panels: Sequence[Panel]
-
-
-@dataclass(frozen=True)
 class Variable:
     """A drop-down at the top of a dashboard, filled by a query for label values."""
 
@@ -129,12 +121,12 @@ class Variable:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """A dashboard; `uid` is part of its URL and must not change."""
+    """A dashboard; `uid` is part of its URL and must not change. `rows`: panels by heading."""
 
     uid: str
     title: str
     description: str
-    rows: Sequence[Row]
+    rows: Mapping[str, Sequence[Panel]]
     variables: Sequence[Variable] = ()
     tags: Sequence[str] = field(default=("aurl",))
 
@@ -142,20 +134,20 @@ class Dashboard:
         """Return the dashboard in the format of Grafana 10 and newer."""
         panels: list[JSON] = []
         y = 0
-        for row in self.rows:
+        for title, row in self.rows.items():
             heading = {"x": 0, "y": y, "w": COLUMNS, "h": 1}
             panels.append(
                 {
                     "id": len(panels) + 1,
                     "type": "row",
-                    "title": row.title,
+                    "title": title,
                     "collapsed": False,
                     "gridPos": heading,
                     "panels": [],
                 }
             )
             x, y, tallest = 0, y + 1, 0
-            for panel in row.panels:
+            for panel in row:
                 if x + panel.width > COLUMNS:
                     x, y, tallest = 0, y + tallest, 0
                 panels.append(panel.json(len(panels) + 1, x, y))
