@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,23 +65,10 @@ class Browser:
         return [entry["message"] for entry in self.call("POST", "/se/log", type="browser")]
 
     def resize(self, width: int, height: int) -> None:
-        """Set the size of the page in pixels."""
-        self.devtools(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
-
-    def screenshot(self) -> bytes:
-        """Return the whole page as a PNG."""
-        shot = self.devtools("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        return base64.b64decode(shot["data"])
-
-    def devtools(self, command: str, **parameters: Any) -> Any:
-        """Send a command of the Chrome DevTools Protocol."""
-        return self.call("POST", "/goog/cdp/execute", cmd=command, params=parameters)
+        """Set the size of the page in pixels, over the Chrome DevTools Protocol."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        command = "Emulation.setDeviceMetricsOverride"
+        self.call("POST", "/goog/cdp/execute", cmd=command, params=metrics)
 
 
 @contextmanager

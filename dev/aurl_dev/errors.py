@@ -15,22 +15,17 @@ class MachineError(ClusterError):
 
 
 class CommandError(ClusterError):
-    """A command failed; holds the command, its exit code and its output."""
+    """A command failed; the message ends with the tail of its output."""
 
     def __init__(self, argv: Sequence[str], code: int, output: str) -> None:
-        self.argv = list(argv)
-        self.code = code
-        self.output = output
         tail = "\n".join(output.strip().splitlines()[-25:])
-        super().__init__(f"`{' '.join(self.argv)}` exited with {code}\n{tail}")
+        super().__init__(f"`{' '.join(argv)}` exited with {code}\n{tail}")
 
 
 class StartError(ClusterError):
     """A component did not become healthy; the message ends with the tail of its log."""
 
     def __init__(self, component: str, reason: str, log: Path | None = None) -> None:
-        self.component = component
-        self.log = log
         message = f"{component}: {reason}"
         if log is not None and log.exists():
             lines = log.read_text(errors="replace").splitlines()[-20:]
