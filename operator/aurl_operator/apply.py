@@ -20,7 +20,7 @@ from aurl_operator.core.actions import (
 )
 from aurl_operator.core.names import JobRef, owner_reference, owner_uid
 from aurl_operator.core.parsers import dig, items, mapping
-from aurl_operator.kube.client import ApiError, Client, NotLeading, Unreachable
+from aurl_operator.kube.client import ApiError, Client, NotLeading
 from aurl_operator.kube.store import Store
 
 log = logging.getLogger(__name__)
@@ -69,8 +69,6 @@ class Applier:
             return await self._one(job, action)
         except NotLeading:
             raise
-        except Unreachable as error:
-            code, message, retry_after = 0, str(error), 0.0
         except ApiError as error:
             code, message, retry_after = error.code, error.message, error.retry_after
         about = _about(job, code=code)

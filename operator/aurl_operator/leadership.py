@@ -11,7 +11,7 @@ from typing import Final
 
 from aurl_operator.core.names import Key
 from aurl_operator.core.observed import Options
-from aurl_operator.kube.client import ApiError, Client, Unreachable
+from aurl_operator.kube.client import ApiError, Client
 from aurl_operator.kube.event_recorder import EventRecorder
 from aurl_operator.kube.informer import Informer
 from aurl_operator.kube.leader_election import LeaderElector
@@ -80,9 +80,9 @@ class LeaderSession:
         except Conflict:
             result = "conflict"
             self.queue.add_rate_limited(key)
-        except (ApiError, Unreachable) as error:
+        except ApiError as error:
             result = "retry"
-            delay = self.queue.add_rate_limited(key, getattr(error, "retry_after", 0.0))
+            delay = self.queue.add_rate_limited(key, error.retry_after)
             log.warning("reconciliation failed, retrying in %.1f s: %s", delay, error, extra=about)
         except Exception:
             delay = self.queue.add_rate_limited(key, ERROR_RETRY_SECONDS)

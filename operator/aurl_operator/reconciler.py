@@ -60,7 +60,7 @@ class Reconciler:
     async def reconcile(self, key: Key) -> float | None:
         """Bring one job closer to its spec; seconds until the next look at it, None for never.
 
-        Raises Conflict, ApiError and Unreachable: the caller retries with back-off.
+        Raises Conflict and ApiError: the caller retries with back-off.
         """
         job = self._store.job(key)
         if job is None:

@@ -40,18 +40,21 @@ _PATHS: Final[dict[str, str]] = {
 
 @dataclass
 class ApiError(Exception):
-    """The API server answered with an error; `message` is the server's, `retry_after` in seconds."""
+    """The API server answered with an error, or not at all (code 0); `retry_after` is in seconds."""
 
     code: int
     message: str
     retry_after: float = 0.0
 
     def __str__(self) -> str:
-        return f"HTTP {self.code}: {self.message}"
+        return f"HTTP {self.code}: {self.message}" if self.code else self.message
 
 
-class Unreachable(Exception):
+class Unreachable(ApiError):
     """The API server did not answer."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(0, message)
 
 
 class NotLeading(Unreachable):

@@ -13,7 +13,7 @@ from typing import Any, Final
 from aurl_operator.api.base import API_VERSION, KIND, format_time
 from aurl_operator.core.actions import NAMESPACE_TERMINATING, Event
 from aurl_operator.core.names import MANAGER, JobRef
-from aurl_operator.kube.client import ApiError, Client, Unreachable
+from aurl_operator.kube.client import ApiError, Client
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ class EventRecorder:
             self._writing = True
             try:
                 await self._write_patiently(job, resource_version, event)
-            except (ApiError, Unreachable) as error:
-                if isinstance(error, ApiError) and NAMESPACE_TERMINATING in error.message:
+            except ApiError as error:
+                if NAMESPACE_TERMINATING in error.message:
                     continue
                 log.warning(
                     "failed to write event %s: %s",
@@ -79,10 +79,10 @@ class EventRecorder:
         for delay in RETRY_SECONDS:
             try:
                 await self._write(job, resource_version, event)
-            except (ApiError, Unreachable) as error:
-                if isinstance(error, ApiError) and error.code not in (429, *range(500, 600)):
+            except ApiError as error:
+                if error.code not in (0, 429, *range(500, 600)):
                     raise
-                await asyncio.sleep(max(delay, getattr(error, "retry_after", 0.0)))
+                await asyncio.sleep(max(delay, error.retry_after))
             else:
                 return
         await self._write(job, resource_version, event)

@@ -20,7 +20,7 @@ from aurl_operator.api.base import PLURAL
 from aurl_operator.core.actions import Kind
 from aurl_operator.core.names import CHILD_SELECTOR, Key
 from aurl_operator.core.parsers import dig, integer, items, text
-from aurl_operator.kube.client import ApiError, Client, Unreachable
+from aurl_operator.kube.client import ApiError, Client
 from aurl_operator.kube.store import Store, version
 
 log = logging.getLogger(__name__)
@@ -131,8 +131,8 @@ class Informer:
                 if not watch.resource_version:
                     watch.resource_version = await self._list(watch)
                 await self._watch(watch)
-            except (ApiError, Unreachable) as error:
-                if isinstance(error, ApiError) and error.code == GONE:
+            except ApiError as error:
+                if error.code == GONE:
                     watch.resource_version = ""
                 await self._back_off(watch, started, error)
 
@@ -156,7 +156,7 @@ class Informer:
         return snapshot
 
     async def _watch(self, watch: Watch) -> None:
-        """Take events until the stream closes. Raises ApiError and Unreachable."""
+        """Take events until the stream closes. Raises ApiError."""
         query = {
             "watch": "true",
             "labelSelector": CHILD_SELECTOR,
@@ -201,12 +201,12 @@ class Informer:
         else:
             self._put(watch, job)
 
-    async def _back_off(self, watch: Watch, started: float, error: ApiError | Unreachable) -> None:
+    async def _back_off(self, watch: Watch, started: float, error: ApiError) -> None:
         """Wait longer after each consecutive failure; an event, or a while without failure, resets that."""
         if time.monotonic() - started > BACKOFF_SECONDS[-1]:
             watch.failures = 0
         seconds = BACKOFF_SECONDS[min(watch.failures, len(BACKOFF_SECONDS) - 1)]
-        seconds = max(seconds, getattr(error, "retry_after", 0.0))
+        seconds = max(seconds, error.retry_after)
         watch.failures += 1
         where = {"namespace": watch.namespace} if watch.namespace else None
         log.warning(
@@ -228,10 +228,8 @@ class Informer:
                 async with self._resyncing:
                     await self._relist()
                 return
-            except (ApiError, Unreachable) as error:
-                seconds = max(
-                    min(RESYNC_RETRY_SECONDS, self.resync_seconds), getattr(error, "retry_after", 0.0)
-                )
+            except ApiError as error:
+                seconds = max(min(RESYNC_RETRY_SECONDS, self.resync_seconds), error.retry_after)
                 log.warning("resync failed, retrying in %.0f s: %s", seconds, error)
                 await asyncio.sleep(seconds)
 
@@ -267,7 +265,7 @@ class Informer:
         """True if the API server answers a list of the watched kind."""
         try:
             await self._client.request("GET", watch.kind, watch.namespace, query={"limit": "1"})
-        except (ApiError, Unreachable):
+        except ApiError:
             return False
         return True
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from aurl_operator.core.parsers import dig, integer, text
-from aurl_operator.kube.client import ApiError, Client, Unreachable
+from aurl_operator.kube.client import ApiError, Client
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class LeaderElectionRecord:
 
 
 class LeaseLock:
-    """The Lease that replicas share, and this one's `identity`. Methods raise ApiError and Unreachable."""
+    """The Lease that replicas share, and this one's `identity`. Methods raise ApiError."""
 
     def __init__(self, client: Client, namespace: str, name: str, identity: str, seconds: int) -> None:
         self._client, self._namespace, self.name = client, namespace, name
@@ -141,7 +141,7 @@ class LeaderElector:
         try:
             async with asyncio.timeout(timeout):
                 await (self._renew() if self._leading else self._try_acquire())
-        except (ApiError, Unreachable, TimeoutError) as error:
+        except (ApiError, TimeoutError) as error:
             self.last_error = str(error) or "timed out"
             if isinstance(error, ApiError) and error.code in (401, 403, 422):
                 self._report_once(error)
@@ -168,7 +168,7 @@ class LeaderElector:
             await self._renew()
 
     async def _renew(self) -> None:
-        """Write this replica's identity, for the first time or again. Raises ApiError and Unreachable."""
+        """Write this replica's identity, for the first time or again. Raises ApiError."""
         sent_at = clock()
         record = self._own_record()
         try:
@@ -237,7 +237,7 @@ class LeaderElector:
                         record, holder="", seconds=self._lock.seconds, acquire_time="", renew_time=""
                     )
                     self._observe(await self._lock.write(free))
-        except (ApiError, Unreachable, TimeoutError) as error:
+        except (ApiError, TimeoutError) as error:
             log.warning("lease %s not released, it will expire: %s", self._lock.name, error)
         else:
             log.info("lease %s released", self._lock.name)
