@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aurl_dev.cluster import provisioner, system
-from aurl_dev.cluster.paths import Echo, lock, state_dir
-from aurl_dev.cluster.processes import Processes
+from aurl_dev.cluster.backend import Backend
 from aurl_dev.cluster.shell import run, run_long, succeeds
 
 
-@dataclass
-class KindCluster:
+class KindCluster(Backend):
     """A named kind cluster with a single node."""
 
-    name: str
-    echo: Echo = print
-    home: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.home = state_dir() / "kind" / self.name
-        self.processes = Processes(self.home)
-
-    @property
-    def kubeconfig(self) -> Path:
-        """The administrator's kubeconfig."""
-        return self.home / "kubeconfig"
+    group = "kind"
 
     @property
     def kind_name(self) -> str:
@@ -41,14 +27,10 @@ class KindCluster:
         """The container that is the node."""
         return f"{self.kind_name}-control-plane"
 
-    def exists(self) -> bool:
-        """Return whether the cluster exists, running or not."""
-        return self.home.is_dir()
-
     def up(self) -> None:
         """Create the cluster unless it exists and answers."""
         system.ensure(system.KUBECTL, self.echo)
-        with self._lock():
+        with self.lock():
             volumes = self.home / "volumes"
             volumes.mkdir(parents=True, exist_ok=True)
             if not (self.kubeconfig.exists() and succeeds([*self._kubectl(), "get", "--raw", "/readyz"])):
@@ -73,7 +55,7 @@ class KindCluster:
 
     def down(self) -> None:
         """Delete the cluster and its data."""
-        with self._lock():
+        with self.lock():
             self.processes.stop(self.processes.names())
             # Pods wrote the volumes with their own UIDs; inside the node they can be deleted.
             wipe = f"rm -rf '{self.home}/volumes/'*"
@@ -93,17 +75,9 @@ class KindCluster:
             "kubeconfig": str(self.kubeconfig),
         }
 
-    def has_image(self, reference: str) -> bool:
-        """Return whether the node has an image of this name."""
-        return bool(run([*self._ctr(), "images", "list", "-q", f"name=={reference}"]).strip())
-
     def import_image(self, archive: Path) -> None:
         """Load an image archive into the node."""
         self._kind("load", "image-archive", str(archive), "--name", self.kind_name)
-
-    def tag_image(self, reference: str, name: str) -> None:
-        """Give an image of the node a second name."""
-        run([*self._ctr(), "images", "tag", "--force", reference, name])
 
     def netns_command(self, argv: Sequence[str | Path]) -> list[str]:
         """Return the command that runs `argv` in the node's network (needs root)."""
@@ -123,11 +97,9 @@ class KindCluster:
     def _kubectl(self) -> list[str | Path]:
         return ["kubectl", "--kubeconfig", self.kubeconfig]
 
-    def _ctr(self) -> list[str]:
+    def ctr(self) -> list[str]:
+        """Return the start of a `ctr` command for the node's containerd."""
         return ["docker", "exec", self.node, "ctr", "--namespace", "k8s.io"]
 
     def _kind(self, *words: str) -> None:
         run_long(["kind", *words], f"cluster {self.name}: kind {words[0]}", self.echo)
-
-    def _lock(self) -> Any:
-        return lock(self.home.with_name(f"{self.name}.lock"), f"cluster {self.name}", self.echo)

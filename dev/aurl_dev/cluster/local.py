@@ -7,19 +7,18 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aurl_dev.cluster import binaries, pause, pki, provisioner, system
+from aurl_dev.cluster.backend import Backend
 from aurl_dev.cluster.control_plane import ControlPlane
 from aurl_dev.cluster.network import Addresses
 from aurl_dev.cluster.node import NAMES as NODE_DAEMONS
 from aurl_dev.cluster.node import PAUSE_IMAGE, Node
-from aurl_dev.cluster.paths import Echo, lock, state_dir
-from aurl_dev.cluster.processes import Processes
+from aurl_dev.cluster.paths import Echo
 from aurl_dev.cluster.sandbox import Sandbox
-from aurl_dev.cluster.shell import run, run_long
+from aurl_dev.cluster.shell import run_long
 from aurl_dev.errors import ClusterError, MachineError, StartError
 from aurl_dev.kube import ApiError, Kube
 
@@ -28,43 +27,28 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 _GRACE_SECONDS = 4
 
 
-@dataclass
-class LocalCluster:
-    """A named cluster, with its data below `home`."""
+class LocalCluster(Backend):
+    """A named cluster in namespaces and cgroups of its own."""
 
-    name: str
-    echo: Echo = print
-    home: Path = field(init=False)
+    group = "clusters"
 
-    def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise ClusterError(
-                f"{self.name!r} cannot name a cluster: use lower-case letters, digits and dashes"
-            )
-        self.home = state_dir() / "clusters" / self.name
+    def __init__(self, name: str, echo: Echo = print) -> None:
+        if not _NAME.fullmatch(name):
+            raise ClusterError(f"{name!r} cannot name a cluster: use lower-case letters, digits and dashes")
+        super().__init__(name, echo)
         # Two checkouts with different state directories may use the same name.
         place = hashlib.sha256(str(self.home).encode()).hexdigest()[:6]
         self.sandbox = Sandbox(f"{self.name}-{place}", self.home)
-        self.processes = Processes(self.home)
-
-    @property
-    def kubeconfig(self) -> Path:
-        """The administrator's kubeconfig."""
-        return self.home / "kubeconfig"
 
     @property
     def node_name(self) -> str:
         """The name of the only node."""
         return f"aurl-{self.name}"
 
-    def exists(self) -> bool:
-        """Return whether the cluster exists, running or not."""
-        return self.home.is_dir()
-
     def up(self) -> None:
         """Start the cluster, or repair it, or do nothing if it is healthy."""
         system.require_root("a local cluster")
-        with self._lock():
+        with self.lock():
             if self.exists() and self.healthy():
                 self.echo(f"cluster {self.name}: up ({self.kubeconfig})")
                 return
@@ -87,7 +71,7 @@ class LocalCluster:
     def down(self) -> None:
         """Stop the cluster and delete everything that belongs to it, even if it is incomplete."""
         system.require_root("a local cluster")
-        with self._lock():
+        with self.lock():
             self._delete()
         self.echo(f"cluster {self.name}: deleted")
 
@@ -125,22 +109,20 @@ class LocalCluster:
         """Return the command that runs `argv` in the cluster's network."""
         return self.sandbox.namespace.command(argv)
 
-    def has_image(self, reference: str) -> bool:
-        """Return whether the node has an image of this name."""
-        return self._running_node().has_image(reference)
+    def ctr(self) -> list[str]:
+        """Return the start of a `ctr` command for the node's containerd."""
+        daemons = self._daemons()
+        if daemons is None:
+            raise ClusterError(f"cluster {self.name} is not running")
+        return daemons[1].ctr()
 
     def import_image(self, archive: Path) -> None:
         """Load an image archive (docker-archive or oci-archive) into the node."""
-        node = self._running_node()
         run_long(
-            [*self.sandbox.enter(), *node.ctr(), "images", "import", archive],
+            [*self.sandbox.enter(), *self.ctr(), "images", "import", archive],
             f"cluster {self.name}: loading {archive.name}",
             self.echo,
         )
-
-    def tag_image(self, reference: str, name: str) -> None:
-        """Give an image of the node a second name."""
-        run([*self._running_node().ctr(), "images", "tag", "--force", reference, name])
 
     # -- starting -----------------------------------------------------------------------------------------
 
@@ -158,7 +140,7 @@ class LocalCluster:
         plane, node = self._make(built, keys, addresses)
         plane.start_api()
         node.start_containerd(self.echo)  # while the API server starts
-        if not node.has_image(PAUSE_IMAGE):
+        if not self.has_image(PAUSE_IMAGE):
             self.import_image(pause_image)
         plane.wait_ready(self.echo)
         plane.start_controllers()
@@ -260,12 +242,3 @@ class LocalCluster:
             return None
         # Only queried, not started: the location of the binaries does not matter.
         return self._make(Path("/nonexistent"), pki.Pki(self.home / "pki"), addresses)
-
-    def _running_node(self) -> Node:
-        daemons = self._daemons()
-        if daemons is None:
-            raise ClusterError(f"cluster {self.name} is not running")
-        return daemons[1]
-
-    def _lock(self) -> Any:
-        return lock(self.home.with_name(f"{self.name}.lock"), f"cluster {self.name}", self.echo)

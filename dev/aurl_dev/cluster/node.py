@@ -97,10 +97,6 @@ class Node:
         """Return the start of a `ctr` command for this cluster's containerd."""
         return [str(system.program("ctr")), "--address", str(self.socket), "--namespace", "k8s.io"]
 
-    def has_image(self, reference: str) -> bool:
-        """Return whether containerd has an image of this name."""
-        return bool(run([*self.ctr(), "images", "list", "-q", f"name=={reference}"]).strip())
-
     def healthy(self) -> bool:
         """Return whether the daemons run."""
         return all(self.processes.alive(name) for name in NAMES)
