@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -242,22 +244,43 @@ def test_a_file_that_kills_its_reader_is_reported_and_the_others_are_read(volume
     assert all(outcome.tokens for name, outcome in outcomes.items() if name != "lethal.mid")
 
 
-@pytest.mark.parametrize("fault", ["initializer", "death"])
+@pytest.mark.parametrize("fault", ["error", "death"])
 def test_workers_that_cannot_start_are_not_blamed_on_the_files(
     volume: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "_initialise", {"initializer": _fail, "death": _die}[fault])
-    files = [SourceFile(f"{n}.mid", volume / f"music/deep/{n}.mid", "midi") for n in range(10)]
+    monkeypatch.setattr(workers, "_serve", {"error": _fail, "death": _die}[fault])
     with pytest.raises(PreparationError, match=r"^The processes that read the music cannot be started \("):
-        list(tokenize_files(files, TokenizerConfig(), 2))
+        list(tokenize_files(_files(volume), TokenizerConfig(), 2))
 
 
-def _fail(config: TokenizerConfig) -> None:
+@pytest.mark.parametrize(
+    "answer", [b"", b"{}", b"[]\n", b'{"files": [[9, "", 1, {}]]}\n', pickle.dumps(print)]
+)
+def test_nonsense_from_a_worker_is_never_unpickled(
+    volume: Path, answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_serve", functools.partial(_answer, answer))
+    monkeypatch.setattr(pickle, "loads", _fail)
+    outcomes = list(tokenize_files(_files(volume)[:2], TokenizerConfig(), 2))
+    assert [outcome.reason for _, outcome in outcomes] == ["it crashes the reader"] * 2
+
+
+def _files(volume: Path) -> list[SourceFile]:
+    return [SourceFile(f"{n}.mid", volume / f"music/deep/{n}.mid", "midi") for n in range(10)]
+
+
+def _fail(*arguments: Any) -> None:
     raise OSError("Resource temporarily unavailable")
 
 
-def _die(config: TokenizerConfig) -> None:
+def _die(*arguments: Any) -> None:
     os._exit(9)
+
+
+def _answer(answer: bytes, connection: Any, config: TokenizerConfig) -> None:
+    connection.send_bytes(workers.READY)
+    connection.recv()
+    connection.send_bytes(answer)
 
 
 def test_the_chorales_of_music21_become_a_dataset_of_four_voices(tmp_path: Path) -> None:
