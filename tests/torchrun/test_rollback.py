@@ -107,3 +107,17 @@ def test_a_bad_beginning_has_nothing_to_go_back_to(tmp_path: Path) -> None:
     assert run(job, 1, "nan") == [1]
     assert "there is no healthy checkpoint to roll back to" in job.failure()["message"]
     assert job.steps() == []
+
+
+def test_a_first_step_that_is_not_finite_is_only_skipped(tmp_path: Path) -> None:
+    """The first finite loss takes the place of the first one; without it every loss would be a divergence."""
+    stability = {**CHANGE["stability"], "lossDivergence": {"intervals": 3}, "underfitting": {"after": 0.5}}
+    job = Job(tmp_path, {**CHANGE, "stability": stability}, HOOK)
+    samples = str(tmp_path / "samples")
+    codes = job.run(
+        1, TEST_FROM="0", TEST_TO=str(STEP), TEST_SPOIL="nan", TEST_RANK="0", TEST_SAMPLES=samples
+    )
+    assert codes == [0], job.text()
+    assert anomalies(job) == [(1, "NonFinite", "skip")]
+    progress = json.loads((job.checkpoint(30) / "state.json").read_text())["progress"]
+    assert progress["initial_loss"] == pytest.approx(job.events("step")[1]["train"], rel=1e-3)

@@ -76,7 +76,7 @@ class StepMetrics:
     ]
     """Mean of the interval; not finite if a step of it was not."""
     initial_loss: float
-    """Loss of the first step of the job."""
+    """The job's first finite loss: of its first step, unless its gradient was not finite."""
     tokens_per_second: Annotated[
         float,
         Shown(

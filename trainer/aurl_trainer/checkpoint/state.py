@@ -21,7 +21,7 @@ class Progress:
     samples: int = 0
     tokens: int = 0
     initial_loss: float | None = None
-    """Loss of the first step in nats per token."""
+    """The first finite loss, usually that of the first step, in nats per token."""
     loss: float | None = None
     """Mean loss of the last log interval."""
     validation_loss: float | None = None

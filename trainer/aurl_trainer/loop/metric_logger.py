@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -82,7 +83,7 @@ class MetricLogger:
         progress, config, step = self.progress, self.config, self.progress.step
         seconds, valid_tokens = self.interval.lap(), max(progress.interval_tokens, 1)
         progress.loss = loss_sum / valid_tokens
-        if progress.initial_loss is None:
+        if progress.initial_loss is None and math.isfinite(progress.loss):
             progress.initial_loss = progress.loss
         per_step = config.tokens_per_step
         tokens, samples = progress.interval_steps * per_step, progress.interval_samples
@@ -91,7 +92,7 @@ class MetricLogger:
         metrics = StepMetrics(
             step=step,
             loss=progress.loss,
-            initial_loss=progress.initial_loss,
+            initial_loss=progress.loss if progress.initial_loss is None else progress.initial_loss,
             learning_rate=rate,
             gradient_norm=guard.norm,
             tokens_per_second=tokens / seconds,
