@@ -80,7 +80,7 @@ def likelihood(
             )
             valid = wanted.flatten() != IGNORED
             kinds = kind_of[wanted.flatten()[valid]]
-            nats.index_add_(0, kinds, losses.double().cpu()[valid])
+            nats.index_add_(0, kinds, losses.cpu().double()[valid])
             counts.index_add_(0, kinds, torch.ones_like(kinds))
     finally:
         model.train(was_training)

@@ -18,7 +18,7 @@ import torch
 
 from aurl_trainer.monitor.report import RankReporter
 from aurl_trainer.monitor.snapshot import MEMORY_PHASES, write_json
-from aurl_trainer.system.device import device_memory
+from aurl_trainer.system.device import device_memory, reset_device_peak
 
 INTERVAL = 1.0
 """Seconds between two steps that are split into phases, at least."""
@@ -72,7 +72,7 @@ class MemoryProfile:
         if memory is not None:
             peaks["device"] = memory["peak"]
             self._device_peak = max(self._device_peak, memory["peak"])
-            torch.cuda.reset_peak_memory_stats(self.device)
+            reset_device_peak(self.device)
             self.reporter.device_memory(**memory | {"peak": self._device_peak})
         booked = self.reporter.snapshot.memory_phases.setdefault(self._phase, {})
         for kind, peak in peaks.items():

@@ -42,8 +42,9 @@ def evaluate_latents(
     model.eval()
     device = distributed.device
     generator = torch.Generator(device).manual_seed(seed)
-    totals = torch.zeros(3, dtype=torch.float64, device=device)  # nats, nats with shuffled latents, tokens
-    levels = {level: _LevelStatistics(size, device) for level, size in model.config.latents.sizes.items()}
+    # Nats, nats with shuffled latents, tokens; on the host, as not every device has float64.
+    totals = torch.zeros(3, dtype=torch.float64)
+    levels = {level: _LevelStatistics(size) for level, size in model.config.latents.sizes.items()}
     last: dict[Level, Tensor] | None = None
     for inputs_BT, targets_BT in batches:
         valid_BT = (targets_BT != IGNORED).float()
@@ -56,8 +57,9 @@ def evaluate_latents(
             last = {level: z[-1:] for level, z in latents.z.items()}
             for place, z in enumerate((latents.z, other)):
                 logits_BTV = model.decoder.logits(model.decoder(inputs_BT, z, bars)).float()
-                totals[place] += nll(logits_BTV.log_softmax(-1), targets_BT.clamp(min=0), valid_BT).sum()
-        totals[2] += valid_BT.sum()
+                nats_BT = nll(logits_BTV.log_softmax(-1), targets_BT.clamp(min=0), valid_BT)
+                totals[place] += nats_BT.sum().cpu()
+        totals[2] += valid_BT.sum().cpu()
         for level, statistics in levels.items():
             statistics.add(latents.levels[level])
     model.train(was_training)
@@ -74,13 +76,13 @@ def evaluate_latents(
 class _LevelStatistics:
     """Sums over the latents of one level."""
 
-    def __init__(self, size: int, device: torch.device) -> None:
-        self.sums = torch.zeros(4, size, dtype=torch.float64, device=device)  # KL, mean, mean², count
+    def __init__(self, size: int) -> None:
+        self.sums = torch.zeros(4, size, dtype=torch.float64)  # KL, mean, mean², count
 
     def add(self, inferred: Inferred) -> None:
-        present = inferred.present[..., None].double()
-        mean = inferred.posterior.mean.double()
-        nats = inferred.posterior.divergence(inferred.prior).double()
+        present = inferred.present[..., None].cpu().double()
+        mean = inferred.posterior.mean.cpu().double()
+        nats = inferred.posterior.divergence(inferred.prior).cpu().double()
         rows = (nats * present, mean * present, mean.square() * present, present.expand_as(mean))
         self.sums += torch.stack([row.sum((0, 1)) for row in rows])
 

@@ -149,7 +149,7 @@ class _Run:
                     before = self.tokens[group.rows, :begin]
                     self.model.begin(group.cache, self.numbers[group.rows], before)
             new = torch.from_numpy(self.tokens[group.rows, begin : self.filled]).to(self.device)
-            logits[group.rows] = self.model(new, cache=group.cache)[:, -1].double().cpu().numpy()
+            logits[group.rows] = self.model(new, cache=group.cache)[:, -1].cpu().double().numpy()
         return logits
 
     def _slid(self, rows: Ints) -> list[_Group]:

@@ -89,3 +89,9 @@ def device_memory(device: torch.device) -> dict[str, int] | None:
         reserved = torch.mps.driver_allocated_memory()
         return {"allocated": torch.mps.current_allocated_memory(), "reserved": reserved, "peak": reserved}
     return None
+
+
+def reset_device_peak(device: torch.device) -> None:
+    """Reset the peak of `device_memory` to what is allocated now, if the device tracks one."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
