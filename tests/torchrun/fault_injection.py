@@ -43,6 +43,19 @@ def account_at_once() -> None:
         record_samples()
 
 
+def compile_without_a_compiler() -> None:
+    """Let TorchDynamo trace and guard as always, but run its graphs uncompiled."""
+    import functools
+    import shutil
+
+    import torch
+
+    library: Any = torch
+    library.compile = functools.partial(torch.compile, backend="eager")
+    which: Any = shutil
+    which.which = lambda name: name
+
+
 def slow_down_one_rank() -> None:
     """Make each forward pass of rank TEST_RANK take TEST_SECONDS longer."""
     import time

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from torchrun.jobs import Job
+from torchrun.jobs import Job, merge
+from torchrun.test_modes import LATENTS
 
 
 def accounts(job: Job) -> dict[str, Any]:
@@ -68,3 +69,27 @@ def test_compiled_blocks_are_compiled_before_the_first_step_only(tmp_path: Path)
     assert plain.run(1) == [0], plain.text()
     losses = [[event["train"] for event in run.events("step")] for run in (job, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["transformer", "vae"])
+def test_a_curriculum_of_many_lengths_compiles(mode: str, tmp_path: Path) -> None:
+    """Five lengths in two sizes of micro-batches, with two kinds of blocks: more than TorchDynamo's limit."""
+    changes = {
+        "mode": mode,
+        "steps": 6,
+        "contextLength": 128,
+        "compile": True,
+        "curriculum": {"kind": "step", "startLength": 8, "everySteps": 1},
+        "model": {
+            "layers": 2,
+            "dropout": 0.0,
+            "attention": {"kind": "local-global", "window": 4, "globalEvery": 2},
+        },
+        "batch": {"globalBatchSize": 3, "microBatchSize": 2},
+        "schedule": {"warmupSteps": 1},
+    }
+    if mode == "vae":
+        changes = merge(changes, {"model": {"latents": LATENTS}})
+    job = Job(tmp_path, changes, "torchrun.fault_injection:compile_without_a_compiler")
+    assert job.run() == [0], job.text()
+    assert job.events("training ended")[0]["recompiled_graphs"] == 0

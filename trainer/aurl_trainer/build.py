@@ -166,8 +166,10 @@ def build(
         reserve = _reserve_bytes(config, state, distributed)
         fitting.decide(rehearsal.timed_pass, curriculum, reporter.host, reserve)
     state.memory = fitting.to_json()
+    shapes = batches.shapes(largest=not config.compile)
+    compilation.expect(len(shapes))
     with reporter.phase("compile" if config.compile else "init"):
-        rehearsal.warm_up(network, batches.shapes(largest=not config.compile))
+        rehearsal.warm_up(network, shapes)
 
     seed_everything(config.seed, distributed.rank)
     progress = Progress()

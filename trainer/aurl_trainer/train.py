@@ -214,6 +214,7 @@ def retry_smaller(run: Run, step: int, failures: int) -> None:
     run.objective.forget()
     shrink_micro_batches(run.fitting, run.metric_logger, step, failures)
     run.state.memory = run.fitting.to_json()
+    run.compilation.expect(len(run.batches.shapes(largest=False)))
     run.network = run.objective.network
     collect_frozen()  # the old wrapper, which would keep exchanging gradients
     run.network = run.distributed.wrap(run.objective.network, run.config.precision)

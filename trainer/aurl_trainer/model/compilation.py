@@ -14,6 +14,10 @@ from aurl_trainer.errors import UserError
 from aurl_trainer.model.token_loss import token_loss_sum_in_place
 from aurl_trainer.model.transformer import Block, token_loss_sum
 
+GRAPHS_PER_SHAPE = 8
+"""Graphs of one function that each shape may need: blocks differ in their attention and their inputs. It is
+TorchDynamo's own limit for all shapes together."""
+
 TokenLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -27,6 +31,7 @@ class Compilation:
     def __init__(self, model: nn.Module, device: torch.device, *, enabled: bool) -> None:
         """Make each block of `model` compile at its first call. Raises UserError without a C++ compiler."""
         self.enabled = enabled
+        self._shapes = 0
         self.token_loss: TokenLoss = token_loss_sum
         self.last_loss: TokenLoss = token_loss_sum_in_place
         """The same loss, which may overwrite the logits."""
@@ -41,6 +46,17 @@ class Compilation:
             block.compile(fullgraph=True, dynamic=False)
         self.token_loss = cast(TokenLoss, torch.compile(token_loss_sum, fullgraph=True, dynamic=False))
         self.last_loss = self.token_loss  # the compiler finds in-place operations itself
+
+    def expect(self, shapes: int) -> None:
+        """Allow graphs for this many more shapes; beyond what is allowed, compilation raises an error."""
+        self._shapes += shapes
+        if self.enabled:
+            from torch._dynamo import config
+
+            config.recompile_limit = GRAPHS_PER_SHAPE * self._shapes
+            config.accumulated_recompile_limit = max(
+                config.accumulated_recompile_limit, config.recompile_limit
+            )
 
     def graphs(self) -> int:
         """Return the number of graphs this process has compiled so far."""
