@@ -83,6 +83,7 @@ def train_as_rank(
 
 
 def _train(place: Path, volume: Path, shape: GpuShape) -> dict[str, Any]:
+    """Train a shape and return its figures; the speed is that of the median interval."""
     training = shape.training()
     run = place / "run"
     run.mkdir(parents=True)
@@ -93,11 +94,11 @@ def _train(place: Path, volume: Path, shape: GpuShape) -> dict[str, Any]:
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     steps = [line for line in lines if line["message"] == "step"][2:]  # without the warm-up intervals
     end = next(line for line in lines if line["message"] == "training ended")
-    best = max(steps, key=lambda line: line["tokens_per_second"])
+    typical = sorted(steps, key=lambda line: line["tokens_per_second"])[(len(steps) - 1) // 2]
     memory = json.loads((run / "rank-0.json").read_text())["memory"]
     return {
-        "tokens_per_second": round(best["tokens_per_second"]),
-        "mfu": round(best["mfu"], 4) if best.get("mfu") is not None else None,
+        "tokens_per_second": round(typical["tokens_per_second"]),
+        "mfu": round(typical["mfu"], 4) if typical.get("mfu") is not None else None,
         "device_peak_mib": round(memory["device_peak"] / 2**20) if "device_peak" in memory else None,
         "recompiled_graphs": end.get("recompiled_graphs"),  # absent unless compiled
         "configuration": training,

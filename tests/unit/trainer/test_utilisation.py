@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aurl_trainer.model.config import ModelConfig
+from aurl_trainer.model.config import AttentionConfig, ModelConfig
 from aurl_trainer.model.transformer import Transformer
 from aurl_trainer.model.utilisation import Utilisation, known_peak, peak_flops
 
@@ -41,3 +41,12 @@ def test_flops_of_a_token(tied: bool) -> None:
     assert utilisation.flops_per_token(length) == flops
     assert utilisation.mfu(1000.0, length) == pytest.approx(1000 * flops / 2e9)
     assert Utilisation(model, None, world_size=2).mfu(1000.0, length) is None
+
+
+def test_tokens_attend_to_no_more_than_their_window() -> None:
+    attention = AttentionConfig(kind="local-global", window=8, global_every=2)
+    config = ModelConfig(d_model=16, layers=4, heads=2)
+    full = Utilisation(Transformer(config, 10), 1e9, 1)
+    local = Utilisation(Transformer(config.model_copy(update={"attention": attention}), 10), 1e9, 1)
+    assert full.flops_per_token(32) - local.flops_per_token(32) == 12 * 16 * 2 * (32 - 8)
+    assert full.flops_per_token(6) == local.flops_per_token(6)

@@ -39,10 +39,11 @@ def peak_flops(device: torch.device, precision: str, teraflops: float) -> float 
 class Utilisation:
     """MFU over all ranks.
 
-    A token of a sequence of T costs 6·N + 12·L·D·T FLOPs, forward and backward (Chowdhery et al. 2022,
-    appendix B), with N the elements of all multiplied matrices, L layers and D width. The causal mask is not
-    discounted, and recomputation by activation checkpointing does not count. Unknown for models other than
-    the transformer, whose parts run over tokens, bars and samples.
+    A token of a sequence of T costs 6·N + Σ 12·D·min(W, T) FLOPs, forward and backward, summed over layers
+    (Chowdhery et al. 2022, appendix B), with N the elements of all multiplied matrices, D the width and W the
+    layer's attention window, T if it has none. The causal mask is not discounted; neither recomputation by
+    activation checkpointing nor keys outside the window count. Unknown for models other than the transformer,
+    whose parts run over tokens, bars and samples.
     """
 
     def __init__(self, model: nn.Module, peak: float | None, world_size: int) -> None:
@@ -54,11 +55,13 @@ class Utilisation:
         if not model.config.tie_embeddings:
             matrices -= model.embedding.weight.numel()  # looked up, not multiplied
         self._per_token = 6.0 * matrices
-        self._per_token_and_length = 12.0 * model.config.layers * model.config.d_model
+        self._per_token_and_key = 12.0 * model.config.d_model
+        self._windows = [model.config.attention.window_of(layer) for layer in range(model.config.layers)]
 
     def flops_per_token(self, length: int) -> float:
         """Return the FLOPs per token of training on sequences of `length` tokens."""
-        return self._per_token + self._per_token_and_length * length
+        keys = sum(min(window or length, length) for window in self._windows)
+        return self._per_token + self._per_token_and_key * keys
 
     def mfu(self, tokens_per_second: float, length: int) -> float | None:
         """Return the share of the peak, or None if the peak is unknown."""
