@@ -73,6 +73,27 @@ def slow_down_one_rank() -> None:
     Transformer.forward = slow  # type: ignore[method-assign]
 
 
+def sample_slowly() -> None:
+    """Make rank 0 take TEST_SECONDS longer to sample; with TEST_SILENT, without a sign of life."""
+    import time
+
+    from aurl_trainer.loop import job_sampler
+
+    loop: Any = job_sampler
+    original = loop.sampler
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(float(os.environ["TEST_SECONDS"]))
+        return original(*arguments)
+
+    loop.sampler = slow
+    if os.environ.get("TEST_SILENT"):
+        from aurl_trainer.distributed.runtime import Distributed
+
+        silent: Any = Distributed
+        silent._beat = lambda self, beats, left: None
+
+
 def poison_one_micro_batch() -> None:
     """Make the gradient of rank TEST_RANK non-finite in the second micro-batch of step TEST_STEP."""
     import torch

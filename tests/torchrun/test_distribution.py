@@ -166,6 +166,35 @@ def test_a_rank_that_hangs_ends_the_job_as_a_hang_and_is_named(tmp_path: Path) -
     assert "for rank 1, which did not answer" in message["message"]
 
 
+SAMPLING = {
+    "steps": 3,
+    "schedule": {"warmupSteps": 1},
+    "distribution": {"timeoutSeconds": 2},
+    "evaluation": {"everySteps": 0, "music": {"everySteps": 2, "samples": 1}},
+    "sample": {"count": 1, "maxTokens": 16, "everySteps": 1},
+}
+SAMPLE_SLOWLY = "torchrun.fault_injection:sample_slowly"
+
+
+@pytest.mark.parametrize("change", [{}, FSDP], ids=["ddp", "fsdp"])
+def test_sampling_may_take_longer_than_the_timeout(change: dict[str, Any], tmp_path: Path) -> None:
+    job = Job(tmp_path, merge(SAMPLING, change), SAMPLE_SLOWLY)
+    assert job.run(2, TEST_SECONDS="5") == [0, 0], job.text()
+    assert len(list(job.directory.glob("samples/step-*/*.mid"))) == 3
+
+
+def test_a_rank_that_hangs_while_it_samples_is_named(tmp_path: Path) -> None:
+    job = Job(tmp_path, SAMPLING, SAMPLE_SLOWLY)
+    gang = job.start(2, TEST_SECONDS="1000", TEST_SILENT="yes")
+    try:
+        wait_until((tmp_path / "run" / "failure-1.json").exists, "rank 1 noticed", gang)
+    finally:
+        gang.kill()
+    failure = job.failure(1)
+    assert failure["exception"] == "HangError", failure
+    assert "for rank 0, which did not answer" in failure["message"]
+
+
 def test_a_rank_that_dies_is_named_by_those_that_are_left(tmp_path: Path) -> None:
     job = Job(tmp_path, {"steps": 1_000_000, "evaluation": {"everySteps": 0}})
     gang = job.start(3)

@@ -259,13 +259,13 @@ def evaluate(run: Run, step: int) -> None:
 
 def evaluate_music(run: Run, step: int) -> None:
     """Compare sampled music with the corpus."""
-    with run.outside_steps("evaluation"):
+    with run.outside_steps("evaluation"), run.distributed.wait_for_first():
         run.metric_logger.metrics(run.sampler.judge(step))
 
 
 def write_samples(run: Run, step: int) -> None:
     """Write sampled music to the volume."""
-    with run.outside_steps("sample"):
+    with run.outside_steps("sample"), run.distributed.wait_for_first():
         try:
             run.sampler.sample(step)
         except OSError as error:  # a full volume does not stop training

@@ -180,7 +180,7 @@ class RunPolicy(Model):
     hang_deadline_seconds: PositiveSeconds | None = None
     """Seconds without a new step, while all pods run, after which the stacks of all ranks are saved to
     <job>/stacks/ on the volume and the gang is restarted (class Hang, counts toward backoffLimit). Must
-    exceed the longest start-up, evaluation and checkpoint. Unset: never."""
+    exceed the longest start-up, evaluation, sampling and checkpoint. Unset: never."""
     straggler_factor: Annotated[float, Field(ge=1.1, le=100)] = 1.5
     """A rank is listed in status.stragglers when its compute time per step reaches this multiple of the
     median of its peers."""

@@ -24,4 +24,4 @@ class DistributionConfig(Config):
     compilation and loading a checkpoint."""
     timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 120
     """Seconds a rank waits for the others after the first step before the job fails as hung. Must exceed the
-    time to write or verify a checkpoint."""
+    time to write or verify a checkpoint; sampling in rank 0 may take longer."""

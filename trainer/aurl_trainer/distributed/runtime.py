@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -19,6 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 from aurl_trainer.distributed.config import DistributionConfig
 from aurl_trainer.distributed.failures import HUNG, LOST, explain, roll_call
 from aurl_trainer.monitor.failure import classify, essence
+
+_FIRST_WORKS = "aurl/first-works/"
+_BEATS_PER_TIMEOUT = 4
 
 NCCL_SHARE = 2
 """NCCL waits this many times as long as gloo, so that gloo reports a hang first: NCCL would abort the process
@@ -60,6 +64,7 @@ class Distributed:
         self.sharded = config.strategy == "fsdp" and not self.alone
         self._vote = torch.zeros(3, dtype=torch.int64)
         self._exchanging = True
+        self._first_works = 0
         self._timeout = config.first_step_timeout_seconds
         if self.alone:
             return
@@ -168,6 +173,47 @@ class Distributed:
                 raise
             found = roll_call(self._store, self.rank, self.world_size, LOST if peer_lost else HUNG)
             raise explain(self.rank, step(), self._timeout, *found, essence(str(error))) from error
+
+    @contextmanager
+    def wait_for_first(self) -> Iterator[None]:
+        """Make the other ranks wait at the end of the block until rank 0 has left it, however long it takes.
+
+        Rank 0 may work alone in the block for longer than the timeout of collectives. The others give up, as
+        in a collective, when rank 0 shows no sign of life for the timeout. Every rank must call it.
+        """
+        if self.alone:
+            yield
+            return
+        self._first_works += 1
+        done, beats = (f"{_FIRST_WORKS}{self._first_works}/{name}" for name in ("done", "beats"))
+        if self.rank == 0:
+            left = threading.Event()
+            thread = threading.Thread(target=self._beat, args=(beats, left), name="beats", daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                left.set()
+                thread.join()
+                self._store.set(done, "")
+            return
+        yield
+        heard = 0
+        while True:
+            try:
+                self._store.wait([done], timedelta(seconds=self._timeout))
+                return
+            except dist.DistStoreError:
+                beat = self._store.add(beats, 0)
+                if beat == heard:
+                    raise
+                heard = beat
+
+    def _beat(self, beats: str, left: threading.Event) -> None:
+        """Show the other ranks that this one is alive, until it has left the block."""
+        with suppress(RuntimeError):  # the store is gone: so are the others
+            while not left.wait(self._timeout / _BEATS_PER_TIMEOUT):
+                self._store.add(beats, 1)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum `values` over ranks, in place."""
