@@ -84,6 +84,23 @@ def test_a_death_changes_no_bit(mode: str, ranks: int, tmp_path: Path) -> None:
         assert float(weights["terms.log_variance.reconstruction_pitch"]) != 0.0
 
 
+def test_a_term_that_comes_in_costs_few_updates(tmp_path: Path) -> None:
+    """The gradient becomes many times as long, for good: a new normal, with which training goes on."""
+    change = {
+        "steps": 100,
+        "losses": {"logitScale": {"weight": 1.0, "start": 0.5}},
+        "stability": {"window": 16, "throughputDegradation": {"intervals": 0}},
+        "logging": {"everySteps": 1},
+    }
+    job = Job(tmp_path, change)
+    assert job.run() == [0], job.text()
+    norms = {event["step"]: event["gradient_norm"] for event in job.events("step")}
+    assert norms[51] > 5 * norms[50]
+    acted = [event for event in job.events("anomaly") if event["action"] != "warn"]
+    assert {event["action"] for event in acted} <= {"skip"}
+    assert sum(event["count"] for event in acted if event["step"] > 50) <= 2
+
+
 @pytest.mark.parametrize("mode", ["vae", "vae-gan"])
 def test_two_ranks_learn_as_one_does(mode: str, tmp_path: Path) -> None:
     """Draws of latents differ between the layouts, so losses agree only roughly."""

@@ -196,8 +196,8 @@ def update_weights(run: Run, step: int, valid_tokens: int) -> float:
     normaliser = run.distributed.world_size * config.tokens_per_step / max(valid_tokens, 1)
     if run.writer is not None:
         run.writer.settle()  # a checkpoint may still be copying the weights
-    if run.curriculum.begins_length(step):
-        state.guard.forget_norms()  # longer samples have longer gradients
+    if run.curriculum.begins_length(step) or run.objective.weight_jumps_at(step):
+        state.guard.forget_norms()  # longer samples and other losses have other gradients
     divisor, rejected = state.guard.admit(local_gradients(state.parameters.values()), normaliser, step)
     state.optimizer.step(rate, decay, divisor, rejected)
     if state.average is not None:

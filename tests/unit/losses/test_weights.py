@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from aurl_trainer.config import JobFile
 from aurl_trainer.errors import UserError
 from aurl_trainer.losses.config import LossesConfig, TermConfig, weight_at
+from aurl_trainer.losses.weighted import WeightedTerms
 
 DATASET: dict[str, Any] = {"source": {"directory": {"path": "midi"}}}
 
@@ -28,6 +30,22 @@ DATASET: dict[str, Any] = {"source": {"directory": {"path": "midi"}}}
 def test_weights_over_a_job(term: dict[str, float], weights: list[float]) -> None:
     config = TermConfig.model_validate(term)
     assert [weight_at(config, step, 8) for step in range(1, 9)] == pytest.approx(weights)
+
+
+@pytest.mark.parametrize(
+    ("term", "steps"),
+    [
+        ({"weight": 2, "start": 0.5}, [1, 51]),
+        ({"weight": 2, "start": 0.5, "ramp": 0.5}, [1, 52]),
+        ({"weight": 2, "start": 0.5, "ramp": 0.5, "cycles": 2}, [1, 52, 76, 77]),
+        ({"weight": 2, "ramp": 1}, [1, 2]),
+        ({"weight": 0, "start": 0.5}, [1]),
+    ],
+)
+def test_steps_in_which_a_weight_jumps(term: dict[str, float], steps: list[int]) -> None:
+    config = LossesConfig.model_validate({"logitScale": term})
+    terms = WeightedTerms(config, ["reconstruction_pitch", "logit_scale"], 100, torch.device("cpu"))
+    assert [step for step in range(1, 101) if terms.weight_jumps_at(step)] == steps
 
 
 def test_defaults_are_plain_for_the_transformer_alone() -> None:

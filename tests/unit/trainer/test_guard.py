@@ -10,7 +10,7 @@ import torch
 from aurl_trainer.optim.adamw import AdamW
 from aurl_trainer.optim.choice import make_optimizer
 from aurl_trainer.optim.config import OptimizerConfig
-from aurl_trainer.optim.guard import INITIAL_SCALE, UpdateGuard
+from aurl_trainer.optim.guard import INITIAL_SCALE, MAX_EXCESS, UpdateGuard
 from aurl_trainer.stability.config import StabilityConfig
 
 Kind = Literal["adamw", "lion", "adafactor"]
@@ -249,3 +249,44 @@ def test_norms_of_another_kind_are_not_compared() -> None:
     assert scene.step(52.0)
     assert not scene.step(5000.0)
     assert scene.guard.read().spikes == 2
+
+
+def outcomes(scene: Scene, sizes: list[float]) -> str:
+    """Return a letter for each size: `a`pplied or `s`kipped."""
+    return "".join("a" if scene.step(size) else "s" for size in sizes)
+
+
+CALM = [1.0] * 12
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        pytest.param([3.0] * 20, "s" * MAX_EXCESS + "a" * 15, id="a lasting step of 3x"),
+        pytest.param([10.0] * 20, "s" * MAX_EXCESS + "a" * 15, id="a lasting step of 10x"),
+        pytest.param([10.0] * 20 + [500.0, 10.0], "s" * MAX_EXCESS + "a" * 15 + "sa", id="judged again"),
+        pytest.param([50.0, 1.0, 50.0, 1.0], "sasa", id="single spikes"),
+        pytest.param(([50.0] * 3 + [1.0] * 3) * 3, "sssaaa" * 3, id="a few spikes in a row"),
+        pytest.param([50.0, 50.0, 1.0] * 5, "ssa" * 4 + "aaa", id="a lasting change in most steps"),
+        pytest.param([NAN, 1.0, float("inf"), 1.0], "sasa", id="not finite"),
+        pytest.param([NAN] * 10 + [50.0, 1.0], "s" * 11 + "a", id="no spike is admitted after NaNs"),
+        pytest.param([50.0] * 5 + [NAN] * 3 + [50.0, 50.0], "s" * 8 + "aa", id="NaNs in a lasting step"),
+        pytest.param([1.5, 1.3, 1.5], "aaa", id="equal norms leave room"),
+        pytest.param([1.02**place for place in range(200)], "a" * 200, id="a growing norm"),
+        pytest.param([0.1] * 20, "a" * 20, id="a shorter norm"),
+    ],
+)
+def test_a_lasting_change_is_normal_and_a_single_spike_is_not(after: list[float], expected: str) -> None:
+    scene = Scene()
+    assert outcomes(scene, CALM) == "a" * len(CALM)
+    assert outcomes(scene, after) == expected
+
+
+def test_an_excess_of_spikes_continues_from_saved_state() -> None:
+    scene, other = Scene(), Scene()
+    outcomes(scene, [*CALM, *[10.0] * 3])
+    other.guard.restore({name: tensor.clone() for name, tensor in scene.guard.tensors().items()})
+    other.steps = scene.steps
+    assert outcomes(other, [10.0] * 4) == outcomes(scene, [10.0] * 4) == "ssaa"
+    assert other.guard.counters.equal(scene.guard.counters)

@@ -34,6 +34,9 @@ SKIPPABLE: Final = ("repetition", "dropout_consistency", "total_correlation", "c
                  "feature_matching")  # fmt: skip
 """Expensive terms without parameters: skipped in steps where their weight is 0."""
 
+JUMP: Final = 0.1
+"""Change of a weight from one step to the next that lengthens gradients, as a share of the full weight."""
+
 
 class WeightedTerms(nn.Module):
     """The terms of one player. The parameters are those of uncertainty weighting, if it is enabled."""
@@ -84,6 +87,15 @@ class WeightedTerms(nn.Module):
             name in adversarial.FUNCTIONS and weight_at(self.config.term(name), step, self.total_steps) > 0
             for name in self.names
         )
+
+    def weight_jumps_at(self, step: int) -> bool:
+        """Return True if a term comes in or goes out in this step, or its weight changes by JUMP at once."""
+        for name in self.names:
+            term = self.config.term(name)
+            before, now = (weight_at(term, at, self.total_steps) for at in (step - 1, step))
+            if (before == 0) != (now == 0) or abs(now - before) > JUMP * term.weight:
+                return True
+        return False
 
     def take(self, distributed: Distributed) -> dict[str, float]:
         """Return the mean over all ranks of each term computed since the last call."""

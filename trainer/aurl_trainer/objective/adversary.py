@@ -60,6 +60,8 @@ class Adversary:
         self.batches.clear()
         gradients = [cast(Tensor, parameter.grad) for parameter in self.parameters.values()]
         distributed.average(gradients)
+        if self.terms.weight_jumps_at(step):
+            self.guard.forget_norms()
         divisor, rejected = self.guard.admit(gradients, 1.0, step)
         self.optimizer.step(self.config.learning_rate * rate_share, 0.0, divisor, rejected)
         self.optimizer.zero_grad()

@@ -65,6 +65,10 @@ class Objective(ABC):
         `loss` is `Losses.reported` per token. Changes no weight and no random generator.
         """
 
+    def weight_jumps_at(self, step: int) -> bool:
+        """Return True if the weight of a term of the loss jumps in this step."""
+        return self.terms is not None and self.terms.weight_jumps_at(step)
+
     def components(self, distributed: Distributed) -> dict[str, float]:
         """Return the mean of each term over all ranks since the last call; the host waits for the device."""
         if self.terms is None:

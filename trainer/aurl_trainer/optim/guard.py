@@ -4,9 +4,15 @@ A rejected step changes no weight and no moment. The optimizer's kernel divides 
 normalisation and the loss scale need no extra pass over them. All ranks see the same reduced gradient and so
 decide the same; of a sharded gradient they see the same norm, summed over ranks.
 
+A step is a spike if its norm is far above those of the window. A rejected step leaves the weights as they
+are, so when spikes outnumber accepted steps by MAX_EXCESS, the cause is the weights and not a bad batch: the
+next finite step is accepted and starts a new window. Otherwise a lasting change of the norm would end all
+learning.
+
 State, all on the training device:
   window[W]   norms of the last W accepted steps (written round-robin)
-  counters    accepted since the norms were forgotten, nonfinite, spikes, consecutive, last rejected step
+  counters    accepted since the norms were forgotten, nonfinite, spikes, consecutive, last rejected step,
+              excess of spikes: one more for each, one less (but not below 0) for each accepted step
   scale       the loss scale of fp16, and its growth counter
 """
 
@@ -21,7 +27,13 @@ from torch import Tensor
 from aurl_trainer.optim.clipping import clip_units, clip_values
 from aurl_trainer.stability.config import StabilityConfig
 
-ACCEPTED, NONFINITE, SPIKES, CONSECUTIVE, LAST_REJECTED = range(5)
+ACCEPTED, NONFINITE, SPIKES, CONSECUTIVE, LAST_REJECTED, EXCESS = range(6)
+
+MAX_EXCESS = 5
+"""Excess of spikes at which longer norms count as normal."""
+
+LEAST_DEVIATION = 0.1
+"""Smallest standard deviation of the window, as a share of its mean: norms of a calm run hardly vary."""
 
 INITIAL_SCALE = 2.0**16
 GROWTH_INTERVAL = 2000
@@ -60,7 +72,7 @@ class UpdateGuard:
         self.sigma, self.max_norm, self.scaled = config.spike_sigma, max_norm, scaled
         self.max_value, self.adaptive_ratio, self.parameters = max_value, adaptive_ratio, parameters
         self.window = torch.zeros(config.window, dtype=torch.float32, device=device)
-        self.counters = torch.zeros(5, dtype=torch.int64, device=device)
+        self.counters = torch.zeros(6, dtype=torch.int64, device=device)
         self.scale = torch.full((), INITIAL_SCALE if scaled else 1.0, dtype=torch.float32, device=device)
         self.growth = torch.zeros((), dtype=torch.int64, device=device)
         self.norm = torch.zeros((), dtype=torch.float32, device=device)
@@ -104,9 +116,7 @@ class UpdateGuard:
         finite = torch.isfinite(norm)
         accepted = finite
         if self.sigma > 0:
-            std, mean = torch.std_mean(self.window)
-            full = self.counters[ACCEPTED] >= len(self.window)
-            accepted = finite & ~((norm > mean + self.sigma * std) & full)
+            accepted = finite & ~self._spike(norm)
         length = norm
         if self.max_value > 0 or self.adaptive_ratio > 0:
             length = self._clip_parts(gradients, normaliser)
@@ -119,6 +129,15 @@ class UpdateGuard:
         self._count(norm, finite, accepted, step)
         self.norm = norm
         return divisor, (~accepted).to(torch.float32)
+
+    def _spike(self, norm: Tensor) -> Tensor:
+        """Return whether the norm is far above those of a full window; too many spikes end the window."""
+        outdated = (self.counters[EXCESS] >= MAX_EXCESS) & torch.isfinite(norm)
+        self.counters[ACCEPTED] *= ~outdated
+        self.counters[EXCESS] *= ~outdated
+        std, mean = torch.std_mean(self.window)
+        full = self.counters[ACCEPTED] >= len(self.window)
+        return (norm > mean + self.sigma * torch.maximum(std, LEAST_DEVIATION * mean)) & full
 
     def _clip_parts(self, gradients: Sequence[Tensor], normaliser: float) -> Tensor:
         """Clip every unit and every element of the true gradient, and return its norm afterwards."""
@@ -144,11 +163,13 @@ class UpdateGuard:
         yes = accepted.to(torch.int64)
         no = 1 - yes
         nonfinite = (~finite).to(torch.int64)
-        increment = torch.stack((yes, nonfinite, no - nonfinite, no, step * no))
+        spike = no - nonfinite
+        increment = torch.stack((yes, nonfinite, spike, no, step * no, spike - yes))
         # These two are replaced, the others are summed.
         counters[CONSECUTIVE] *= no
         counters[LAST_REJECTED] *= yes
         counters += increment
+        counters[EXCESS].clamp_(min=0)
         if self.scaled:
             self._rescale(nonfinite)
 

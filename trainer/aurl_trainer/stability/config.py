@@ -118,7 +118,8 @@ class StabilityConfig(Config):
 
     spike_sigma: Annotated[float, Field(ge=0, le=1000)] = 6.0
     """Skip a step whose gradient norm is more than this many standard deviations above the mean of the
-    window. 0: skip only non-finite gradients."""
+    window; a standard deviation counts as at least 10 % of the mean. Once such steps outnumber accepted ones
+    by 5, longer norms count as normal and a new window starts. 0: skip only non-finite gradients."""
     window: Annotated[int, Field(ge=8, le=65_536)] = 128
     """Accepted steps in the mean and standard deviation of the gradient norm."""
     max_consecutive_skips: Annotated[int, Field(ge=1, le=100_000)] = 20
