@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aurl_trainer.data import prepare as preparation
 from aurl_trainer.data import workers
 from aurl_trainer.data.config import DatasetConfig, TokenizerConfig
 from aurl_trainer.data.errors import DatasetError, PreparationError
@@ -21,6 +22,7 @@ from aurl_trainer.data.shards import SPLITS, Dataset
 from aurl_trainer.data.source_file import SourceFile
 from aurl_trainer.data.tokenizer import encode
 from aurl_trainer.data.workers import tokenize_files
+from aurl_trainer.system import cgroup
 from unit.data.lethal_file import LethalFile
 from unit.data.wild_midi import tune
 
@@ -70,6 +72,22 @@ def test_bad_files_and_copies_are_counted_and_reported(volume: Path) -> None:
         "validation": 1,
         "test": 2,
     }
+
+
+def test_there_are_no_more_workers_than_the_container_has_cpus(
+    volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def record(files: Any, config: TokenizerConfig, count: int) -> Any:
+        asked.append(count)
+        return tokenize_files(files, config, 1)
+
+    monkeypatch.setattr(preparation, "tokenize_files", record)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(64), raising=False)
+    monkeypatch.setattr(cgroup, "cpu_limit", lambda root: 1.5)
+    _prepare(volume, workers=0)
+    assert asked == [2]
 
 
 def test_the_splits_hold_exactly_the_pieces(volume: Path) -> None:

@@ -258,7 +258,7 @@ class DatasetConfig(Config):
     """Overlap of consecutive windows of contextLength tokens, as a fraction; at 0.5 an epoch sees every token
     twice. Window offsets differ from epoch to epoch in any case."""
     workers: Annotated[int, Field(ge=0, le=256)] = 0
-    """Processes that prepare the dataset. 0: one per CPU."""
+    """Processes that prepare the dataset. 0: one per CPU that the container may use."""
 
     def _faults(self) -> Iterator[str]:
         if self.source.has_split:

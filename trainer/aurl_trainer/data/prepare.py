@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import re
 import time
 import uuid
@@ -48,6 +47,7 @@ from aurl_trainer.data.sources import Source, open_source
 from aurl_trainer.data.tokenizer import decode_pieces
 from aurl_trainer.data.vocabulary import ENCODING_VERSION, Vocabulary
 from aurl_trainer.data.workers import start_fork_server, tokenize_files
+from aurl_trainer.system.cgroup import available_cpus
 from aurl_trainer.system.durable import remove_tree, sync_directory, write_durably, write_files, write_marker
 
 log = logging.getLogger("aurl_trainer.data")
@@ -108,7 +108,7 @@ def prepare(config: DatasetConfig, job_dir: Path, volume: Path, progress: Progre
     assign = assignments(config.split, volume)
     total = len(source.files)
     progress(0, total, 0)
-    workers = config.workers or _cpus()
+    workers = config.workers or available_cpus()
     root = job_dir / "dataset"
     listing = _fingerprint(config, source, assign, vocabulary, source.stamps())
     found = find_unchanged(root, listing)
@@ -157,10 +157,6 @@ def _reused(dataset: Dataset, total: int, progress: ProgressCallback) -> Prepare
     progress(total, total, prepared.dropped)
     log.info("dataset is already prepared", extra={"fingerprint": dataset.fingerprint})
     return prepared
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _fingerprint(

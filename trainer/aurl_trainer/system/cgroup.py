@@ -57,9 +57,13 @@ def oom_kills(root: Path = ROOT) -> int:
     return 0
 
 
-def threads_per_rank(procs_per_node: int, root: Path = ROOT) -> int:
-    """Return the number of compute threads per rank, so that the ranks of a node share its CPUs."""
+def available_cpus(root: Path = ROOT) -> int:
+    """Return the number of CPUs of this process, by its affinity and the container's limit."""
     limit = cpu_limit(root)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    available = cores if limit is None else min(cores, max(1, math.ceil(limit)))
-    return max(1, available // procs_per_node)
+    return cores if limit is None else min(cores, max(1, math.ceil(limit)))
+
+
+def threads_per_rank(procs_per_node: int, root: Path = ROOT) -> int:
+    """Return the number of compute threads per rank, so that the ranks of a node share its CPUs."""
+    return max(1, available_cpus(root) // procs_per_node)
