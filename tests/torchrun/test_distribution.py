@@ -167,9 +167,9 @@ def test_a_rank_that_hangs_ends_the_job_as_a_hang_and_is_named(tmp_path: Path) -
 
 
 SAMPLING = {
-    "steps": 3,
+    "steps": 2,
     "schedule": {"warmupSteps": 1},
-    "distribution": {"timeoutSeconds": 2},
+    "distribution": {"timeoutSeconds": 3},
     "evaluation": {"everySteps": 0, "music": {"everySteps": 2, "samples": 1}},
     "sample": {"count": 1, "maxTokens": 16, "everySteps": 1},
 }
@@ -179,8 +179,8 @@ SAMPLE_SLOWLY = "torchrun.fault_injection:sample_slowly"
 @pytest.mark.parametrize("change", [{}, FSDP], ids=["ddp", "fsdp"])
 def test_sampling_may_take_longer_than_the_timeout(change: dict[str, Any], tmp_path: Path) -> None:
     job = Job(tmp_path, merge(SAMPLING, change), SAMPLE_SLOWLY)
-    assert job.run(2, TEST_SECONDS="5") == [0, 0], job.text()
-    assert len(list(job.directory.glob("samples/step-*/*.mid"))) == 3
+    assert job.run(2, TEST_SECONDS="7") == [0, 0], job.text()
+    assert len(list(job.directory.glob("samples/step-*/*.mid"))) == 2
 
 
 def test_a_rank_that_hangs_while_it_samples_is_named(tmp_path: Path) -> None:
