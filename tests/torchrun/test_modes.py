@@ -101,6 +101,22 @@ def test_a_term_that_comes_in_costs_few_updates(tmp_path: Path) -> None:
     assert sum(event["count"] for event in acted if event["step"] > 50) <= 2
 
 
+def test_skipped_updates_of_the_critic_are_reported(tmp_path: Path) -> None:
+    """An overflow in both players' gradients is a skipped update of each; a resumed job knows of both."""
+    change = MODES["vae-gan"] | {"checkpoint": {"asynchronous": False}}
+    job = Job(tmp_path, change, "torchrun.fault_injection:record_samples_of_an_overflow")
+    samples = str(tmp_path / "samples")
+    assert job.run(1, TEST_SAMPLES=samples, TEST_STEP="12", TEST_DEATH="18") == [-signal.SIGKILL], job.text()
+    assert {event["reason"] for event in job.events("anomaly")} == {
+        "Skipped 1 update(s): nonfinite gradient, last at step 12.",
+        "Skipped 1 update(s) of the critic: nonfinite gradient, last at step 12.",
+    }
+    job.write(stability={"window": 64})  # both windows start empty
+    assert job.run(1, TEST_SAMPLES=samples, TEST_STEP="12") == [0], job.text()
+    assert job.events("training started")[0]["step"] == 15
+    assert [event for event in job.events("anomaly") if event["action"] != "warn"] == []
+
+
 @pytest.mark.parametrize("mode", ["vae", "vae-gan"])
 def test_two_ranks_learn_as_one_does(mode: str, tmp_path: Path) -> None:
     """Draws of latents differ between the layouts, so losses agree only roughly."""

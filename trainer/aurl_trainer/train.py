@@ -231,6 +231,8 @@ def log_interval(run: Run, step: int, rate: float) -> None:
     reporter.micro_batch(run.batches.micro_batch_size(length))
     components = run.objective.components(run.distributed)
     guard = run.state.guard.read()
+    if run.objective.adversary is not None:
+        run.metric_logger.critic(run.objective.adversary.guard.read())
     run.supervisor.interval(run.metric_logger.steps(loss, rate, guard, length, terms, components))
 
 

@@ -35,7 +35,8 @@ class Progress:
     interval_samples: int = 0
     interval_terms: dict[str, float] = field(default_factory=dict)
     """Summed extra losses since the last log line, by name."""
-    skips_reported: dict[str, int] = field(default_factory=lambda: {"nonfinite": 0, "spike": 0})
+    skips_reported: dict[str, int] = field(default_factory=dict)
+    """Skipped updates that were reported, by reason; those of the critic by `critic_` and the reason."""
     rollbacks: int = 0
     skipped_windows: list[list[int]] = field(default_factory=list)
     """Token counters [from, to) of the data skipped by rollbacks."""

@@ -121,17 +121,31 @@ class MetricLogger:
         self.reporter.rolled_back(progress.step, lost_steps)
         self.interval.lap()
 
+    def critic(self, guard: GuardStatistics) -> None:
+        """Report the critic's updates that were skipped since the last call; they never cause a rollback."""
+        for reason, count in self._new_skips(guard, "critic_").items():
+            self._skipped(reason, f"{count} update(s) of the critic", count, guard.last_rejected)
+
     def _skips(self, guard: GuardStatistics) -> SkipReason:
         """Report updates that were skipped since the last call, and return why most of them were."""
-        totals: dict[SkipReason, int] = {"nonfinite": guard.nonfinite, "spike": guard.spikes}
-        new = {reason: total - self.progress.skips_reported[reason] for reason, total in totals.items()}
+        new = self._new_skips(guard)
         for reason, count in new.items():
-            if count > 0:
-                self.progress.skips_reported[reason] = totals[reason]
-                self.reporter.skipped(reason, count)
-                text = f"Skipped {count} update(s): {reason} gradient, last at step {guard.last_rejected}."
-                self.anomaly(SKIPPED[reason], Action.SKIP, text, count=count)
-        return "spike" if new["spike"] > max(new["nonfinite"], 0) else "nonfinite"
+            self.reporter.skipped(reason, count)
+            self._skipped(reason, f"{count} update(s)", count, guard.last_rejected)
+        return "spike" if new.get("spike", 0) > new.get("nonfinite", 0) else "nonfinite"
+
+    def _new_skips(self, guard: GuardStatistics, prefix: str = "") -> dict[SkipReason, int]:
+        """Return how many updates a guard has skipped since the last call, for the reasons of any."""
+        totals: dict[SkipReason, int] = {"nonfinite": guard.nonfinite, "spike": guard.spikes}
+        reported = self.progress.skips_reported
+        new = {reason: total - reported.get(prefix + reason, 0) for reason, total in totals.items()}
+        new = {reason: count for reason, count in new.items() if count > 0}
+        reported |= {prefix + reason: totals[reason] for reason in new}
+        return new
+
+    def _skipped(self, reason: SkipReason, updates: str, count: int, last: int) -> None:
+        text = f"Skipped {updates}: {reason} gradient, last at step {last}."
+        self.anomaly(SKIPPED[reason], Action.SKIP, text, count=count)
 
     def anomaly(self, kind: Anomaly, action: Action, message: str, *, count: int = 1) -> None:
         """Report an anomaly (`count` times) and the action taken: counter, and on rank 0 log line and event.

@@ -116,7 +116,8 @@ class TrainingState:
                 )
             for name, tensor in (own | self._critic_tensors()).items():
                 read_into(tensor, tensors, name)
-            self.guard.restore({name: tensors.get_tensor(GUARD + name) for name in self.guard.tensors()})
+            for prefix, guard in self._guards().items():
+                guard.restore({name: tensors.get_tensor(prefix + name) for name in guard.tensors()})
             if self.average is not None:
                 self._restore_average(self.average, checkpoint, tensors)
         if self.layout == state["layout"]:
@@ -131,9 +132,17 @@ class TrainingState:
         return Progress.from_json(state["progress"])
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
-        guard = {GUARD + name: tensor for name, tensor in self.guard.tensors().items()}
+        guards = {
+            prefix + name: tensor
+            for prefix, guard in self._guards().items()
+            for name, tensor in guard.tensors().items()
+        }
         average = {EMA_UPDATES: self.average.updates} if self.average is not None else {}
-        return self.optimizer.tensors() | guard | average | self._critic_tensors()
+        return self.optimizer.tensors() | guards | average | self._critic_tensors()
+
+    def _guards(self) -> dict[str, UpdateGuard]:
+        critic = {CRITIC + GUARD: self.adversary.guard} if self.adversary is not None else {}
+        return {GUARD: self.guard, **critic}
 
     def _critic_tensors(self) -> dict[str, Tensor]:
         tensors = self.adversary.tensors() if self.adversary is not None else {}

@@ -69,10 +69,9 @@ class Adversary:
         self.critic.refresh()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return everything that updates change as named tensors (not copies)."""
+        """Return what updates change, except for the guard's state, as named tensors (not copies)."""
         own: Mapping[str, Mapping[str, Tensor]] = {
             "weights": self.critic.state_dict(keep_vars=False),
             "optimizer": self.optimizer.tensors(),
-            "guard": self.guard.tensors(),
         }
         return {f"{part}/{name}": tensor for part, named in own.items() for name, tensor in named.items()}
