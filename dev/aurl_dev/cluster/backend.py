@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +12,7 @@ from aurl_dev.cluster.processes import Processes
 from aurl_dev.cluster.shell import run
 
 
-class Backend:
+class Backend(ABC):
     """A named cluster that this tool has created, with its data below `home`."""
 
     #: Directory of all clusters of this kind in the state directory.
@@ -31,9 +32,9 @@ class Backend:
         """Return whether the cluster exists, running or not."""
         return self.home.is_dir()
 
+    @abstractmethod
     def ctr(self) -> list[str]:
         """Return the start of a `ctr` command for the node's containerd."""
-        raise NotImplementedError
 
     def has_image(self, reference: str) -> bool:
         """Return whether the node has an image of this name."""

@@ -19,6 +19,8 @@ from aurl_operator.kube.store import Store
 
 Object = dict[str, Any]
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+NODES = ("bach-0-0", "bach-0-1")
+"""The workers of the first attempt."""
 OPTIONS = Options(image="trainer:test", check_config=lambda dataset, training: ())
 UID = "11111111-2222-3333-4444-555555555555"
 SPEC: Object = {
@@ -303,3 +305,8 @@ def running(job: Object | None = None, sidecars: bool = False) -> World:
     world.settle()
     assert world.state == "Running", world.status
     return world
+
+
+def kinds(world: World) -> list[str]:
+    """Return the kinds of the objects that the next plan creates."""
+    return [a.kind for a in world.look().actions if isinstance(a, Create)]

@@ -9,21 +9,7 @@ import pytest
 
 from aurl_operator.core.actions import Create, Delete, DeleteJob
 from aurl_operator.core.progress import ProgressReport
-from unit.operator.builders import (
-    PREPARED,
-    TRAINED,
-    World,
-    after,
-    make_job,
-    prepared,
-    running,
-)
-
-NODES = ("bach-0-0", "bach-0-1")
-
-
-def kinds(world: World) -> list[str]:
-    return [a.kind for a in world.look().actions if isinstance(a, Create)]
+from unit.operator.builders import NODES, PREPARED, TRAINED, World, after, kinds, make_job, prepared, running
 
 
 def test_the_first_visit_writes_all_conditions_and_creates_what_pods_need() -> None:

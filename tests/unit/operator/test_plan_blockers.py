@@ -8,21 +8,7 @@ import pytest
 
 from aurl_operator.core.actions import Create, Delete, Refusal
 from aurl_operator.core.progress import ProgressReport
-from unit.operator.builders import (
-    NOW,
-    OPTIONS,
-    World,
-    after,
-    make_job,
-    prepared,
-    running,
-)
-
-NODES = ("bach-0-0", "bach-0-1")
-
-
-def kinds(world: World) -> list[str]:
-    return [a.kind for a in world.look().actions if isinstance(a, Create)]
+from unit.operator.builders import NODES, NOW, OPTIONS, World, after, kinds, make_job, prepared, running
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,7 @@ import pytest
 
 from aurl_operator.core.podsecurity import violations
 from aurl_operator.core.validation import Problem
-from unit.operator.builders import (
-    OPTIONS,
-    PREPARED,
-    UID,
-    World,
-    after,
-    make_job,
-    prepared,
-)
-
-NODES = ("bach-0-0", "bach-0-1")
+from unit.operator.builders import NODES, OPTIONS, PREPARED, UID, World, after, make_job, prepared
 
 
 @pytest.mark.parametrize(

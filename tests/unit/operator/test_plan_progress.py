@@ -9,14 +9,7 @@ import pytest
 
 from aurl_operator.core.actions import Delete
 from aurl_operator.core.progress import ProgressReport
-from unit.operator.builders import (
-    NOW,
-    after,
-    make_job,
-    running,
-)
-
-NODES = ("bach-0-0", "bach-0-1")
+from unit.operator.builders import NODES, NOW, after, make_job, running
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 
 from aurl_operator.core.actions import Delete
-from unit.operator.builders import PREPARED, TRAINED, World, after, make_job, prepared, running
-
-NODES = ("bach-0-0", "bach-0-1")
+from unit.operator.builders import NODES, PREPARED, TRAINED, World, after, make_job, prepared, running
 
 
 def deleted(world: World) -> set[str]:
